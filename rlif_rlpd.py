@@ -1,0 +1,681 @@
+"""RLIF: learning from the decision to intervene, on RLPD. One file; no task reward is ever used for learning.
+
+A person watches a robot's policy and takes over when it does badly. The step before a takeover gets reward -1, every
+other step 0, and off-policy RL learns to avoid takeovers: the policy can become better than the person's own driving.
+
+Paper: Luo et al., RLIF, ICLR 2024, https://arxiv.org/abs/2311.12996. "Alg. 2" and "Eq. 1" in comments are its.
+Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): SAC with LayerNorm, many critics, prior data.
+
+    python rlif_rlpd.py                        # Hopper-v5, an expert who scores @LOW@ %: ends near 100 %, @MINUTES@ minutes
+    python rlif_rlpd.py --help                 # every option
+    python rlif_rlpd.py --resume runs/<run>    # go on after a stop, to the bit
+
+Read main() first: its loop is Algorithm 2. Then SimulatedHuman (when to intervene), Agent (RLPD), ReplayBuffer (what
+the end of an episode is worth). In shapes: O observation size, A action size, B batch, G updates a step, N critics.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+from ctypes.util import find_library
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import MAX_ACTION, InputError, load_checkpoint, load_demonstrations, load_expert, normalized_score
+from experts import save_checkpoint, save_expert, write_file
+
+
+@dataclass
+class Args:
+    exp_name: str = "rlif_rlpd"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
+    seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
+    cuda: bool = False  # learn on the GPU
+    num_threads: int = 2  # of torch on the CPU
+    resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
+    checkpoint_frequency: int = 5_000  # steps between checkpoints of everything
+    save_model: bool = True  # at the end, write a file that --expert and --reference can load
+    capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
+    track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
+
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
+    total_timesteps: int = 60_000  # environment steps
+    eval_frequency: int = 5_000  # steps between evaluations
+    eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+
+    expert: str = "low"  # who takes over: a shipped level or a .safetensors file
+    reference: str = "top"  # by whose policy and Q function the person judges: a level or a .safetensors file
+    intervention: Literal["value", "random", "none"] = "value"  # by value (Eq. 1), at random, never
+    intervention_alpha: float = 0.99  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
+    intervention_delta: float = 0.0  # Eq. 1's delta, in units of the reference Q
+    intervention_beta: float = 0.95  # probability of a takeover if flagged; 1 - this if not
+    takeover_steps: int = 4  # value: steps that the expert keeps control
+    grace_steps: int = 1  # value: unchecked steps of the novice after a takeover (official code: 1)
+    random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
+    drop_expert_transitions: bool = False  # official code's quirk: store only the last transition of a takeover
+
+    demo_episodes: int = 50  # demonstrations to begin with, their rewards set to zero
+    dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
+    offline_ratio: float = 0.0  # share of each batch from demonstrations alone (RLPD: 0.5); 0: they join the buffer
+    reward: Literal["intervention", "task"] = "intervention"  # task: the environment's own, i.e. plain RLPD
+    termination: Literal["reset", "bootstrap", "mask"] | None = None  # see ReplayBuffer; default reset (task: mask)
+    clip_target: bool = True  # keep targets in [-1 / (1 - gamma), 0], all that intervention rewards can sum to
+
+    buffer_size: int = 1_000_000  # transitions
+    batch_size: int = 256  # transitions per update
+    gamma: float = 0.99  # discount
+    tau: float = 0.005  # step of the target critics
+    learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
+    final_lr_fraction: float = 1.0  # over the second half of training the rate falls linearly to this share of it
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
+    num_qs: int = 5  # critics (RLPD: 10)
+    num_min_qs: int = 2  # critics drawn for each target, which takes their minimum
+    critic_layer_norm: bool = True  # LayerNorm in the critics
+    utd_ratio: int = 1  # critic updates per environment step; the actor gets one, on the last minibatch
+    init_temperature: float = 1.0  # of the entropy bonus, at the start
+    target_entropy: float | None = None  # default: -A / 2
+    backup_entropy: bool = False  # entropy bonus in the targets
+
+
+# --- environment -----------------------------------------------------------------------------------------------------
+
+
+def make_env(env_id, render_mode=None):
+    """The environment with actions rescaled to [-1, 1]."""
+    return gym.wrappers.RescaleAction(gym.make(env_id, render_mode=render_mode), np.float32(-1), np.float32(1))
+
+
+def seed_for(*key):
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+# --- intervention ----------------------------------------------------------------------------------------------------
+
+
+class SimulatedHuman:
+    """Watches the novice and takes over (paper, section 5.1)."""
+
+    # official code: novice steps before, and expert steps of, a random takeover, both ends included
+    RANDOM = {30: ((1, 10), (1, 5)), 50: ((1, 5), (3, 7)), 85: ((1, 1), (12, 16))}
+
+    def __init__(self, args, expert, reference, rng):
+        self.args, self.expert, self.reference, self.rng = args, expert, reference, rng
+        self.new_episode()
+
+    def new_episode(self):
+        self.takeover_left = 0  # steps the expert still keeps control
+        self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
+
+    def draw(self, which):
+        low, high = self.RANDOM[self.args.random_rate][which]
+        return int(self.rng.integers(low, high + 1))
+
+    def flags(self, obs, proposal):
+        """Does the reference value say that the proposal is worse than what the reference would do? (Eq. 1)"""
+        obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
+        actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
+        q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
+        # the threshold is relative to |Q|: alpha * Q would flip its meaning where Q < 0
+        gap = (1 - self.args.intervention_alpha) * abs(q_reference) + self.args.intervention_delta
+        return q_novice < q_reference - gap
+
+    def watch(self, obs, proposal):
+        """One step: executed action, is the expert in control, did a takeover start, flagged (None if not looked)."""
+        started, flagged = False, None
+        if self.takeover_left == 0 and self.args.intervention != "none":
+            if self.wait > 0:
+                self.wait -= 1
+            elif self.args.intervention == "random":
+                started, self.takeover_left, self.wait = True, self.draw(1), self.draw(0)
+            else:
+                flagged = self.flags(obs, proposal)
+                beta = self.args.intervention_beta
+                if self.rng.random() < (beta if flagged else 1 - beta):  # Eq. 1
+                    started, self.takeover_left, self.wait = True, self.args.takeover_steps, self.args.grace_steps
+        if self.takeover_left == 0:
+            return proposal, False, started, flagged
+        self.takeover_left -= 1
+        return self.expert.act(obs[None])[0].numpy(), True, started, flagged
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+class Actor(nn.Module):
+    """Tanh-Gaussian policy."""
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes):
+        super().__init__()
+        sizes = [obs_dim, *hidden_sizes]
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
+        self.mean = nn.Linear(sizes[-1], act_dim)
+        self.log_std = nn.Linear(sizes[-1], act_dim)
+
+    def forward(self, obs):
+        x = obs  # (B, O)
+        for layer in self.layers:
+            x = F.relu(layer(x))  # (B, hidden)
+        return self.mean(x), self.log_std(x).clamp(-20, 2)  # (B, A) each
+
+    def sample(self, obs):
+        """Reparametrised actions and their log-probabilities: (B, A), (B,)."""
+        mean, log_std = self(obs)
+        noise = torch.randn_like(mean)
+        u = mean + log_std.exp() * noise  # (B, A), before the squashing
+        log_prob = -0.5 * noise.pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+        log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+        return u.tanh(), log_prob.sum(-1)
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        """What is executed and stored, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.mean.weight.device)
+        actions = self(obs)[0].tanh() if deterministic else self.sample(obs)[0]
+        return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
+
+
+class QEnsemble(nn.Module):
+    """N critics as one batched network: every parameter has a leading dimension N."""
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes, num_qs, layer_norm):
+        super().__init__()
+        sizes = [obs_dim + act_dim, *hidden_sizes, 1]
+        shapes = [(num_qs, i, o, 1 / math.sqrt(i)) for i, o in zip(sizes[:-1], sizes[1:])]  # bounds as in nn.Linear
+        norms = hidden_sizes if layer_norm else ()
+        self.weights = nn.ParameterList(torch.empty(n, i, o).uniform_(-bound, bound) for n, i, o, bound in shapes)
+        self.biases = nn.ParameterList(torch.empty(n, 1, o).uniform_(-bound, bound) for n, _, o, bound in shapes)
+        self.norm_weights = nn.ParameterList(torch.ones(num_qs, 1, h) for h in norms)
+        self.norm_biases = nn.ParameterList(torch.zeros(num_qs, 1, h) for h in norms)
+
+    def forward(self, obs, actions, members=slice(None)):
+        """Q_i(s, a) of the chosen members: (B, O), (B, A) -> (N, B)."""
+        x = torch.cat([obs, actions], dim=-1)  # (B, O + A), the same for all members
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            weight, bias = weight[members], bias[members]  # (N, in, out), (N, 1, out)
+            x = torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)  # (N, B, out)
+            if i < len(self.norm_weights):
+                x = F.layer_norm(x, x.shape[-1:])
+                x = torch.addcmul(self.norm_biases[i][members], x, self.norm_weights[i][members])
+            if i < len(self.weights) - 1:
+                x = x.relu_()
+        return x.squeeze(-1)
+
+
+class Agent:
+    """RLPD's learner: actor, critics, temperature and their updates."""
+
+    def __init__(self, obs_dim, act_dim, args, device):
+        self.args = args
+        self.actor = Actor(obs_dim, act_dim, args.hidden_sizes).to(device)
+        sizes = obs_dim, act_dim, args.hidden_sizes, args.num_qs, args.critic_layer_norm
+        self.qf = QEnsemble(*sizes).to(device)
+        self.qf_target = QEnsemble(*sizes).to(device).requires_grad_(False)
+        self.qf_target.load_state_dict(self.qf.state_dict())
+        self.log_alpha = torch.tensor([math.log(args.init_temperature)], device=device, requires_grad=True)
+        self.target_entropy = -act_dim / 2 if args.target_entropy is None else args.target_entropy
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), fused=True)
+        self.qf_optimizer = torch.optim.Adam(self.qf.parameters(), fused=True)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], fused=True)
+
+    def set_learning_rate(self, progress):
+        """Constant over the first half of training, then linear down to final_lr_fraction; progress in [0, 1]."""
+        scale = 1 - (1 - self.args.final_lr_fraction) * max(0.0, 2 * progress - 1)
+        for optimizer in (self.actor_optimizer, self.qf_optimizer, self.alpha_optimizer):
+            optimizer.param_groups[0]["lr"] = self.args.learning_rate * scale
+
+    def update_critics(self, batch):
+        """A gradient step of all critics and a step of their targets (RLPD, Alg. 1)."""
+        args = self.args
+        with torch.no_grad():
+            next_actions, next_log_prob = self.actor.sample(batch["next_obs"])  # (B, A), (B,)
+            members = torch.randperm(args.num_qs)[: args.num_min_qs]  # only these M are evaluated
+            next_q = self.qf_target(batch["next_obs"], next_actions, members).min(0).values  # (M, B) -> (B,)
+            if args.backup_entropy:
+                next_q = next_q - self.log_alpha.exp() * next_log_prob
+            target = batch["rewards"] + args.gamma * (1 - batch["terminations"]) * next_q  # (B,)
+            if args.reward == "intervention" and args.clip_target:
+                target = target.clamp(-1 / (1 - args.gamma), 0)
+        q = self.qf(batch["obs"], batch["actions"])  # (N, B)
+        loss = (q - target).pow(2).mean(1).sum()  # a sum over members: each learns as if alone
+        self.qf_optimizer.zero_grad()
+        loss.backward()
+        self.qf_optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.qf_target.parameters()), list(self.qf.parameters()), args.tau)
+        return {"qf_loss": loss.detach() / args.num_qs, "qf_values": q.detach().mean()}
+
+    def update_actor(self, batch):
+        """A gradient step of actor and temperature; the actor climbs the mean of all N critics (RLPD, Alg. 1)."""
+        actions, log_prob = self.actor.sample(batch["obs"])  # (B, A), (B,)
+        self.qf.requires_grad_(False)  # the critics only pass the gradient on to the actions
+        q = self.qf(batch["obs"], actions).mean(0)  # (N, B) -> (B,)
+        self.qf.requires_grad_(True)
+        actor_loss = (self.log_alpha.exp().detach() * log_prob - q).mean()
+        self.actor_optimizer.zero_grad()
+        actor_loss.backward()
+        self.actor_optimizer.step()
+        entropy, alpha = -log_prob.detach().mean(), self.log_alpha.exp()
+        alpha_loss = (alpha * (entropy - self.target_entropy)).sum()
+        self.alpha_optimizer.zero_grad()
+        alpha_loss.backward()
+        self.alpha_optimizer.step()
+        return {"actor_loss": actor_loss.detach(), "alpha": alpha.detach()[0], "entropy": entropy}
+
+    def parts(self):
+        optimizers = {"actor_optimizer": self.actor_optimizer, "qf_optimizer": self.qf_optimizer}
+        networks = {"actor": self.actor, "qf": self.qf, "qf_target": self.qf_target}
+        return networks | optimizers | {"alpha_optimizer": self.alpha_optimizer}
+
+    def state(self):
+        return {name: part.state_dict() for name, part in self.parts().items()} | {"log_alpha": self.log_alpha.detach()}
+
+    def load_state(self, state):
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+        self.log_alpha.data.copy_(state["log_alpha"])
+
+
+# --- replay buffer ---------------------------------------------------------------------------------------------------
+
+
+class ReplayBuffer:
+    """Transitions in a ring.
+
+    A transition's reward depends on whether the person takes over at the *next* step, so it is staged first and
+    counted by commit(). The end of an episode is worth what --termination says. The suicide trap: rewards are never
+    positive, so an episode that ends has value 0, and with `mask` the agent learns to fall as fast as it can.
+    `bootstrap` reads the critic at terminal states, which are never updated. `reset` counts a fall as an
+    intervention (a person has to pick the robot up): reward -1, next state the first of the next episode.
+    """
+
+    FIELDS = ("obs", "next_obs", "actions", "rewards", "terminations")
+
+    def __init__(self, capacity, obs_dim, act_dim, demonstrations):
+        """demonstrations: rows that stay, drawn by themselves if offline_ratio > 0; the ring begins after them."""
+        shapes = (capacity, obs_dim), (capacity, obs_dim), (capacity, act_dim), (capacity,), (capacity,)
+        self.data = {name: torch.zeros(shape) for name, shape in zip(self.FIELDS, shapes)}
+        self.first, self.ring = demonstrations, capacity - demonstrations
+        self.pos, self.size = 0, 0  # next row to write and rows committed, both within the ring
+
+    def stage(self, *transition):
+        for name, value in zip(self.FIELDS, transition):
+            self.data[name][self.first + self.pos] = torch.as_tensor(value)
+
+    def commit(self, reward=None):
+        """Count the staged transition in, with this reward if one is given."""
+        if reward is not None:
+            self.data["rewards"][self.first + self.pos] = reward
+        self.pos = (self.pos + 1) % self.ring
+        self.size = min(self.size + 1, self.ring - 1)  # the staged row is never drawn
+
+    def sample(self, rng, num_batches, batch_size, offline_ratio, device):
+        """num_batches minibatches in one gather: a dict of tensors (G, B, ...).
+
+        Every one of them, not just their sum, holds its share of demonstrations (symmetric sampling).
+        """
+        offline = round(offline_ratio * batch_size) if self.first else 0
+        ages = rng.integers(self.size, size=(num_batches, batch_size - offline))  # 0: the newest
+        indices = self.first + (self.pos - 1 - ages) % self.ring
+        if offline:
+            indices = np.concatenate([rng.integers(self.first, size=(num_batches, offline)), indices], axis=1)
+        indices = torch.from_numpy(indices)
+        return {name: values[indices].to(device) for name, values in self.data.items()}
+
+    def state(self):
+        used = self.first + min(self.size + 1, self.ring)  # the staged row included
+        data = {name: values[:used].clone() for name, values in self.data.items()}
+        return {"data": data, "first": self.first, "pos": self.pos, "size": self.size}
+
+    def load_state(self, state):
+        self.first, self.pos, self.size = state["first"], state["pos"], state["size"]
+        for name, values in state["data"].items():
+            self.data[name][: len(values)] = values
+
+
+def end_of_episode(args, terminated, reward, next_obs, reset_obs):
+    """How the last transition of an episode is stored: reward, next_obs, termination (see ReplayBuffer)."""
+    if terminated and args.termination == "reset":
+        return -1.0, reset_obs, 0.0
+    return reward, next_obs, float(terminated and args.termination == "mask")  # a time limit is no end
+
+
+def make_buffer(args, env):
+    """The replay buffer, with the demonstrations in it."""
+    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
+    demos, n = {}, 0
+    if args.demo_episodes:
+        demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.reward == "task")
+        n = len(demos["rewards"])
+    if n + args.batch_size >= args.buffer_size:
+        raise InputError(f"--buffer-size {args.buffer_size} does not hold {n} demonstrated transitions and a batch")
+    for i in np.flatnonzero(demos.pop("ends", [])):
+        end = demos["terminations"][i], demos["rewards"][i], demos["next_obs"][i], demos["obs"][(i + 1) % n]
+        demos["rewards"][i], demos["next_obs"][i], demos["terminations"][i] = end_of_episode(args, *end)
+    apart = n if args.offline_ratio else 0
+    capacity = min(args.buffer_size, n + args.total_timesteps + 2)
+    rb = ReplayBuffer(capacity, obs_dim, act_dim, apart)
+    for name, values in demos.items():
+        rb.data[name][:n] = torch.from_numpy(values)
+    rb.pos = rb.size = n - apart
+    return rb
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(args, actor, envs, seed, deterministic):
+    """One fresh episode in each environment, in lockstep with batched actions: statistics over the n episodes.
+
+    It depends on the actor and the seed alone and leaves torch's generator as it was, so a resumed run gets the same.
+    """
+    returns, successes = np.zeros(len(envs)), np.full(len(envs), np.nan)
+    obs = [env.reset(seed=seed_for(seed, i))[0] for i, env in enumerate(envs)]
+    running = list(range(len(envs)))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        while running:
+            actions = actor.act(np.stack([obs[i] for i in running]), deterministic)  # (running, A)
+            for i, action in zip(tuple(running), actions):
+                obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                returns[i] += reward
+                successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
+                if terminated or truncated:
+                    running.remove(i)
+    scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
+    stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
+    return {name: float(value) for name, value in (stats | {"success_rate": successes.mean()}).items()}
+
+
+# --- main ------------------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv=None):
+    """The command line; with --resume, the run's own options, which nothing may contradict."""
+    args = tyro.cli(Args, args=argv)
+    if args.resume is None:
+        return args
+    try:
+        saved = json.loads((Path(args.resume) / "args.json").read_text())
+        saved = Args(**saved | {"resume": args.resume, "hidden_sizes": tuple(saved["hidden_sizes"])})
+    except (OSError, TypeError, ValueError, KeyError):
+        raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
+    for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
+        if value != getattr(saved, name):
+            raise InputError(f"--resume {args.resume}: it runs with --{name} {getattr(saved, name)}, not {value}")
+    return saved
+
+
+def check(args):
+    """Everything that can be wrong with the options themselves; returns them with defaults filled in."""
+    positive = "total_timesteps eval_frequency eval_episodes checkpoint_frequency batch_size buffer_size num_threads"
+    for names, holds, rule in (
+        ("intervention_beta offline_ratio tau final_lr_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
+        ("gamma", lambda x: 0 <= x < 1, "in [0, 1)"),
+        (f"{positive} num_qs num_min_qs utd_ratio takeover_steps", lambda x: x > 0, "positive"),
+        ("learning_rate init_temperature", lambda x: 0 < x < math.inf, "positive"),
+        ("seed grace_steps demo_episodes", lambda x: x >= 0, "zero or more"),
+        ("intervention_alpha intervention_delta", math.isfinite, "finite"),
+    ):
+        for name in names.split():
+            if not holds(getattr(args, name)):
+                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+    if args.termination is None:
+        args = replace(args, termination="reset" if args.reward == "intervention" else "mask")
+    missing = [name for name in ["wandb"] * args.track + ["moviepy"] * args.capture_video if not find_spec(name)]
+    size, task = args.batch_size, args.reward == "task"
+    for wrong, message in (
+        (args.num_min_qs > args.num_qs, f"--num-min-qs {args.num_min_qs} is more than --num-qs {args.num_qs}"),
+        (size >= args.buffer_size, f"--batch-size {size} does not fit into --buffer-size {args.buffer_size}"),
+        (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
+        (task and args.termination == "reset", "--termination reset needs --reward intervention"),
+        (not task and args.intervention == "none", "--intervention none leaves nothing but --reward task to learn from"),
+        (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
+        (missing, f"this run needs another package: python -m pip install {' '.join(missing)}"),
+    ):
+        if wrong:
+            raise InputError(message)
+    return args
+
+
+def open_environments(args):
+    """One environment to learn in, others to be evaluated in."""
+    try:
+        env = gym.make(args.env_id)
+    except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
+        raise InputError(f"--env-id {args.env_id}: {str(error).strip().splitlines()[0]}") from None
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise InputError(f"--env-id {args.env_id}: needs {what} in a flat Box, not {space}")
+    if not env.action_space.is_bounded():
+        raise InputError(f"--env-id {args.env_id}: needs bounded actions, not {env.action_space}")
+    return make_env(args.env_id), [make_env(args.env_id) for _ in range(args.eval_episodes)]
+
+
+def open_run(args):
+    """The run's folder, new or resumed, and its last checkpoint, or None if it has none yet."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = Path(args.resume) if args.resume else Path("runs") / name.replace("/", "-").replace(":", "-")
+    folder = run_dir if args.resume else run_dir.parent
+    try:
+        folder.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # can we write there?
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}") from None
+    if not (run_dir / "checkpoint.pt").exists():
+        return run_dir, None
+    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    if checkpoint["args"] != asdict(replace(args, resume=None)):
+        raise InputError(f"--resume {run_dir}: its args.json is not what it was started with")
+    return run_dir, checkpoint
+
+
+def main(args):
+    args = check(args)
+    torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    device = torch.device("cuda" if args.cuda else "cpu")
+    if args.capture_video and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if find_library("OSMesa") else "egl")
+
+    env, eval_envs = open_environments(args)
+    expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None
+    reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
+    if reference and not reference.has_q:
+        raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
+    run_dir, checkpoint = open_run(args)
+    rb = make_buffer(args, env)
+    agent = Agent(*env.observation_space.shape, *env.action_space.shape, args, device)
+    human = SimulatedHuman(args, expert, reference, rng)
+    files = [policy.sha256 for policy in (expert, reference) if policy]
+
+    global_step, updates, episode, episode_actions, staged = 0, 0, 0, [], False
+    rows = []  # of eval.csv
+    counts = np.zeros(4, dtype=int)  # since the last evaluation: steps, under expert control, looks, flagged
+    seconds = np.zeros(4)  # environment, update, evaluation, in all
+    if checkpoint:
+        if checkpoint["files"] != files:
+            raise InputError(f"--resume {run_dir}: an expert's file has changed since")
+        agent.load_state(checkpoint["agent"])
+        rb.load_state(checkpoint["rb"])
+        rng.bit_generator.state = checkpoint["rng"]
+        torch.set_rng_state(checkpoint["torch_rng"])
+        if args.cuda:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        human.takeover_left, human.wait = checkpoint["human"]
+        global_step, updates, episode, staged, rows = checkpoint["progress"]
+        counts, seconds = checkpoint["counts"].numpy(), checkpoint["seconds"].numpy()
+        episode_actions = list(checkpoint["episode_actions"].numpy())
+    # an environment's state is the seed of its reset and the actions since: replay them
+    obs, episodic_return = env.reset(seed=seed_for(args.seed, 0, episode))[0], 0.0
+    for actions in episode_actions:
+        obs, task_reward, *_ = env.step(actions)
+        episodic_return += task_reward
+    if checkpoint and not torch.equal(torch.as_tensor(obs), checkpoint["obs"]):
+        raise InputError(f"--resume {run_dir}: {args.env_id} is not deterministic, its state did not come back")
+
+    run_dir.mkdir(exist_ok=True)
+    write_file(run_dir / "args.json", json.dumps(asdict(replace(args, resume=None)), indent=2).encode())
+    if args.track:
+        import wandb
+
+        wandb.init(project="rlif", id=run_dir.name, resume="allow", config=vars(args), sync_tensorboard=True)
+    # what a killed run logged after its checkpoint is logged again: purge_step makes TensorBoard forget the first time
+    writer = SummaryWriter(run_dir, purge_step=global_step + 1 if checkpoint else None)
+    if not checkpoint:
+        table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
+        writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
+    signals = []  # SIGINT and SIGTERM are heard at the end of a step
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda received, _: signals.append(received))
+
+    start = time.perf_counter() - float(seconds[3])
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True, smoothing=0.05)
+    while global_step < args.total_timesteps:
+        t0 = time.perf_counter()
+        # The novice proposes; does the person take over? (Alg. 2, line 4)
+        proposal = agent.actor.act(obs[None])[0]  # (A,)
+        actions, in_control, started, flagged = human.watch(obs, proposal)
+        counts += (1, in_control, flagged is not None, flagged is True)
+        # Now (s_{t-1}, a_{t-1}, s_t) gets its label and is appended. (Alg. 2, lines 5 and 7)
+        if staged:
+            rb.commit(reward=-1.0 if started and args.reward == "intervention" else None)
+
+        next_obs, task_reward, terminated, truncated, _ = env.step(actions)
+        global_step += 1
+        episode_actions.append(actions)
+        episodic_return += task_reward
+        rewards = task_reward if args.reward == "task" else 0.0
+        # official quirk: while the expert keeps control, nothing is stored
+        staged = not (args.drop_expert_transitions and human.takeover_left > 0)
+        if terminated or truncated:
+            writer.add_scalar("charts/episodic_return", episodic_return, global_step)
+            episode, episode_actions, episodic_return = episode + 1, [], 0.0
+            reset_obs, _ = env.reset(seed=seed_for(args.seed, 0, episode))
+            human.new_episode()
+            rewards, last_obs, terminations = end_of_episode(args, terminated, rewards, next_obs, reset_obs)
+            rb.stage(obs, last_obs, actions, rewards, terminations)
+            rb.commit()  # no takeover can follow it
+            obs, staged = reset_obs, False
+        else:
+            rb.stage(obs, next_obs, actions, rewards, 0.0)
+            obs = next_obs
+        t1 = time.perf_counter()
+
+        # Train pi on D with reinforcement learning. (Alg. 2, line 2; after every step, as RLPD does)
+        losses = {}
+        if rb.size >= args.batch_size:
+            agent.set_learning_rate(global_step / args.total_timesteps)
+            batches = rb.sample(rng, args.utd_ratio, args.batch_size, args.offline_ratio, device)  # (G, B, ...)
+            for g in range(args.utd_ratio):
+                losses = agent.update_critics({name: values[g] for name, values in batches.items()})
+            losses |= agent.update_actor({name: values[-1] for name, values in batches.items()})
+            updates += args.utd_ratio
+            if not math.isfinite(sum(losses.values())):
+                what = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
+                data = "finite" if all(values.isfinite().all() for values in batches.values()) else "NOT finite"
+                sys.exit(f"step {global_step}: learning broke down ({what}; transitions {data}); checkpoint kept: {run_dir}")
+        t2 = time.perf_counter()
+
+        if losses and global_step % 500 == 0:
+            for name, value in losses.items():
+                writer.add_scalar(f"losses/{name}", value.item(), global_step)
+            writer.add_scalar("charts/steps_per_second", global_step / (t2 - start), global_step)
+        if global_step % args.eval_frequency == 0 or global_step == args.total_timesteps:
+            seed = seed_for(args.seed, 1, global_step)
+            row = {"global_step": global_step} | evaluate(args, agent.actor, eval_envs, seed, deterministic=True)
+            row["intervention_rate"] = float(counts[1] / counts[0])  # share of steps under expert control
+            row["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
+            row["wall_seconds"] = time.perf_counter() - start
+            sampled = evaluate(args, agent.actor, eval_envs, seed, deterministic=False)
+            row |= {f"stochastic_{name}": value for name, value in sampled.items()}
+            for name, value in row.items():
+                writer.add_scalar(f"eval/{name}", value, global_step)
+            rows.append(row)
+            lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
+            write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
+            counts[:] = 0
+            key = "return_mean" if math.isnan(row["normalized_score"]) else "normalized_score"
+            bar.set_postfix(score=f"{row[key]:.0f}", interventions=f"{row['intervention_rate']:.0%}")
+        seconds += (t1 - t0, t2 - t1, time.perf_counter() - t2, 0)
+        bar.update()
+
+        if global_step % args.checkpoint_frequency == 0 or global_step == args.total_timesteps or signals:
+            seconds[3] = time.perf_counter() - start
+            checkpoint = {
+                "args": asdict(replace(args, resume=None)),
+                "files": files,
+                "agent": agent.state(),
+                "rb": rb.state(),
+                "rng": rng.bit_generator.state,
+                "torch_rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state() if args.cuda else None,
+                "human": (human.takeover_left, human.wait),
+                "progress": (global_step, updates, episode, staged, rows),
+                "counts": torch.from_numpy(counts),
+                "seconds": torch.from_numpy(seconds),
+                "episode_actions": torch.tensor(np.array(episode_actions)),
+                "obs": torch.as_tensor(obs),
+            }
+            writer.flush()
+            try:
+                save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
+            except OSError as error:
+                sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
+                         f"make room, then: python {Path(__file__).name} --resume {run_dir}")  # fmt: skip
+        if signals:
+            bar.close()
+            print(f"stopped at step {global_step}; go on with: python {Path(__file__).name} --resume {run_dir}")
+            sys.exit(128 + signals[0])
+    bar.close()
+    writer.close()
+
+    # what came out: a file that --expert can load, summary.json, a table
+    key = "return_mean" if math.isnan(rows[-1]["normalized_score"]) else "normalized_score"
+    first, last, best = rows[0], rows[-1], max(rows, key=lambda row: row[key])
+    if args.save_model:
+        networks = {"actor": agent.actor, "qf": agent.qf}
+        tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
+        sizes = {"obs_dim": len(obs), "act_dim": len(actions), "hidden_sizes": args.hidden_sizes}
+        facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"} | sizes
+        score = {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
+        save_expert(run_dir / "model.safetensors", tensors, **facts, **score, trained_by=" ".join(sys.argv))
+    if args.capture_video:
+        film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), str(run_dir), disable_logger=True)
+        evaluate(args, agent.actor, [film], args.seed, deterministic=True)
+        film.close()
+    times = dict(zip(("environment", "update", "evaluation", "total"), seconds.tolist()))
+    summary = {"final": last, "best": best, "env_steps": global_step, "critic_updates": updates, "seconds": times}
+    summary["updates_per_second"] = updates / times["update"]
+    write_file(run_dir / "summary.json", json.dumps(summary, indent=2).encode())
+    for name, value in {
+        "expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}" if expert else "no expert",
+        "first, last, best evaluation": f"{first[key]:.1f}, {last[key]:.1f}, {best[key]:.1f}",
+        "interventions, first and last": f"{first['intervention_rate']:.0%}, {last['intervention_rate']:.0%} of steps",
+        "time": f"{times['total'] / 60:.1f} minutes",
+        "checkpoint": run_dir / "checkpoint.pt",
+    }.items():
+        print(f"{name:<30} {value}")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except InputError as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        sys.exit(2)
