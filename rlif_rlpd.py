@@ -95,8 +95,17 @@ class Args:
 
 
 def make_env(env_id, render_mode=None):
-    """The environment with actions rescaled to [-1, 1]."""
-    return gym.wrappers.RescaleAction(gym.make(env_id, render_mode=render_mode), np.float32(-1), np.float32(1))
+    """The environment, with flat observations and with actions rescaled to [-1, 1]."""
+    try:
+        env = gym.make(env_id, render_mode=render_mode)
+    except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
+        raise InputError(f"--env-id {env_id}: {str(error).strip().splitlines()[0]}") from None
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
+    if not env.action_space.is_bounded():
+        raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
 def seed_for(*key):
@@ -110,7 +119,7 @@ def seed_for(*key):
 class SimulatedHuman:
     """Watches the novice and takes over (paper, section 5.1)."""
 
-    # official code: novice steps before, and expert steps of, a random takeover, both ends included
+    # official code: novice steps before, and expert steps of, a random takeover; both ends included
     RANDOM = {30: ((1, 10), (1, 5)), 50: ((1, 5), (3, 7)), 85: ((1, 1), (12, 16))}
 
     def __init__(self, args, expert, reference, rng):
@@ -216,26 +225,26 @@ class QEnsemble(nn.Module):
         return x.squeeze(-1)
 
 
-class Agent:
+class Agent(nn.Module):
     """RLPD's learner: actor, critics, temperature and their updates."""
 
     def __init__(self, obs_dim, act_dim, args, device):
+        super().__init__()
         self.args = args
-        self.actor = Actor(obs_dim, act_dim, args.hidden_sizes).to(device)
         sizes = obs_dim, act_dim, args.hidden_sizes, args.num_qs, args.critic_layer_norm
-        self.qf = QEnsemble(*sizes).to(device)
-        self.qf_target = QEnsemble(*sizes).to(device).requires_grad_(False)
+        self.actor, self.qf, self.qf_target = Actor(*sizes[:3]), QEnsemble(*sizes), QEnsemble(*sizes)
         self.qf_target.load_state_dict(self.qf.state_dict())
-        self.log_alpha = torch.tensor([math.log(args.init_temperature)], device=device, requires_grad=True)
+        self.log_alpha = nn.Parameter(torch.tensor([math.log(args.init_temperature)]))
+        self.to(device)
         self.target_entropy = -act_dim / 2 if args.target_entropy is None else args.target_entropy
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), fused=True)
-        self.qf_optimizer = torch.optim.Adam(self.qf.parameters(), fused=True)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], fused=True)
+        learned = self.actor.parameters(), self.qf.parameters(), [self.log_alpha]
+        self.optimizers = [torch.optim.Adam(parameters, fused=True) for parameters in learned]
+        self.actor_optimizer, self.qf_optimizer, self.alpha_optimizer = self.optimizers
 
     def set_learning_rate(self, progress):
         """Constant over the first half of training, then linear down to final_lr_fraction; progress in [0, 1]."""
         scale = 1 - (1 - self.args.final_lr_fraction) * max(0.0, 2 * progress - 1)
-        for optimizer in (self.actor_optimizer, self.qf_optimizer, self.alpha_optimizer):
+        for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = self.args.learning_rate * scale
 
     def update_critics(self, batch):
@@ -275,19 +284,6 @@ class Agent:
         alpha_loss.backward()
         self.alpha_optimizer.step()
         return {"actor_loss": actor_loss.detach(), "alpha": alpha.detach()[0], "entropy": entropy}
-
-    def parts(self):
-        optimizers = {"actor_optimizer": self.actor_optimizer, "qf_optimizer": self.qf_optimizer}
-        networks = {"actor": self.actor, "qf": self.qf, "qf_target": self.qf_target}
-        return networks | optimizers | {"alpha_optimizer": self.alpha_optimizer}
-
-    def state(self):
-        return {name: part.state_dict() for name, part in self.parts().items()} | {"log_alpha": self.log_alpha.detach()}
-
-    def load_state(self, state):
-        for name, part in self.parts().items():
-            part.load_state_dict(state[name])
-        self.log_alpha.data.copy_(state["log_alpha"])
 
 
 # --- replay buffer ---------------------------------------------------------------------------------------------------
@@ -443,27 +439,13 @@ def check(args):
         (size >= args.buffer_size, f"--batch-size {size} does not fit into --buffer-size {args.buffer_size}"),
         (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
         (task and args.termination == "reset", "--termination reset needs --reward intervention"),
-        (not task and args.intervention == "none", "--intervention none leaves nothing but --reward task to learn from"),
+        (not task and args.intervention == "none", "--intervention none leaves no reward but --reward task"),
         (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
         (missing, f"this run needs another package: python -m pip install {' '.join(missing)}"),
     ):
         if wrong:
             raise InputError(message)
     return args
-
-
-def open_environments(args):
-    """One environment to learn in, others to be evaluated in."""
-    try:
-        env = gym.make(args.env_id)
-    except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
-        raise InputError(f"--env-id {args.env_id}: {str(error).strip().splitlines()[0]}") from None
-    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise InputError(f"--env-id {args.env_id}: needs {what} in a flat Box, not {space}")
-    if not env.action_space.is_bounded():
-        raise InputError(f"--env-id {args.env_id}: needs bounded actions, not {env.action_space}")
-    return make_env(args.env_id), [make_env(args.env_id) for _ in range(args.eval_episodes)]
 
 
 def open_run(args):
@@ -493,14 +475,16 @@ def main(args):
     if args.capture_video and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "osmesa" if find_library("OSMesa") else "egl")
 
-    env, eval_envs = open_environments(args)
+    env = make_env(args.env_id)  # to learn in
+    eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
     expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
     if reference and not reference.has_q:
         raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
     run_dir, checkpoint = open_run(args)
     rb = make_buffer(args, env)
-    agent = Agent(*env.observation_space.shape, *env.action_space.shape, args, device)
+    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
+    agent = Agent(obs_dim, act_dim, args, device)
     human = SimulatedHuman(args, expert, reference, rng)
     files = [policy.sha256 for policy in (expert, reference) if policy]
 
@@ -511,7 +495,9 @@ def main(args):
     if checkpoint:
         if checkpoint["files"] != files:
             raise InputError(f"--resume {run_dir}: an expert's file has changed since")
-        agent.load_state(checkpoint["agent"])
+        agent.load_state_dict(checkpoint["agent"])
+        for optimizer, state in zip(agent.optimizers, checkpoint["optimizers"]):
+            optimizer.load_state_dict(state)
         rb.load_state(checkpoint["rb"])
         rng.bit_generator.state = checkpoint["rng"]
         torch.set_rng_state(checkpoint["torch_rng"])
@@ -589,7 +575,7 @@ def main(args):
             if not math.isfinite(sum(losses.values())):
                 what = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
                 data = "finite" if all(values.isfinite().all() for values in batches.values()) else "NOT finite"
-                sys.exit(f"step {global_step}: learning broke down ({what}; transitions {data}); checkpoint kept: {run_dir}")
+                sys.exit(f"step {global_step}: learning broke down ({what}; batch {data}); checkpoint kept in {run_dir}")
         t2 = time.perf_counter()
 
         if losses and global_step % 500 == 0:
@@ -617,21 +603,14 @@ def main(args):
 
         if global_step % args.checkpoint_frequency == 0 or global_step == args.total_timesteps or signals:
             seconds[3] = time.perf_counter() - start
-            checkpoint = {
-                "args": asdict(replace(args, resume=None)),
-                "files": files,
-                "agent": agent.state(),
-                "rb": rb.state(),
-                "rng": rng.bit_generator.state,
-                "torch_rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state() if args.cuda else None,
-                "human": (human.takeover_left, human.wait),
-                "progress": (global_step, updates, episode, staged, rows),
-                "counts": torch.from_numpy(counts),
-                "seconds": torch.from_numpy(seconds),
-                "episode_actions": torch.tensor(np.array(episode_actions)),
-                "obs": torch.as_tensor(obs),
-            }
+            checkpoint = {"args": asdict(replace(args, resume=None)), "files": files, "rb": rb.state()}
+            checkpoint |= {"agent": agent.state_dict(), "optimizers": [o.state_dict() for o in agent.optimizers]}
+            checkpoint |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+            checkpoint |= {"cuda_rng": torch.cuda.get_rng_state() if args.cuda else None}
+            checkpoint |= {"obs": torch.as_tensor(obs), "episode_actions": torch.tensor(np.array(episode_actions))}
+            checkpoint |= {"counts": torch.from_numpy(counts), "seconds": torch.from_numpy(seconds)}
+            checkpoint |= {"human": (human.takeover_left, human.wait)}
+            checkpoint |= {"progress": (global_step, updates, episode, staged, rows)}
             writer.flush()
             try:
                 save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
@@ -649,19 +628,18 @@ def main(args):
     key = "return_mean" if math.isnan(rows[-1]["normalized_score"]) else "normalized_score"
     first, last, best = rows[0], rows[-1], max(rows, key=lambda row: row[key])
     if args.save_model:
-        networks = {"actor": agent.actor, "qf": agent.qf}
-        tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
-        sizes = {"obs_dim": len(obs), "act_dim": len(actions), "hidden_sizes": args.hidden_sizes}
-        facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"} | sizes
-        score = {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
-        save_expert(run_dir / "model.safetensors", tensors, **facts, **score, trained_by=" ".join(sys.argv))
+        tensors = {k: v for k, v in agent.state_dict().items() if k.startswith(("actor.", "qf."))}
+        facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
+        facts |= {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": args.hidden_sizes}
+        facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
+        save_expert(run_dir / "model.safetensors", tensors, **facts, trained_by=f"rlif_rlpd.py, seed {args.seed}")
     if args.capture_video:
         film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), str(run_dir), disable_logger=True)
         evaluate(args, agent.actor, [film], args.seed, deterministic=True)
         film.close()
     times = dict(zip(("environment", "update", "evaluation", "total"), seconds.tolist()))
     summary = {"final": last, "best": best, "env_steps": global_step, "critic_updates": updates, "seconds": times}
-    summary["updates_per_second"] = updates / times["update"]
+    summary |= {"updates_per_second": updates / times["update"]}
     write_file(run_dir / "summary.json", json.dumps(summary, indent=2).encode())
     for name, value in {
         "expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}" if expert else "no expert",

@@ -1,0 +1,104 @@
+"""Makes the README's pictures and tables from benchmark/results.
+
+    python benchmark/report.py
+
+Prints a Markdown table of every folder there and writes benchmark/figures/<name>.png, and timeline.png, the method.
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+FOLDER = Path(__file__).resolve().parent
+NOVICE, EXPERT, FLAG = "#4c78a8", "#f58518", "#d62728"
+
+
+def timeline():
+    """One episode: who acts, which proposals are flagged, which transition gets -1."""
+    figure, axis = plt.subplots(figsize=(9, 2.9))
+    control = "NNNNEEEENNNEEEENN"  # N: novice, E: expert
+    for t, who in enumerate(control):
+        axis.add_patch(plt.Rectangle((t + 0.06, 0), 0.88, 0.8, color=NOVICE if who == "N" else EXPERT))
+        starts_next = t + 1 < len(control) and control[t] == "N" and control[t + 1] == "E"
+        reward = "−1" if starts_next else "0"
+        axis.text(t + 0.5, 0.4, reward, color="white", ha="center", va="center", fontsize=12, weight="bold")
+        axis.text(t + 0.5, -0.25, f"{t}", ha="center", va="center", fontsize=8, color="0.4")
+    for t in (4, 11):
+        axis.annotate(
+            "proposal flagged:\nthe expert takes over", (t + 0.5, 0.84), (t + 0.5, 1.6), ha="center", fontsize=9,
+            color=FLAG, arrowprops={"arrowstyle": "->", "color": FLAG},
+        )  # fmt: skip
+        axis.annotate(
+            "the transition before gets −1", (t - 0.5, -0.4), (t - 0.5, -1.05), ha="center", fontsize=9,
+            arrowprops={"arrowstyle": "->"},
+        )  # fmt: skip
+    axis.text(8.5, 1.0, "the novice again,\none step unchecked", ha="center", fontsize=8, color="0.3")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (NOVICE, EXPERT)]
+    axis.legend(handles, ["novice acts", "expert acts"], loc="upper left", ncol=2, frameon=False, fontsize=9)
+    axis.set(xlim=(-0.5, len(control)), ylim=(-1.3, 3))
+    axis.text(-0.1, -0.25, "t", ha="right", va="center", fontsize=8, color="0.4")
+    axis.axis("off")
+    return figure
+
+
+def load(folder):
+    """The runs of a benchmark by seed: (columns as arrays (evaluations,), summary)."""
+    runs = {}
+    for path in sorted(folder.glob("seed_*.csv"), key=lambda path: int(path.stem.split("_")[1])):
+        columns = np.genfromtxt(path, delimiter=",", names=True)
+        runs[int(path.stem.split("_")[1])] = (columns, json.loads(path.with_suffix(".json").read_text()))
+    return runs
+
+
+def curves(runs):
+    """Score and intervention rate over environment steps: every seed thin, the mean thick."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+    steps = next(iter(runs.values()))[0]["global_step"]
+    for axis, name, scale in ((axes[0], "normalized_score", 1), (axes[1], "intervention_rate", 100)):
+        values = np.array([scale * columns[name] for columns, _ in runs.values()])  # (seeds, evaluations)
+        for seed, row in zip(runs, values):
+            axis.plot(steps, row, color=NOVICE, alpha=0.35, linewidth=1)
+        axis.plot(steps, values.mean(0), color=NOVICE, linewidth=2.5)
+        axis.set(xlabel="environment steps", ylim=(0, None))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("normalised score (mean action)")
+    axes[1].set_ylabel("steps under expert control (%)")
+    figure.tight_layout()
+    return figure
+
+
+def table(runs):
+    """A Markdown table: a line for each seed, and mean and standard deviation over seeds."""
+    lines = ["| seed | last | last, sampled actions | best | interventions, first → last | minutes |", "|-|-|-|-|-|-|"]
+    numbers = []
+    for seed, (columns, summary) in runs.items():
+        score, rate = columns["normalized_score"], 100 * columns["intervention_rate"]
+        minutes = summary["seconds"]["total"] / 60
+        numbers.append((score[-1], columns["stochastic_normalized_score"][-1], score.max(), rate[0], rate[-1], minutes))
+        last, sampled, best, first_rate, last_rate, minutes = numbers[-1]
+        lines.append(
+            f"| {seed} | {last:.1f} | {sampled:.1f} | {best:.1f} | {first_rate:.0f} % → {last_rate:.0f} % | {minutes:.1f} |"
+        )
+    mean, std = np.mean(numbers, 0), np.std(numbers, 0)
+    cells = " | ".join(f"{m:.1f} ± {s:.1f}" for m, s in zip(mean[:3], std[:3]))
+    lines.append(f"| mean ± std | {cells} | {mean[3]:.0f} % → {mean[4]:.0f} % | {mean[5]:.1f} |")
+    return "\n".join(lines)
+
+
+def main():
+    (FOLDER / "figures").mkdir(exist_ok=True)
+    timeline().savefig(FOLDER / "figures" / "timeline.png", dpi=130, bbox_inches="tight")
+    for folder in sorted((FOLDER / "results").iterdir()):
+        runs = load(folder)
+        if runs:
+            curves(runs).savefig(FOLDER / "figures" / f"{folder.name}.png", dpi=130)
+            print(f"{folder.name}: {next(iter(runs.values()))[1]['command']}\n\n{table(runs)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Every test runs in an empty folder of its own, on one thread, without the network."""
+
+import os
+import signal
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # minari would try to download a dataset that is not there
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+
+from tests import tiny  # registers the environments
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield tmp_path
+    for signum, handler in handlers.items():  # main() installs its own
+        signal.signal(signum, handler)

@@ -1,0 +1,271 @@
+"""Networks and updates against plain loops, torch.distributions and sums written out by hand."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.distributions import Normal, TanhTransform, TransformedDistribution
+
+import rlif_rlpd
+
+OBS, ACT, BATCH = 3, 2, 5
+
+
+def single_critics(qf):
+    """The members of a QEnsemble as plain sequences of nn.Linear, nn.LayerNorm and ReLU."""
+    critics = []
+    for n in range(len(qf.weights[0])):
+        layers = []
+        for i, (weight, bias) in enumerate(zip(qf.weights, qf.biases)):
+            linear = nn.Linear(*weight.shape[1:])
+            linear.weight.data, linear.bias.data = weight[n].T.detach().clone(), bias[n, 0].detach().clone()
+            layers.append(linear)
+            if i < len(qf.norm_weights):
+                layers.append(nn.LayerNorm(weight.shape[2]))
+                layers[-1].weight.data = qf.norm_weights[i][n, 0].detach().clone()
+                layers[-1].bias.data = qf.norm_biases[i][n, 0].detach().clone()
+            layers.append(nn.ReLU())
+        critics.append(nn.Sequential(*layers[:-1]))
+    return critics
+
+
+def ensemble(layer_norm, num_qs=4):
+    qf = rlif_rlpd.QEnsemble(OBS, ACT, (16, 8), num_qs, layer_norm)
+    for parameter in [*qf.norm_weights, *qf.norm_biases]:
+        parameter.data += 0.3 * torch.randn_like(parameter)  # at 1 and 0 they could be mixed up
+    return qf
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_batched_critics_are_a_loop_of_single_ones(layer_norm):
+    qf = ensemble(layer_norm)
+    critics = single_critics(qf)
+    assert any(isinstance(layer, nn.LayerNorm) for layer in critics[0]) == layer_norm
+    obs, actions = torch.randn(BATCH, OBS, requires_grad=True), torch.randn(BATCH, ACT, requires_grad=True)
+    weights = torch.randn(4, BATCH)  # every member and sample pulls differently
+
+    batched = qf(obs, actions)
+    looped = torch.stack([critic(torch.cat([obs, actions], 1)).squeeze(1) for critic in critics])
+    torch.testing.assert_close(batched, looped)
+
+    inputs = torch.autograd.grad((batched * weights).sum(), [obs, actions], retain_graph=True)
+    torch.testing.assert_close(inputs, torch.autograd.grad((looped * weights).sum(), [obs, actions], retain_graph=True))
+    (batched * weights).sum().backward()
+    (looped * weights).sum().backward()
+    for n, critic in enumerate(critics):
+        linears = [layer for layer in critic if isinstance(layer, nn.Linear)]
+        norms = [layer for layer in critic if isinstance(layer, nn.LayerNorm)]
+        for i, linear in enumerate(linears):
+            torch.testing.assert_close(qf.weights[i].grad[n], linear.weight.grad.T)
+            torch.testing.assert_close(qf.biases[i].grad[n, 0], linear.bias.grad)
+        for i, norm in enumerate(norms):
+            torch.testing.assert_close(qf.norm_weights[i].grad[n, 0], norm.weight.grad)
+            torch.testing.assert_close(qf.norm_biases[i].grad[n, 0], norm.bias.grad)
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_chosen_members_alone(layer_norm):
+    qf = ensemble(layer_norm)
+    obs, actions, members = torch.randn(BATCH, OBS), torch.randn(BATCH, ACT), torch.tensor([3, 1])
+    torch.testing.assert_close(qf(obs, actions, members), qf(obs, actions)[members])
+
+
+def test_members_begin_different():
+    q = ensemble(layer_norm=True)(torch.randn(BATCH, OBS), torch.randn(BATCH, ACT))
+    assert (q.std(0) > 1e-3).all()
+
+
+@pytest.mark.parametrize("mean", [0.0, 2.0, 10.0, -10.0, 50.0])
+def test_log_probabilities_of_the_tanh_gaussian(mean):
+    actor = rlif_rlpd.Actor(OBS, ACT, (16,))
+    actor.mean.bias.data += mean
+    obs = torch.randn(200, OBS)
+    torch.manual_seed(1)
+    actions, log_prob = actor.sample(obs)
+    torch.manual_seed(1)
+    noise = torch.randn(200, ACT).double()
+    means, log_stds = (x.double() for x in actor(obs))
+    tanh = TanhTransform(cache_size=1)  # remembers u, which tanh(u) = 1.0 would not give back
+    expected_actions = tanh(means + log_stds.exp() * noise)
+    expected = TransformedDistribution(Normal(means, log_stds.exp()), tanh).log_prob(expected_actions).sum(-1)
+    torch.testing.assert_close(actions.double(), expected_actions, atol=1e-6, rtol=0)
+    torch.testing.assert_close(log_prob.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_log_probabilities_and_their_gradients_stay_finite_far_out():
+    actor = rlif_rlpd.Actor(OBS, ACT, (16,))
+    actor.mean.bias.data += 1e3
+    _, log_prob = actor.sample(torch.randn(BATCH, OBS))
+    log_prob.sum().backward()
+    assert log_prob.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in actor.parameters())
+
+
+def test_executed_actions_are_samples_or_the_mean_kept_off_the_edges():
+    actor = rlif_rlpd.Actor(OBS, ACT, (16,))
+    obs = torch.randn(BATCH, OBS)
+    mean = actor(obs)[0].tanh().detach()
+    torch.testing.assert_close(torch.from_numpy(actor.act(obs.numpy(), deterministic=True)), mean)
+    torch.manual_seed(3)
+    executed = actor.act(obs.numpy())
+    torch.manual_seed(3)
+    torch.testing.assert_close(torch.from_numpy(executed), actor.sample(obs)[0].detach())
+    actor.mean.bias.data += 100
+    assert (actor.act(obs.numpy()) == pytest.approx(0.999)) and (actor.act(obs.numpy(), True) == pytest.approx(0.999))
+
+
+# --- updates ---------------------------------------------------------------------------------------------------------
+
+
+def learner(**options):
+    """An agent and a batch with rewards -1 and 0 and one termination."""
+    options = {"hidden_sizes": (16,), "num_qs": 3, "num_min_qs": 3, "gamma": 0.9, "tau": 0.1} | options
+    agent = rlif_rlpd.Agent(OBS, ACT, rlif_rlpd.check(rlif_rlpd.Args(**options)), torch.device("cpu"))
+    agent.set_learning_rate(0.0)
+    for parameter in agent.qf_target.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # its own values, not the critics'
+    batch = {
+        "obs": torch.randn(BATCH, OBS),
+        "actions": torch.rand(BATCH, ACT) * 2 - 1,
+        "rewards": torch.tensor([0.0, -1.0, 0.0, -1.0, 0.0]),
+        "next_obs": torch.randn(BATCH, OBS),
+        "terminations": torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]),
+    }
+    return agent, batch
+
+
+def fix_next_actions(agent, monkeypatch):
+    """Let the actor draw the same actions with the same log-probabilities every time."""
+    actions, log_prob = torch.rand(BATCH, ACT) * 2 - 1, torch.randn(BATCH)
+    monkeypatch.setattr(agent.actor, "sample", lambda obs: (actions, log_prob))
+    return actions, log_prob
+
+
+def check_critic_update(agent, batch, target):
+    """The gradient and the loss are those of the squared error to this target."""
+    qf = copy.deepcopy(agent.qf)
+    error = (qf(batch["obs"], batch["actions"]) - target).pow(2).mean(1)  # (N,)
+    error.sum().backward()
+    losses = agent.update_critics(batch)
+    for parameter, expected in zip(agent.qf.parameters(), qf.parameters()):
+        torch.testing.assert_close(parameter.grad, expected.grad)
+    torch.testing.assert_close(losses["qf_loss"], error.mean().detach())
+
+
+@pytest.mark.parametrize("backup_entropy", [False, True])
+def test_critic_target_by_hand(monkeypatch, backup_entropy):
+    agent, batch = learner(backup_entropy=backup_entropy, clip_target=False, init_temperature=0.5)
+    next_actions, log_prob = fix_next_actions(agent, monkeypatch)
+    target = []
+    for b in range(BATCH):
+        members = agent.qf_target(batch["next_obs"][b : b + 1], next_actions[b : b + 1])[:, 0].tolist()
+        value = min(members) - (0.5 * log_prob[b].item() if backup_entropy else 0)
+        ended = b in (2, 3)
+        target.append(batch["rewards"][b].item() + (0 if ended else 0.9 * value))
+    check_critic_update(agent, batch, torch.tensor(target))
+
+
+@pytest.mark.parametrize(("shift", "clipped_to"), [(100.0, 0.0), (-100.0, -10.0)])
+def test_clipped_targets_lie_in_what_intervention_rewards_can_sum_to(monkeypatch, shift, clipped_to):
+    agent, batch = learner(clip_target=True)
+    fix_next_actions(agent, monkeypatch)
+    agent.qf_target.biases[-1].data += shift
+    target = torch.full((BATCH,), clipped_to)
+    target[2], target[3] = 0.0, -1.0  # the terminated ones are worth their reward
+    check_critic_update(agent, batch, target)
+
+
+def test_task_rewards_are_not_clipped(monkeypatch):
+    agent, batch = learner(reward="task", clip_target=True)
+    next_actions, _ = fix_next_actions(agent, monkeypatch)
+    agent.qf_target.biases[-1].data += 100
+    next_q = agent.qf_target(batch["next_obs"], next_actions).min(0).values
+    check_critic_update(agent, batch, batch["rewards"] + 0.9 * (1 - batch["terminations"]) * next_q)
+
+
+def test_target_takes_the_minimum_of_a_random_subset(monkeypatch):
+    agent, batch = learner(num_qs=3, num_min_qs=2, clip_target=False)
+    agent.qf_target.biases[-1].data += torch.tensor([0.0, 5.0, 10.0])[:, None, None]  # a known order
+    batch = {name: values[:1] for name, values in batch.items()}
+    next_actions = torch.zeros(1, ACT)
+    monkeypatch.setattr(agent.actor, "sample", lambda obs: (next_actions, torch.zeros(1)))
+    seen = []
+    for _ in range(60):
+        q = agent.qf(batch["obs"], batch["actions"]).detach()
+        next_q = agent.qf_target(batch["next_obs"], next_actions)
+        losses = (q - 0.9 * next_q.T).pow(2).mean(0)  # one for each member that may have been the minimum
+        seen.append((losses - agent.update_critics(batch)["qf_loss"]).abs().argmin().item())
+    # of the three pairs two hold the lowest member and one the middle one
+    assert set(seen) == {0, 1} and seen.count(0) > seen.count(1)
+
+
+def test_target_network_moves_by_tau():
+    agent, batch = learner(tau=0.1)
+    before = [parameter.clone() for parameter in agent.qf_target.parameters()]
+    agent.update_critics(batch)
+    assert all(parameter.grad is None for parameter in agent.qf_target.parameters())
+    for target, old, new in zip(agent.qf_target.parameters(), before, agent.qf.parameters()):
+        torch.testing.assert_close(target, 0.9 * old + 0.1 * new.detach())
+
+
+def test_target_network_begins_as_a_copy():
+    agent = rlif_rlpd.Agent(OBS, ACT, rlif_rlpd.check(rlif_rlpd.Args()), torch.device("cpu"))
+    for target, parameter in zip(agent.qf_target.parameters(), agent.qf.parameters()):
+        assert torch.equal(target, parameter) and target.data_ptr() != parameter.data_ptr()
+
+
+def test_actor_update_climbs_the_mean_critic_and_leaves_the_critics_alone():
+    agent, batch = learner(init_temperature=0.5)
+    before, actor = copy.deepcopy(agent.qf.state_dict()), copy.deepcopy(agent.actor)
+    torch.manual_seed(5)
+    actions, log_prob = actor.sample(batch["obs"])
+    (0.5 * log_prob - agent.qf(batch["obs"], actions).mean(0)).mean().backward()
+    agent.qf.zero_grad()
+    torch.manual_seed(5)
+    agent.update_actor(batch)
+    for parameter, expected in zip(agent.actor.parameters(), actor.parameters()):
+        torch.testing.assert_close(parameter.grad, expected.grad)
+        assert not torch.equal(parameter, expected)  # and a step was taken
+    assert all(torch.equal(value, before[name]) for name, value in agent.qf.state_dict().items())
+    assert not any(parameter.grad is not None and parameter.grad.any() for parameter in agent.qf.parameters())
+    agent.update_critics(batch)  # which still learn after it
+    assert not torch.equal(agent.qf.weights[0], before["weights.0"])
+
+
+@pytest.mark.parametrize(("target_entropy", "sign"), [(-100.0, -1), (100.0, 1)])
+def test_temperature_moves_towards_the_target_entropy(target_entropy, sign):
+    agent, batch = learner(target_entropy=target_entropy)
+    before = agent.log_alpha.item()
+    agent.update_actor(batch)
+    assert sign * (agent.log_alpha.item() - before) > 0
+
+
+def test_default_target_entropy_is_minus_half_the_action_size():
+    agent, batch = learner(init_temperature=0.5)
+    entropy = agent.update_actor(batch)["entropy"]
+    # d/d log_alpha of alpha * (entropy - target)
+    torch.testing.assert_close(agent.log_alpha.grad.sum(), 0.5 * (entropy + ACT / 2))
+
+
+def test_learning_rate_falls_linearly_over_the_second_half():
+    agent, _ = learner(learning_rate=1e-3, final_lr_fraction=0.1)
+    rates = []
+    for progress in (0, 0.5, 0.75, 1):
+        agent.set_learning_rate(progress)
+        rates.append(agent.qf_optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3, 1e-3, 0.55e-3, 0.1e-3])
+
+
+def test_entropy_of_the_log_probabilities():
+    # the mean of -log p over many draws of N(0, 1) before the tanh, against numerical integration
+    actor = rlif_rlpd.Actor(1, 1, (4,))
+    for parameter in actor.parameters():
+        parameter.data.zero_()
+    _, log_prob = actor.sample(torch.zeros(200_000, 1))
+    u = torch.linspace(-8, 8, 100_001, dtype=torch.float64)
+    density = torch.exp(-0.5 * u**2) / math.sqrt(2 * math.pi)
+    entropy = torch.trapezoid(density * (-density.log() + 2 * (math.log(2) - u - F.softplus(-2 * u))), u)
+    assert -log_prob.mean().item() == pytest.approx(entropy.item(), abs=0.01)

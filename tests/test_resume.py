@@ -1,0 +1,199 @@
+"""A run that was killed and resumed is, to the bit, the run that was not; so is a run with the same seed."""
+
+import csv
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import rlif_rlpd
+from experts import load_checkpoint
+from tests import tiny
+
+OPTIONS = (
+    "--env-id", tiny.POINT, "--total-timesteps", 2_000, "--eval-frequency", 100, "--eval-episodes", 2, "--batch-size", 16,
+    "--checkpoint-frequency", 300, "--hidden-sizes", 16, "--num-qs", 2, "--num-threads", 1, "--demo-episodes", 0,
+    "--expert", "../expert.safetensors", "--reference", "../expert.safetensors",
+)  # fmt: skip
+VALUE = "--intervention", "value", "--intervention-beta", 0.9, "--buffer-size", 1_500  # the ring turns over
+RANDOM = "--intervention", "random", "--utd-ratio", 2
+
+
+def write_files(folder):
+    """The expert of OPTIONS in that folder, and in it an empty folder to run in."""
+    torch.manual_seed(0)
+    tiny.write_expert(folder / "expert.safetensors", [[-1.0, 0.0]], noise=0.5, qf=tiny.critics(2, 1))
+    for name in ("whole", "killed"):
+        (folder / name).mkdir()
+
+
+@pytest.fixture(scope="module", params=[VALUE, RANDOM], ids=["value", "random"])
+def whole(request, tmp_path_factory):
+    """An uninterrupted run: its options and its folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_files(folder)
+    options = *OPTIONS, *request.param
+    assert tiny.start(*options, cwd=folder / "whole", stderr=subprocess.DEVNULL).wait() == 0
+    return options, the_run(folder / "whole")
+
+
+@pytest.fixture
+def place(whole, tmp_path):
+    """Another place with the same files, to be interrupted in."""
+    write_files(tmp_path)
+    return tmp_path / "killed"
+
+
+def the_run(folder):
+    (run_dir,) = (folder / "runs").iterdir()
+    return run_dir
+
+
+def evaluations(run_dir):
+    """The rows of eval.csv, as strings, without the one column that is not the same every time."""
+    if not (run_dir / "eval.csv").exists():
+        return []
+    rows = list(csv.DictReader((run_dir / "eval.csv").open()))
+    return [{name: value for name, value in row.items() if name != "wall_seconds"} for row in rows]
+
+
+def interrupt(process, folder, signum, after):
+    """Send the signal a moment after the run has written so many evaluations, or (0) its args.json."""
+    deadline = time.monotonic() + 120
+    rng = np.random.default_rng()
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        if any((run / "args.json").exists() and len(evaluations(run)) >= after for run in folder.glob("runs/*")):
+            break
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.2))
+    process.send_signal(signum)
+    return process.wait()
+
+
+def assert_same(a, b):
+    """Equal to the bit, through nested dicts and sequences."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"wall_seconds", "seconds"}:
+            assert_same(a[name], b[name])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_same(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    else:
+        assert a == b or (a != a and b != b)
+
+
+def assert_same_run(a, b):
+    assert evaluations(a) == evaluations(b) and evaluations(a)
+    assert_same(load_checkpoint(a / "checkpoint.pt"), load_checkpoint(b / "checkpoint.pt"))
+    assert_same(load_file(a / "model.safetensors"), load_file(b / "model.safetensors"))
+
+
+def assert_logged_once(run_dir):
+    """TensorBoard shows every step of the regular scalars once and in order."""
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
+    events.Reload()
+    for tag, every in (("eval/return_mean", 100), ("losses/qf_loss", 500)):
+        assert [event.step for event in events.Scalars(tag)] == list(range(every, 2_001, every))
+    returns = [event.step for event in events.Scalars("charts/episodic_return")]
+    assert returns == sorted(set(returns)) and len(returns) >= 2_000 / 50
+    written = [float(row["return_mean"]) for row in evaluations(run_dir)]
+    assert [event.value for event in events.Scalars("eval/return_mean")] == pytest.approx(written)
+
+
+def test_killed_at_several_moments_and_resumed_is_the_uninterrupted_run_to_the_bit(whole, place):
+    options, expected = whole
+    for after in (0, 3, 8, 14):  # evaluations written; checkpoints come after every third
+        resume = ("--resume", the_run(place).relative_to(place)) if after else options
+        process = tiny.start(*resume, cwd=place, stderr=subprocess.DEVNULL)
+        assert interrupt(process, place, signal.SIGKILL, after) == -signal.SIGKILL
+    assert not (the_run(place) / "model.safetensors").exists()  # it was not over
+    resume = "--resume", the_run(place).relative_to(place)
+    assert tiny.start(*resume, cwd=place, stderr=subprocess.DEVNULL).wait() == 0
+    assert_same_run(the_run(place), expected)
+    assert_logged_once(the_run(place))
+
+
+def test_killed_before_the_first_checkpoint_starts_over_and_logs_once(whole, place):
+    options, expected = whole
+    process = tiny.start(*options, cwd=place, stderr=subprocess.DEVNULL)
+    interrupt(process, place, signal.SIGKILL, 1)
+    (the_run(place) / "checkpoint.pt").unlink(missing_ok=True)  # should the kill have come too late
+    resume = "--resume", the_run(place).relative_to(place)
+    assert tiny.start(*resume, cwd=place, stderr=subprocess.DEVNULL).wait() == 0
+    assert_same_run(the_run(place), expected)
+    assert_logged_once(the_run(place))
+
+
+def test_sigterm_and_sigint_leave_a_checkpoint_and_resume_to_the_bit(whole, place):
+    options, expected = whole
+    for signum, after, resume in ((signal.SIGTERM, 4, False), (signal.SIGINT, 10, True)):
+        command = ("--resume", the_run(place).relative_to(place)) if resume else options
+        process = tiny.start(*command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert interrupt(process, place, signum, after) == 128 + signum
+        step = sum(load_checkpoint(the_run(place) / "checkpoint.pt")["counts"][:1]) + 100 * len(evaluations(the_run(place)))
+        assert f"stopped at step {step}; go on with: python rlif_rlpd.py --resume runs" in process.stdout.read()
+    resume = "--resume", the_run(place).relative_to(place)
+    assert tiny.start(*resume, cwd=place, stderr=subprocess.DEVNULL).wait() == 0
+    assert_same_run(the_run(place), expected)
+    assert_logged_once(the_run(place))
+
+
+# --- in this process -------------------------------------------------------------------------------------------------
+
+
+def short(name, *options):
+    """A run of 120 steps, most of them with updates."""
+    return tiny.run(name, *OPTIONS, "--total-timesteps", 120, "--eval-frequency", 40, *options)
+
+
+@pytest.fixture
+def expert(tmp_path, monkeypatch):
+    write_files(tmp_path)
+    monkeypatch.chdir(tmp_path / "killed")
+
+
+def test_same_seed_same_bits_and_another_seed_another_run(expert):
+    a, b, c = short("a"), short("b"), short("c", "--seed", 2)
+    checkpoints = [load_checkpoint(run_dir / "checkpoint.pt") for run_dir in (a, b, c)]
+    for checkpoint in checkpoints:
+        del checkpoint["args"]  # the names differ
+    assert evaluations(a) == evaluations(b) != evaluations(c)
+    assert_same(checkpoints[0], checkpoints[1])
+    with pytest.raises(AssertionError):
+        assert_same(checkpoints[0]["agent"], checkpoints[2]["agent"])
+
+
+@pytest.mark.parametrize("steps", [120, 122])  # the last step ends an episode, or does not
+def test_resuming_a_finished_run_changes_none_of_its_results(tmp_path, steps):
+    expert = tiny.write_expert("expert.safetensors", [[0.0]], qf=tiny.critics(1, 1))
+    options = "--env-id", "Repeats-v0", "--expert", expert, "--reference", expert, "--total-timesteps", steps
+    run_dir = tiny.run("a", *OPTIONS, *options)
+    before = {path.name: path.read_bytes() for path in run_dir.iterdir() if "tfevents" not in path.name}
+    assert before.keys() == {"args.json", "checkpoint.pt", "eval.csv", "model.safetensors", "summary.json"}
+    rlif_rlpd.main(rlif_rlpd.parse_args(["--resume", str(run_dir)]))
+    assert {name: (run_dir / name).read_bytes() for name in before} == before
+
+
+def test_a_folder_with_options_but_no_checkpoint_starts_over(expert):
+    run_dir, whole = short("a"), evaluations(short("b"))
+    for name in ("checkpoint.pt", "eval.csv", "model.safetensors", "summary.json"):
+        (run_dir / name).unlink()
+    rlif_rlpd.main(rlif_rlpd.parse_args(["--resume", str(run_dir)]))
+    assert evaluations(run_dir) == whole
+
+
+def test_every_result_file_of_a_run_is_there_and_no_other(expert):
+    names = sorted(path.name for path in short("a").iterdir())
+    assert names[:4] == ["args.json", "checkpoint.pt", "eval.csv", names[3]] and "tfevents" in names[3]
+    assert names[4:] == ["model.safetensors", "summary.json"]

@@ -1,0 +1,117 @@
+"""Environments of a few lines that learn in seconds, and policy files for them."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+import rlif_rlpd
+from experts import save_expert
+
+ROOT = Path(rlif_rlpd.__file__).parent
+POINT = "tests.tiny:Point-v0"  # so addressed, a process that has not imported this file finds it too
+
+
+class Point(gym.Env):
+    """A point on a line, pushed away from 0; the episode ends when it leaves [-1, 1]. Every step is worth 1."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)  # position, last push
+    action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
+    total_steps = 0  # of all points in this process: were there rollouts?
+
+    def __init__(self, nan_after=math.inf, render_mode=None):
+        self.nan_after, self.steps = nan_after, 0
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-0.1, 0.1)
+        return np.array([self.x, 0], dtype=np.float32), {}
+
+    def step(self, action):
+        Point.total_steps += 1
+        self.steps += 1
+        self.x = 1.1 * self.x + 0.15 * float(action[0]) + 0.02 * self.np_random.normal()
+        position = self.x if self.steps <= self.nan_after else np.nan
+        return np.array([position, action[0]], dtype=np.float32), 1.0, abs(self.x) > 1, False, {}
+
+
+class Count(gym.Env):
+    """Observes stride * (episodes so far) + (steps so far); the steps of an episode are worth 10, 20, 30, 40."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, length=math.inf, stride=100, render_mode=None):
+        self.length, self.stride, self.episode = length, stride, -1
+
+    def reset(self, seed=None, options=None):
+        self.episode, self.t = self.episode + 1, 0
+        return np.array([self.stride * self.episode], dtype=np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        obs = np.array([self.stride * self.episode + self.t], dtype=np.float32)
+        return obs, 10.0 * self.t, self.t >= self.length, False, {}
+
+
+class Unbounded(Point):
+    action_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
+class Picture(Point):
+    observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+class Broken(gym.Env):
+    def __init__(self):
+        raise AssertionError  # no message: some packages fail like this
+
+
+gym.register("Point-v0", Point, max_episode_steps=50)
+gym.register("Nan-v0", Point, max_episode_steps=50, kwargs={"nan_after": 150})
+gym.register("Falls-v0", Count, kwargs={"length": 4})
+gym.register("TimesOut-v0", Count, max_episode_steps=4)
+gym.register("Repeats-v0", Count, max_episode_steps=4, kwargs={"stride": 0})
+gym.register("Unbounded-v0", Unbounded)
+gym.register("Picture-v0", Picture)
+gym.register("Broken-v0", Broken)
+
+
+def critics(obs_dim, act_dim):
+    """Untrained critics of the shape that write_expert wants."""
+    return rlif_rlpd.QEnsemble(obs_dim, act_dim, (32,), 2, True)
+
+
+def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, **facts):
+    """A file of the policy tanh(weight @ obs + bias + noise), weight a list of one row per action; returns its path."""
+    weight = torch.tensor(weight)  # (A, O)
+    act_dim, obs_dim = weight.shape
+    actor = rlif_rlpd.Actor(obs_dim, act_dim, (32,)).requires_grad_(False)
+    for parameter in actor.parameters():
+        parameter.zero_()
+    both = torch.cat([torch.eye(obs_dim), -torch.eye(obs_dim)])  # relu(x) - relu(-x) is x
+    actor.layers[0].weight[: 2 * obs_dim] = both
+    actor.mean.weight[:, : 2 * obs_dim] = weight @ both.T
+    actor.mean.bias[:] = bias
+    actor.log_std.bias[:] = math.log(noise)
+    networks = {"actor": actor} | ({"qf": qf} if qf else {})
+    tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
+    sizes = {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": (32,)}
+    save_expert(path, tensors, **{"level": "test", "distribution": "tanh_gaussian"} | sizes | facts)
+    return str(Path(path).absolute())
+
+
+def run(name, *options):
+    """Run the script in this process, as runs/*__<name>__*; returns that folder."""
+    rlif_rlpd.main(rlif_rlpd.parse_args([*map(str, options), "--exp-name", name]))
+    return next(Path("runs").glob(f"*__{name}__*"))
+
+
+def start(*options, **kwargs):
+    """Start the script as a process of its own."""
+    return subprocess.Popen([sys.executable, ROOT / "rlif_rlpd.py", *map(str, options)], text=True, **kwargs)
