@@ -60,7 +60,7 @@ class Args:
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     reference: str = "top"  # by whose policy and Q function the person judges: a level or a .safetensors file
     intervention: Literal["value", "random", "none"] = "value"  # by value (Eq. 1), at random, never
-    intervention_alpha: float = 0.99  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
+    intervention_alpha: float = 0.995  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
     intervention_delta: float = 0.0  # Eq. 1's delta, in units of the reference Q
     intervention_beta: float = 0.95  # probability of a takeover if flagged; 1 - this if not
     takeover_steps: int = 4  # value: steps that the expert keeps control
@@ -80,13 +80,13 @@ class Args:
     gamma: float = 0.99  # discount
     tau: float = 0.005  # step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
-    final_lr_fraction: float = 1.0  # over the second half of training the rate falls linearly to this share of it
+    final_lr_fraction: float = 0.1  # over the second half of training the rate falls linearly to this share of it
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
-    num_qs: int = 5  # critics (RLPD: 10)
+    num_qs: int = 3  # critics (RLPD: 10)
     num_min_qs: int = 2  # critics drawn for each target, which takes their minimum
     critic_layer_norm: bool = True  # LayerNorm in the critics
     utd_ratio: int = 1  # critic updates per environment step; the actor gets one, on the last minibatch
-    init_temperature: float = 1.0  # of the entropy bonus, at the start
+    init_temperature: float = 0.1  # of the entropy bonus, at the start (RLPD: 1)
     target_entropy: float | None = None  # default: -A / 2
     backup_entropy: bool = False  # entropy bonus in the targets
 
@@ -634,7 +634,7 @@ def main(args):
         facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
         save_expert(run_dir / "model.safetensors", tensors, **facts, trained_by=f"rlif_rlpd.py, seed {args.seed}")
     if args.capture_video:
-        film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), str(run_dir), disable_logger=True)
+        film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), f"{run_dir}/videos", disable_logger=True)
         evaluate(args, agent.actor, [film], args.seed, deterministic=True)
         film.close()
     times = dict(zip(("environment", "update", "evaluation", "total"), seconds.tolist()))
