@@ -81,6 +81,7 @@ class Args:
     tau: float = 0.005  # step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
     final_lr_fraction: float = 0.1  # over the second half of training the rate falls linearly to this share of it
+    standardize_obs: bool = True  # by the mean and standard deviation of the demonstrations (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     num_qs: int = 3  # critics (RLPD: 10)
     num_min_qs: int = 2  # critics drawn for each target, which takes their minimum
@@ -171,12 +172,14 @@ class Actor(nn.Module):
     def __init__(self, obs_dim, act_dim, hidden_sizes):
         super().__init__()
         sizes = [obs_dim, *hidden_sizes]
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
         self.mean = nn.Linear(sizes[-1], act_dim)
         self.log_std = nn.Linear(sizes[-1], act_dim)
 
     def forward(self, obs):
-        x = obs  # (B, O)
+        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
         for layer in self.layers:
             x = F.relu(layer(x))  # (B, hidden)
         return self.mean(x), self.log_std(x).clamp(-20, 2)  # (B, A) each
@@ -206,6 +209,8 @@ class QEnsemble(nn.Module):
         sizes = [obs_dim + act_dim, *hidden_sizes, 1]
         shapes = [(num_qs, i, o, 1 / math.sqrt(i)) for i, o in zip(sizes[:-1], sizes[1:])]  # bounds as in nn.Linear
         norms = hidden_sizes if layer_norm else ()
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
         self.weights = nn.ParameterList(torch.empty(n, i, o).uniform_(-bound, bound) for n, i, o, bound in shapes)
         self.biases = nn.ParameterList(torch.empty(n, 1, o).uniform_(-bound, bound) for n, _, o, bound in shapes)
         self.norm_weights = nn.ParameterList(torch.ones(num_qs, 1, h) for h in norms)
@@ -213,7 +218,7 @@ class QEnsemble(nn.Module):
 
     def forward(self, obs, actions, members=slice(None)):
         """Q_i(s, a) of the chosen members: (B, O), (B, A) -> (N, B)."""
-        x = torch.cat([obs, actions], dim=-1)  # (B, O + A), the same for all members
+        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A), the same for all
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             weight, bias = weight[members], bias[members]  # (N, in, out), (N, 1, out)
             x = torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)  # (N, B, out)
@@ -240,6 +245,12 @@ class Agent(nn.Module):
         learned = self.actor.parameters(), self.qf.parameters(), [self.log_alpha]
         self.optimizers = [torch.optim.Adam(parameters, fused=True) for parameters in learned]
         self.actor_optimizer, self.qf_optimizer, self.alpha_optimizer = self.optimizers
+
+    def standardize(self, obs):
+        """Let all networks see observations with the mean and standard deviation of these, (n, O)."""
+        for network in (self.actor, self.qf, self.qf_target):
+            network.obs_mean.copy_(obs.mean(0))
+            network.obs_std.copy_(obs.std(0).clamp_min(0.01))
 
     def set_learning_rate(self, progress):
         """Constant over the first half of training, then linear down to final_lr_fraction; progress in [0, 1]."""
@@ -351,7 +362,7 @@ def end_of_episode(args, terminated, reward, next_obs, reset_obs):
 
 
 def make_buffer(args, env):
-    """The replay buffer, with the demonstrations in it."""
+    """The replay buffer with the demonstrations in it, and their observations (n, O)."""
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     demos, n = {}, 0
     if args.demo_episodes:
@@ -368,7 +379,7 @@ def make_buffer(args, env):
     for name, values in demos.items():
         rb.data[name][:n] = torch.from_numpy(values)
     rb.pos = rb.size = n - apart
-    return rb
+    return rb, rb.data["obs"][:n]
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
@@ -482,9 +493,11 @@ def main(args):
     if reference and not reference.has_q:
         raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
     run_dir, checkpoint = open_run(args)
-    rb = make_buffer(args, env)
+    rb, demo_obs = make_buffer(args, env)
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     agent = Agent(obs_dim, act_dim, args, device)
+    if args.standardize_obs and len(demo_obs):
+        agent.standardize(demo_obs)
     human = SimulatedHuman(args, expert, reference, rng)
     files = [policy.sha256 for policy in (expert, reference) if policy]
 
@@ -575,7 +588,7 @@ def main(args):
             if not math.isfinite(sum(losses.values())):
                 what = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
                 data = "finite" if all(values.isfinite().all() for values in batches.values()) else "NOT finite"
-                sys.exit(f"step {global_step}: learning broke down ({what}; batch {data}); checkpoint kept in {run_dir}")
+                sys.exit(f"step {global_step}: learning broke down ({what}; batch {data}), checkpoint kept: {run_dir}")
         t2 = time.perf_counter()
 
         if losses and global_step % 500 == 0:

@@ -121,10 +121,12 @@ class Expert:
         try:
             self.obs_dim, self.act_dim = int(self.facts["obs_dim"]), int(self.facts["act_dim"])
             if self.facts["distribution"] != "tanh_gaussian":
-                raise InputError(f"{path}: distribution {self.facts['distribution']!r} is not known, only tanh_gaussian")
+                raise InputError(f"{path}: the distribution must be tanh_gaussian, not {self.facts['distribution']}")
             depth = len(self.facts["hidden_sizes"])
-            self.actor = [[tensors[f"actor.layers.{i}.{kind}"] for kind in ("weight", "bias")] for i in range(depth)]
-            self.mean, self.log_std = ([tensors[f"actor.{h}.{k}"] for k in ("weight", "bias")] for h in ("mean", "log_std"))
+            layers = [f"actor.layers.{i}" for i in range(depth)] + ["actor.mean", "actor.log_std"]
+            *self.actor, self.mean, self.log_std = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in layers]
+            self.obs_mean = tensors.get("actor.obs_mean", torch.zeros(self.obs_dim))
+            self.obs_std = tensors.get("actor.obs_std", torch.ones(self.obs_dim))
             self.has_q = "qf.weights.0" in tensors
             layers, norms = depth + 1 if self.has_q else 0, depth if "qf.norm_weights.0" in tensors else 0
             self.q_layers = [(tensors[f"qf.weights.{i}"], tensors[f"qf.biases.{i}"]) for i in range(layers)]
@@ -143,7 +145,7 @@ class Expert:
 
         obs is in the environment's own units, a numpy array or a tensor; noise comes from torch's global generator.
         """
-        x = torch.as_tensor(obs, dtype=torch.float32)
+        x = (torch.as_tensor(obs, dtype=torch.float32) - self.obs_mean) / self.obs_std
         for weight, bias in self.actor:
             x = F.relu(F.linear(x, weight, bias))  # (B, hidden)
         action = F.linear(x, *self.mean)  # (B, act_dim)
@@ -157,7 +159,7 @@ class Expert:
         if not self.has_q:
             raise InputError(f"{self.path} carries no critics: it can act, but not serve as --reference")
         obs, actions = (torch.as_tensor(x, dtype=torch.float32) for x in (obs, actions))
-        x = torch.cat([obs, actions], dim=-1)  # (B, obs_dim + act_dim), shared by the N critics
+        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, obs_dim + act_dim), shared by the N critics
         for i, (weight, bias) in enumerate(self.q_layers[:-1]):
             x = torch.matmul(x, weight) + bias  # (N, B, hidden)
             if self.q_norms:

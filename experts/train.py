@@ -95,7 +95,8 @@ def evaluate_policy(actor, data, args):
     Rewards are scaled by 1 - gamma, so that Q is of order 1, and the last layer is scaled back at the end. Targets
     take one random critic instead of a minimum: the value itself is wanted, not a cautious one.
     """
-    options = rlif_rlpd.Args(reward="task", num_qs=args.num_qs, num_min_qs=1, learning_rate=1e-3, final_lr_fraction=0.01)
+    rates = {"learning_rate": 1e-3, "final_lr_fraction": 0.01}
+    options = rlif_rlpd.Args(reward="task", num_qs=args.num_qs, num_min_qs=1, **rates)
     agent = rlif_rlpd.Agent(data["obs"].shape[1], data["actions"].shape[1], options, "cpu")
     agent.actor.load_state_dict(actor.state_dict())
     data["rewards"] = data["rewards"] * (1 - options.gamma)
@@ -128,8 +129,8 @@ def main(args):
     env = rlif_rlpd.make_env(args.env_id)
     if top:
         demos = load_demonstrations(env, args.env_id, 1_000_000, args.dataset_id, keep_rewards=True)
-        episode = np.cumsum(demos["ends"]) - demos["ends"]  # (n,), the number of each transition's episode
-        good = normalized_score(args.env_id, np.bincount(episode.astype(int), demos["rewards"]))[episode.astype(int)] >= 100
+        episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each one's episode
+        good = normalized_score(args.env_id, np.bincount(episode, demos["rewards"]))[episode] >= 100  # (n,)
         data = {name: torch.from_numpy(values[good]) for name, values in demos.items()}
         note = f"cloned from {good.sum()} transitions of {args.dataset_id}; critics: policy evaluation"
     else:
