@@ -53,7 +53,7 @@ class Args:
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
     env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
-    total_timesteps: int = 60_000  # environment steps
+    total_timesteps: int = 50_000  # environment steps
     eval_frequency: int = 5_000  # steps between evaluations
     eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
 

@@ -40,6 +40,15 @@ class Point(gym.Env):
         return np.array([position, action[0]], dtype=np.float32), 1.0, abs(self.x) > 1, False, {}
 
 
+class Walled(Point):
+    """A point between two walls: it never falls, and a step is worth more the nearer it is to 0."""
+
+    def step(self, action):
+        obs, *_ = super().step(action)
+        self.x = obs[0] = np.clip(obs[0], -1, 1)
+        return obs, 1.0 - abs(float(self.x)), False, False, {}
+
+
 class Count(gym.Env):
     """Observes stride * (episodes so far) + (steps so far); the steps of an episode are worth 10, 20, 30, 40."""
 
@@ -72,14 +81,15 @@ class Broken(gym.Env):
         raise AssertionError  # no message: some packages fail like this
 
 
-gym.register("Point-v0", Point, max_episode_steps=50)
-gym.register("Nan-v0", Point, max_episode_steps=50, kwargs={"nan_after": 150})
-gym.register("Falls-v0", Count, kwargs={"length": 4})
-gym.register("TimesOut-v0", Count, max_episode_steps=4)
-gym.register("Repeats-v0", Count, max_episode_steps=4, kwargs={"stride": 0})
-gym.register("Unbounded-v0", Unbounded)
-gym.register("Picture-v0", Picture)
-gym.register("Broken-v0", Broken)
+gym.register("Point-v0", "tests.tiny:Point", max_episode_steps=50)
+gym.register("Walled-v0", "tests.tiny:Walled", max_episode_steps=50)
+gym.register("Nan-v0", "tests.tiny:Point", max_episode_steps=50, kwargs={"nan_after": 159})
+gym.register("Falls-v0", "tests.tiny:Count", kwargs={"length": 4})
+gym.register("TimesOut-v0", "tests.tiny:Count", max_episode_steps=4)
+gym.register("Repeats-v0", "tests.tiny:Count", max_episode_steps=4, kwargs={"stride": 0})
+gym.register("Unbounded-v0", "tests.tiny:Unbounded")
+gym.register("Picture-v0", "tests.tiny:Picture")
+gym.register("Broken-v0", "tests.tiny:Broken")
 
 
 def critics(obs_dim, act_dim):
@@ -104,6 +114,24 @@ def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, **facts):
     sizes = {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": (32,)}
     save_expert(path, tensors, **{"level": "test", "distribution": "tanh_gaussian"} | sizes | facts)
     return str(Path(path).absolute())
+
+
+def write_demonstrations(dataset_id, episodes, steps, env_id="Point-v0"):
+    """A Minari dataset of random episodes, rewards 1, 2, 3, ...; the even ones end with a fall, the others by time."""
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    rng, env, buffers = np.random.default_rng(0), gym.make(env_id), []
+    low, high = env.action_space.low, env.action_space.high
+    for episode in range(episodes):
+        observations = rng.normal(size=(steps + 1, *env.observation_space.shape)).astype(np.float32)
+        actions = rng.uniform(low, high, size=(steps, len(low))).astype(np.float32)
+        last = np.arange(steps) == steps - 1
+        ends = {"terminations": last & (episode % 2 == 0), "truncations": last & (episode % 2 == 1)}
+        rewards = np.arange(1.0, steps + 1)
+        buffers.append(EpisodeBuffer(episode, episode, None, observations, actions, rewards, infos={}, **ends))
+    minari.create_dataset_from_buffers(dataset_id, buffers, env=env_id, algorithm_name="random", author="test")
+    return buffers
 
 
 def run(name, *options):
