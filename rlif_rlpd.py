@@ -100,7 +100,8 @@ def make_env(env_id, render_mode=None):
     try:
         env = gym.make(env_id, render_mode=render_mode)
     except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
-        raise InputError(f"--env-id {env_id}: {str(error).strip().splitlines()[0]}") from None
+        reason = str(error).strip() or type(error).__name__
+        raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
     for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
@@ -418,7 +419,7 @@ def parse_args(argv=None):
         return args
     try:
         saved = json.loads((Path(args.resume) / "args.json").read_text())
-        saved = Args(**saved | {"resume": args.resume, "hidden_sizes": tuple(saved["hidden_sizes"])})
+        saved = check(Args(**saved | {"resume": args.resume, "hidden_sizes": tuple(saved["hidden_sizes"])}))
     except (OSError, TypeError, ValueError, KeyError):
         raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
     for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
@@ -557,6 +558,8 @@ def main(args):
 
         next_obs, task_reward, terminated, truncated, _ = env.step(actions)
         global_step += 1
+        if not np.isfinite(next_obs).all():
+            sys.exit(f"step {global_step}: {args.env_id} is not finite any more, the last checkpoint is kept: {run_dir}")
         episode_actions.append(actions)
         episodic_return += task_reward
         rewards = task_reward if args.reward == "task" else 0.0
@@ -667,6 +670,6 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args())
-    except InputError as error:
+    except (InputError, OSError) as error:  # bad input, or a full disk
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)

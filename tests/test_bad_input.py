@@ -1,0 +1,301 @@
+"""What is wrong with the input is said in one line, before anything is written; a full disk or a nan costs nothing."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+import experts
+import rlif_rlpd
+from experts import InputError, load_checkpoint
+from tests import tiny
+
+SMALL = (
+    "--env-id", "Point-v0", "--expert", "expert.safetensors", "--reference", "expert.safetensors", "--demo-episodes", 0,
+    "--total-timesteps", 60, "--eval-frequency", 30, "--eval-episodes", 1, "--checkpoint-frequency", 20,
+    "--batch-size", 8, "--hidden-sizes", 8, "--num-qs", 2, "--num-threads", 1,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def expert(own_folder):
+    return Path(tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], noise=0.5, qf=tiny.critics(2, 1)))
+
+
+def refusal(*options):
+    """The one line with which the script refuses these options."""
+    with pytest.raises(InputError) as caught:
+        rlif_rlpd.main(rlif_rlpd.parse_args([str(option) for option in options]))
+    message = str(caught.value)
+    assert message.strip() and "\n" not in message
+    return message
+
+
+def refused(*options):
+    """Of a new run: nothing may be left of it."""
+    message = refusal(*SMALL, *options)
+    assert not list(Path().glob("runs/*"))
+    return message
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ("--env-id NoSuch-v0", "NoSuch"),
+    ("--env-id no_such_module:Any-v0", "no_such_module"),
+    ("--env-id Broken-v0", "Broken-v0"),
+    ("--env-id CartPole-v1", "Discrete"),
+    ("--env-id Unbounded-v0", "bounded actions"),
+    ("--env-id Picture-v0", "flat Box"),
+    ("--expert best", "'best'"),
+    ("--reference best", "'best'"),
+    ("--expert no_such_file.safetensors", "No such file"),
+    ("--env-id Pendulum-v1", "2 observations and 1 actions, Pendulum-v1 has 3 and 1"),
+    ("--intervention-beta 1.5", "--intervention-beta"),
+    ("--intervention-beta -0.1", "--intervention-beta"),
+    ("--intervention-beta nan", "--intervention-beta"),
+    ("--offline-ratio 1.1", "--offline-ratio"),
+    ("--tau 2", "--tau"),
+    ("--gamma 1", "--gamma"),
+    ("--intervention-alpha inf", "--intervention-alpha"),
+    ("--learning-rate 0", "--learning-rate"),
+    ("--utd-ratio 0", "--utd-ratio"),
+    ("--total-timesteps 0", "--total-timesteps"),
+    ("--takeover-steps 0", "--takeover-steps"),
+    ("--seed -1", "--seed"),
+    ("--hidden-sizes 0", "--hidden-sizes"),
+    ("--num-min-qs 3", "--num-min-qs"),
+    ("--batch-size 100 --buffer-size 50", "--buffer-size"),
+    ("--intervention none", "--reward task"),
+    ("--reward task --termination reset", "--termination reset"),
+    ("--dataset-id no/such/dataset-v0", "no/such/dataset-v0"),
+])  # fmt: skip
+def test_refused_in_one_line_before_anything_is_written(options, said):
+    demonstrations = ("--demo-episodes", 5) if "dataset" in options else ()
+    assert said in refused(*options.split(), *demonstrations)
+
+
+def test_an_unknown_level_is_answered_with_the_known_ones():
+    message = refusal("--env-id", "Hopper-v5", "--expert", "best", "--eval-episodes", 1)
+    assert all(level in message for level in ("low", "middle", "top"))
+
+
+def test_without_a_shipped_top_expert_demonstrations_must_be_named():
+    message = refused("--demo-episodes", 5)
+    assert "--dataset-id" in message and "--demo-episodes 0" in message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu():
+    assert "GPU" in refused("--cuda")
+
+
+@pytest.mark.parametrize(("option", "package"), [("--track", "wandb"), ("--capture-video", "moviepy")])
+def test_options_that_need_another_package_name_it(option, package):
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    assert f"pip install {package}" in refused(option)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def cut(data):
+    return data[: len(data) * 2 // 3]
+
+
+def flip(data):
+    return data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda data: b"no expert at all", lambda data: b""])
+def test_damaged_expert_file(expert, damage):
+    expert.write_bytes(damage(expert.read_bytes()))
+    assert "expert.safetensors" in refused()
+
+
+@pytest.mark.parametrize("position", range(0, 400, 37))
+def test_no_flipped_bit_in_an_experts_header_passes(expert, position):
+    data = expert.read_bytes()
+    expert.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
+    assert "expert.safetensors" in refused()
+
+
+def test_an_expert_whose_tensors_are_not_those_of_its_header():
+    tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], hidden_sizes=(32, 32))
+    assert "expert.safetensors" in refused()
+    tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], distribution="categorical")
+    assert "categorical" in refused()
+
+
+def test_a_reference_needs_critics():
+    tiny.write_expert("blind.safetensors", [[-1.0, 0.0]])
+    assert "critics" in refused("--reference", "blind.safetensors")
+
+
+def test_a_runs_folder_that_cannot_be_written():
+    Path("runs").write_text("a file")  # root may write in any folder
+    assert "cannot write in runs" in refusal(*SMALL)
+
+
+def test_a_dataset_of_another_shape():
+    tiny.write_demonstrations("test/count-v0", episodes=2, steps=4, env_id="Falls-v0")
+    message = refused("--dataset-id", "test/count-v0", "--demo-episodes", 5)
+    assert "test/count-v0" in message and "(1,)" in message and "(2,)" in message
+
+
+def test_demonstrations_that_fill_the_buffer():
+    tiny.write_demonstrations("test/point-v0", episodes=2, steps=40)
+    assert "--buffer-size 50" in refused("--dataset-id", "test/point-v0", "--demo-episodes", 2, "--buffer-size", 50)
+
+
+# --- resume ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_dir(expert):
+    return tiny.run("a", *SMALL)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda data: b"", lambda data: data[:20]])
+def test_damaged_checkpoint(run_dir, damage):
+    checkpoint = run_dir / "checkpoint.pt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    assert "checkpoint.pt is damaged" in refusal("--resume", run_dir)
+
+
+@pytest.mark.parametrize("option", ["--seed 2", "--gamma 0.9", "--env-id Hopper-v5", "--total-timesteps 90"])
+def test_resume_with_a_contradicting_option(run_dir, option):
+    before = (run_dir / "args.json").read_bytes()
+    assert option.split()[1] in refusal("--resume", run_dir, *option.split())
+    assert (run_dir / "args.json").read_bytes() == before
+
+
+def test_resume_with_an_option_that_agrees(run_dir):
+    assert rlif_rlpd.parse_args(["--resume", str(run_dir), "--seed", "1"]).total_timesteps == 60
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_resume_of_a_folder_that_is_no_run(folder):
+    assert folder in refusal("--resume", folder)
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("edit", [
+    {"gamma": 0.9}, {"total_timesteps": 90}, {"no_such_option": 1}, {"seed": "one"}, {"gamma": None},
+    {"hidden_sizes": 8}, {"hidden_sizes": ["a"]}, {"env_id": 3}, {"termination": "never"}, {"intervention": "always"},
+], ids=str)  # fmt: skip
+def test_resume_after_args_json_was_edited(run_dir, edit):
+    path = run_dir / "args.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    assert "--" in refusal("--resume", run_dir)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"seed": 1}', "\x00\xff"])
+def test_resume_after_args_json_was_spoilt(run_dir, text):
+    (run_dir / "args.json").write_text(text)
+    assert str(run_dir) in refusal("--resume", run_dir)
+
+
+def test_resume_with_another_expert_under_the_same_name(run_dir):
+    tiny.write_expert("expert.safetensors", [[1.0, 0.0]], noise=0.5, qf=tiny.critics(2, 1))
+    assert "changed" in refusal("--resume", run_dir)
+
+
+# --- as a process ----------------------------------------------------------------------------------------------------
+
+
+def outcome(*options):
+    """Exit code and standard error of the script."""
+    process = tiny.start(*options, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    return process.communicate()[1], process.returncode
+
+
+def test_a_refusal_is_exit_code_2_and_one_line(run_dir):
+    for options in (["--env-id", "NoSuch-v0"], ["--resume", "nowhere"]):
+        error, code = outcome(*options)
+        assert code == 2 and re.fullmatch(r"rlif_rlpd.py: [^\n]+\n", error)
+    assert not Path("nowhere").exists()
+
+
+def test_a_damaged_checkpoint_is_exit_code_2_and_one_line(expert):
+    run_dir = tiny.run("a", *SMALL, "--env-id", tiny.POINT)
+    (run_dir / "checkpoint.pt").write_bytes(flip((run_dir / "checkpoint.pt").read_bytes()))
+    error, code = outcome("--resume", run_dir)
+    assert code == 2 and re.fullmatch(r"rlif_rlpd.py: [^\n]+damaged[^\n]+\n", error)
+
+
+# --- misfortunes -----------------------------------------------------------------------------------------------------
+
+
+def stopped(*options):
+    """What the script says when it has to stop in the middle."""
+    with pytest.raises(SystemExit) as caught:
+        rlif_rlpd.main(rlif_rlpd.parse_args([str(option) for option in options]))
+    assert isinstance(caught.value.code, str)  # python prints it and exits with 1
+    return caught.value.code
+
+
+@contextmanager
+def full_disk(file_name, nth=1):
+    """The nth time that a file of this name is written, the disk is full."""
+    left, fsync = [nth], os.fsync
+
+    def failing(file):
+        if any(file_name in path.name for path in Path("runs").glob("*/.*.tmp")):
+            left[0] -= 1
+            if left[0] == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return fsync(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        yield
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_full_disk_keeps_the_last_checkpoint_and_says_how_to_go_on(nth):
+    whole = tiny.run("whole", *SMALL)
+    with full_disk("checkpoint.pt", nth):
+        message = stopped(*SMALL, "--exp-name", "full")
+    (run_dir,) = Path("runs").glob("*__full__*")
+    step = 20 * nth
+    assert f"step {step}" in message and "No space left" in message and f"--resume {run_dir}" in message
+    assert not list(run_dir.glob(".*"))  # no half of a file is left
+    if nth > 1:
+        assert load_checkpoint(run_dir / "checkpoint.pt")["progress"][0] == step - 20
+    rlif_rlpd.main(rlif_rlpd.parse_args(["--resume", str(run_dir)]))
+    agents = [load_checkpoint(folder / "checkpoint.pt")["agent"] for folder in (run_dir, whole)]
+    assert all(torch.equal(agents[0][name], agents[1][name]) for name in agents[1])
+
+
+@pytest.mark.parametrize("file_name", ["args.json", "eval.csv", "model.safetensors", "summary.json"])
+def test_full_disk_at_any_other_file_is_said_as_well(file_name):
+    with full_disk(file_name), pytest.raises((SystemExit, InputError, OSError)) as caught:
+        rlif_rlpd.main(rlif_rlpd.parse_args([str(option) for option in SMALL]))
+    assert "No space left" in str(caught.value)
+
+
+def test_write_file_leaves_the_old_content_if_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    experts.write_file(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(OSError):
+        experts.write_file(path, b"new")
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.glob("*file*")] == ["file"]
+
+
+def test_nan_stops_the_run_with_step_and_cause_and_keeps_a_clean_checkpoint():
+    # the first nan comes with step 160, when a checkpoint is due
+    message = stopped(*SMALL, "--env-id", "Nan-v0", "--total-timesteps", 400)
+    (run_dir,) = Path("runs").iterdir()
+    assert 160 <= int(re.match(r"step (\d+): ", message)[1]) < 200
+    assert "finite" in message and str(run_dir) in message
+    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    assert all(values.isfinite().all() for values in checkpoint["agent"].values())
+    assert all(values.isfinite().all() for values in checkpoint["rb"]["data"].values())

@@ -1,0 +1,72 @@
+"""That it learns: seconds of training on a point that runs away from 0."""
+
+import csv
+
+import torch
+
+import rlif_rlpd
+from experts import load_expert
+from tests import tiny
+
+OPTIONS = (
+    "--demo-episodes", 0, "--eval-episodes", 10, "--batch-size", 64, "--hidden-sizes", 32, 32, "--num-qs", 2,
+    "--num-threads", 1, "--gamma", 0.9, "--learning-rate", 2e-3, "--tau", 0.02, "--init-temperature", 0.1,
+)  # fmt: skip
+
+
+def returns(folder):
+    """The mean return, out of 50, of every evaluation with the mean action."""
+    return [float(row["return_mean"]) for row in csv.DictReader((folder / "eval.csv").open())]
+
+
+def final_return(termination):
+    # takeovers at random say nothing of falling: only what the end of an episode is worth can make a difference
+    expert = tiny.write_expert("expert.safetensors", [[-2.0, 0.0]], noise=0.3)
+    options = "--env-id", "Point-v0", "--intervention", "random", "--random-rate", 30, "--termination", termination
+    steps = "--total-timesteps", 1_500, "--eval-frequency", 500
+    return returns(tiny.run(termination, *OPTIONS, *options, *steps, "--expert", expert))[-1]
+
+
+def test_the_suicide_trap_with_masked_ends_the_agent_learns_to_fall():
+    assert final_return("mask") < 10  # 4 steps are the fastest fall
+
+
+def test_out_of_the_trap_with_falls_as_interventions_the_agent_learns_to_live():
+    assert final_return("reset") > 35
+
+
+def analytic_critics():
+    """Critics of Walled: how near to 0 the next position will be, learned by regression."""
+    qf = rlif_rlpd.QEnsemble(2, 1, (32,), 2, True)
+    optimizer = torch.optim.Adam(qf.parameters(), lr=1e-2)
+    for _ in range(800):
+        obs, actions = (torch.rand(256, 2) * 2 - 1) * torch.tensor([1.0, 2.0]), torch.rand(256, 1) * 2 - 1
+        target = 10 - 10 * (1.1 * obs[:, 0] + 0.3 * actions[:, 0]).clamp(-1, 1) ** 2
+        loss = (qf(obs, actions) - target).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+    return qf
+
+
+def test_learns_from_interventions_to_be_much_better_than_the_expert():
+    bad = tiny.write_expert("bad.safetensors", [[0.0, 0.0]], bias=1.0, noise=0.3)  # pushes to the wall
+    good = tiny.write_expert("good.safetensors", [[-5.0, 0.0]], noise=0.1, qf=analytic_critics())
+    folder = tiny.run(
+        "rlif", *OPTIONS, "--env-id", "Walled-v0", "--expert", bad, "--reference", good, "--intervention-alpha", 0.95,
+        "--total-timesteps", 3_000, "--eval-frequency", 1_000,
+    )  # fmt: skip
+    own = {}
+    for path in (bad, good):
+        expert = load_expert("Walled-v0", path)
+        env = rlif_rlpd.make_env("Walled-v0")
+        own[path] = 0.0
+        for episode in range(5):
+            obs, ended = env.reset(seed=episode)[0], False
+            while not ended:
+                obs, reward, _, ended, _ = env.step(expert.act(obs[None])[0].numpy())
+                own[path] += reward / 5
+    print(own, returns(folder))
+    assert own[bad] < 20 and own[good] > 40  # of 50
+    assert returns(folder)[-1] > 2 * own[bad]
