@@ -559,7 +559,7 @@ def main(args):
         next_obs, task_reward, terminated, truncated, _ = env.step(actions)
         global_step += 1
         if not np.isfinite(next_obs).all():
-            sys.exit(f"step {global_step}: {args.env_id} is not finite any more, the last checkpoint is kept: {run_dir}")
+            sys.exit(f"step {global_step}: {args.env_id} is no longer finite, the last checkpoint is kept: {run_dir}")
         episode_actions.append(actions)
         episodic_return += task_reward
         rewards = task_reward if args.reward == "task" else 0.0

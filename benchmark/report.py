@@ -74,16 +74,16 @@ def curves(runs):
 
 def table(runs):
     """A Markdown table: a line for each seed, and mean and standard deviation over seeds."""
-    lines = ["| seed | last | last, sampled actions | best | interventions, first → last | minutes |", "|-|-|-|-|-|-|"]
+    names = ("seed", "last", "last, sampled actions", "best", "interventions, first → last", "minutes")
+    lines = [f"| {' | '.join(names)} |", "|-|-|-|-|-|-|"]
     numbers = []
     for seed, (columns, summary) in runs.items():
         score, rate = columns["normalized_score"], 100 * columns["intervention_rate"]
         minutes = summary["seconds"]["total"] / 60
         numbers.append((score[-1], columns["stochastic_normalized_score"][-1], score.max(), rate[0], rate[-1], minutes))
         last, sampled, best, first_rate, last_rate, minutes = numbers[-1]
-        lines.append(
-            f"| {seed} | {last:.1f} | {sampled:.1f} | {best:.1f} | {first_rate:.0f} % → {last_rate:.0f} % | {minutes:.1f} |"
-        )
+        rates = f"{first_rate:.0f} % → {last_rate:.0f} %"
+        lines.append(f"| {seed} | {last:.1f} | {sampled:.1f} | {best:.1f} | {rates} | {minutes:.1f} |")
     mean, std = np.mean(numbers, 0), np.std(numbers, 0)
     cells = " | ".join(f"{m:.1f} ± {s:.1f}" for m, s in zip(mean[:3], std[:3]))
     lines.append(f"| mean ± std | {cells} | {mean[3]:.0f} % → {mean[4]:.0f} % | {mean[5]:.1f} |")

@@ -47,9 +47,11 @@ def run(args, seed):
     run_dir = sorted((ROOT / "runs").glob(f"*__{exp_name}__{seed}__*"))[-1]
     summary = json.loads((run_dir / "summary.json").read_text())
     shutil.copy(run_dir / "eval.csv", kept / f"seed_{seed}.csv")
-    (kept / f"seed_{seed}.json").write_text(json.dumps({"command": f"python {args.command}"} | summary, indent=2) + "\n")
+    summary = {"command": f"python {args.command}"} | summary
+    (kept / f"seed_{seed}.json").write_text(json.dumps(summary, indent=2) + "\n")
     (kept / f"seed_{seed}.log").unlink()
-    return f"seed {seed}: last {summary['final']['normalized_score']:.1f}, best {summary['best']['normalized_score']:.1f}"
+    last, best = (summary[which]["normalized_score"] for which in ("final", "best"))
+    return f"seed {seed}: last {last:.1f}, best {best:.1f}"
 
 
 def main(args):
