@@ -2,7 +2,8 @@
 
     python benchmark/report.py
 
-Prints a Markdown table of every folder there and writes benchmark/figures/<name>.png, and timeline.png, the method.
+Prints a Markdown table of runs with three seeds or more, and draws them in benchmark/figures/<name>.png; prints one line
+for every folder of results; draws timeline.png, the method.
 """
 
 import json
@@ -47,20 +48,18 @@ def timeline():
 
 
 def load(folder):
-    """The runs of a benchmark by seed: (columns as arrays (evaluations,), summary)."""
-    runs = {}
-    for path in sorted(folder.glob("seed_*.csv"), key=lambda path: int(path.stem.split("_")[1])):
-        columns = np.genfromtxt(path, delimiter=",", names=True)
-        runs[int(path.stem.split("_")[1])] = (columns, json.loads(path.with_suffix(".json").read_text()))
-    return runs
+    """The command of a folder of results, and by seed the columns of its eval.csv, arrays of shape (evaluations,)."""
+    files = {int(path.stem.split("_")[1]): path for path in folder.glob("seed_*.csv")}
+    command = json.loads(files[min(files)].with_suffix(".json").read_text())["command"]
+    return command, {seed: np.genfromtxt(files[seed], delimiter=",", names=True) for seed in sorted(files)}
 
 
 def curves(runs):
     """Score and intervention rate over environment steps: every seed thin, the mean thick."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-    steps = next(iter(runs.values()))[0]["global_step"]
+    steps = next(iter(runs.values()))["global_step"]
     for axis, name, scale in ((axes[0], "normalized_score", 1), (axes[1], "intervention_rate", 100)):
-        values = np.array([scale * columns[name] for columns, _ in runs.values()])  # (seeds, evaluations)
+        values = np.array([scale * columns[name] for columns in runs.values()])  # (seeds, evaluations)
         for seed, row in zip(runs, values):
             axis.plot(steps, row, color=NOVICE, alpha=0.35, linewidth=1)
         axis.plot(steps, values.mean(0), color=NOVICE, linewidth=2.5)
@@ -77,9 +76,9 @@ def table(runs):
     names = ("seed", "last", "last, sampled actions", "best", "interventions, first → last", "minutes")
     lines = [f"| {' | '.join(names)} |", "|-|-|-|-|-|-|"]
     numbers = []
-    for seed, (columns, summary) in runs.items():
+    for seed, columns in runs.items():
         score, rate = columns["normalized_score"], 100 * columns["intervention_rate"]
-        minutes = summary["seconds"]["total"] / 60
+        minutes = columns["wall_seconds"][-1] / 60
         numbers.append((score[-1], columns["stochastic_normalized_score"][-1], score.max(), rate[0], rate[-1], minutes))
         last, sampled, best, first_rate, last_rate, minutes = numbers[-1]
         rates = f"{first_rate:.0f} % → {last_rate:.0f} %"
@@ -90,14 +89,25 @@ def table(runs):
     return "\n".join(lines)
 
 
+def overview(name, command, runs):
+    """A line about a folder of results: the scores of its seeds in their order."""
+    seeds = ", ".join(str(seed) for seed in runs)
+    early = ", ".join(f"{c['normalized_score'][c['global_step'] == 30_000][0]:.0f}" for c in runs.values())
+    last = ", ".join(f"{c['normalized_score'][-1]:.0f} ({c['global_step'][-1] / 1000:.0f}k)" for c in runs.values())
+    return f"| {name} | `{command}` | {seeds} | {early} | {last} |"
+
+
 def main():
     (FOLDER / "figures").mkdir(exist_ok=True)
     timeline().savefig(FOLDER / "figures" / "timeline.png", dpi=130, bbox_inches="tight")
-    for folder in sorted((FOLDER / "results").iterdir()):
-        runs = load(folder)
-        if runs:
+    lines = ["| name | command | seeds | score at 30,000 steps | last score (at step) |", "|-|-|-|-|-|"]
+    for folder in sorted(path for path in (FOLDER / "results").iterdir() if any(path.glob("seed_*.csv"))):
+        command, runs = load(folder)
+        lines.append(overview(folder.name, command, runs))
+        if len(runs) > 2:
             curves(runs).savefig(FOLDER / "figures" / f"{folder.name}.png", dpi=130)
-            print(f"{folder.name}: {next(iter(runs.values()))[1]['command']}\n\n{table(runs)}\n")
+            print(f"{command}\n\n{table(runs)}\n")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

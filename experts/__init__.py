@@ -159,7 +159,7 @@ class Expert:
         if not self.has_q:
             raise InputError(f"{self.path} carries no critics: it can act, but not serve as --reference")
         obs, actions = (torch.as_tensor(x, dtype=torch.float32) for x in (obs, actions))
-        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, obs_dim + act_dim), shared by the N critics
+        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A), shared by all
         for i, (weight, bias) in enumerate(self.q_layers[:-1]):
             x = torch.matmul(x, weight) + bias  # (N, B, hidden)
             if self.q_norms:

@@ -36,37 +36,35 @@ def test_out_of_the_trap_with_falls_as_interventions_the_agent_learns_to_live():
 
 
 def analytic_critics():
-    """Critics of Walled: how near to 0 the next position will be, learned by regression."""
+    """Critics of Walled: minus the distance from 0 that a push leads to, learned by regression."""
     qf = rlif_rlpd.QEnsemble(2, 1, (32,), 2, True)
     optimizer = torch.optim.Adam(qf.parameters(), lr=1e-2)
     for _ in range(800):
         obs, actions = (torch.rand(256, 2) * 2 - 1) * torch.tensor([1.0, 2.0]), torch.rand(256, 1) * 2 - 1
-        target = 10 - 10 * (1.1 * obs[:, 0] + 0.3 * actions[:, 0]).clamp(-1, 1) ** 2
-        loss = (qf(obs, actions) - target).pow(2).mean()
+        loss = (qf(obs, actions) + (1.1 * obs[:, 0] + 0.3 * actions[:, 0]).abs()).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.1
+    assert loss < 1e-3
     return qf
 
 
 def test_learns_from_interventions_to_be_much_better_than_the_expert():
-    bad = tiny.write_expert("bad.safetensors", [[0.0, 0.0]], bias=1.0, noise=0.3)  # pushes to the wall
+    # nothing ends here, so all there is to learn from is when the person took over; the expert pushes to one wall
+    bad = tiny.write_expert("bad.safetensors", [[0.0, 0.0]], bias=0.6, noise=0.5)
     good = tiny.write_expert("good.safetensors", [[-5.0, 0.0]], noise=0.1, qf=analytic_critics())
+    expert, env, own = load_expert("Walled-v0", bad), rlif_rlpd.make_env("Walled-v0"), 0.0
+    for episode in range(5):
+        obs, ended = env.reset(seed=episode)[0], False
+        while not ended:
+            obs, reward, _, ended, _ = env.step(expert.act(obs[None])[0].numpy())
+            own += reward / 5
     folder = tiny.run(
-        "rlif", *OPTIONS, "--env-id", "Walled-v0", "--expert", bad, "--reference", good, "--intervention-alpha", 0.95,
-        "--total-timesteps", 3_000, "--eval-frequency", 1_000,
+        "rlif", *OPTIONS, "--env-id", "Walled-v0", "--expert", bad, "--reference", good, "--intervention-alpha", 1,
+        "--intervention-delta", 0.3, "--takeover-steps", 2, "--final-lr-fraction", 0.1, "--total-timesteps", 2_500,
+        "--eval-frequency", 500,
     )  # fmt: skip
-    own = {}
-    for path in (bad, good):
-        expert = load_expert("Walled-v0", path)
-        env = rlif_rlpd.make_env("Walled-v0")
-        own[path] = 0.0
-        for episode in range(5):
-            obs, ended = env.reset(seed=episode)[0], False
-            while not ended:
-                obs, reward, _, ended, _ = env.step(expert.act(obs[None])[0].numpy())
-                own[path] += reward / 5
-    print(own, returns(folder))
-    assert own[bad] < 20 and own[good] > 40  # of 50
-    assert returns(folder)[-1] > 2 * own[bad]
+    assert own < 10  # of 50
+    assert returns(folder)[-1] > own + 20
+    flagged = [float(row["flagged_rate"]) for row in csv.DictReader((folder / "eval.csv").open())]
+    assert flagged[-1] < flagged[0] / 2

@@ -1,0 +1,232 @@
+"""Policy files, the shipped experts, and demonstrations."""
+
+import re
+from types import SimpleNamespace
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+import torch
+
+import experts
+import rlif_rlpd
+from experts import Expert, list_experts, load_checkpoint, load_demonstrations, load_expert, save_expert
+from tests import tiny
+
+SHIPPED = [(env_id, level) for env_id, levels in list_experts().items() for level in levels]
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_saved_and_loaded_policy_acts_and_values_the_same(tmp_path, layer_norm):
+    actor = rlif_rlpd.Actor(3, 2, (16, 8))
+    qf = rlif_rlpd.QEnsemble(3, 2, (16, 8), 4, layer_norm)
+    for parameter in [*qf.norm_weights, *qf.norm_biases]:
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
+    tensors |= {f"qf.{name}": value for name, value in qf.state_dict().items()}
+    facts = {"env_id": "Any-v0", "level": "any", "obs_dim": 3, "act_dim": 2, "hidden_sizes": (16, 8), "score_mean": 12.5}
+    save_expert(tmp_path / "a.safetensors", tensors, distribution="tanh_gaussian", **facts)
+
+    expert = Expert(tmp_path / "a.safetensors")
+    assert expert.facts == facts | {"distribution": "tanh_gaussian", "hidden_sizes": [16, 8]}
+    assert (expert.obs_dim, expert.act_dim, expert.has_q) == (3, 2, True)
+    obs, actions = torch.randn(50, 3), torch.rand(50, 2) * 2 - 1
+    for deterministic in (True, False):
+        torch.manual_seed(1)
+        expected = actor.act(obs.numpy(), deterministic)
+        torch.manual_seed(1)
+        np.testing.assert_allclose(expert.act(obs.numpy(), deterministic).numpy(), expected, atol=1e-6)
+    torch.testing.assert_close(expert.q(obs, actions), qf(obs, actions).mean(0).detach())
+
+
+def test_an_expert_stays_off_the_edges():
+    tiny.write_expert("edge.safetensors", [[0.0, 0.0]], bias=100.0)
+    assert Expert("edge.safetensors").act(np.zeros((1, 2), np.float32)).item() == pytest.approx(0.999)
+
+
+def test_a_policy_without_critics_does_not_value():
+    tiny.write_expert("blind.safetensors", [[0.0, 0.0]])
+    expert = Expert("blind.safetensors")
+    assert not expert.has_q
+    with pytest.raises(experts.InputError):
+        expert.q(torch.zeros(1, 2), torch.zeros(1, 1))
+
+
+def test_the_model_of_a_run_is_a_policy_file():
+    options = "--env-id", "Point-v0", "--reward", "task", "--intervention", "none", "--demo-episodes", 0, "--num-qs", 2
+    steps = "--total-timesteps", 60, "--eval-episodes", 3, "--batch-size", 16, "--hidden-sizes", 32, 16
+    folder = tiny.run("a", *options, *steps)
+    trained = load_checkpoint(folder / "checkpoint.pt")["agent"]
+    actor, qf = rlif_rlpd.Actor(2, 1, (32, 16)), rlif_rlpd.QEnsemble(2, 1, (32, 16), 2, True)
+    for part, name in ((actor, "actor."), (qf, "qf.")):
+        part.load_state_dict({key.removeprefix(name): value for key, value in trained.items() if key.startswith(name)})
+    expert = load_expert("Point-v0", str(folder / "model.safetensors"), rlif_rlpd.make_env("Point-v0"))
+    obs, actions = torch.randn(20, 2), torch.rand(20, 1)
+    np.testing.assert_allclose(expert.act(obs, True).numpy(), actor.act(obs.numpy(), True), atol=1e-6)
+    torch.testing.assert_close(expert.q(obs, actions), qf(obs, actions).mean(0).detach())
+    again = tiny.run("b", *options[:2], *options[6:], *steps, "--expert", expert.path, "--reference", expert.path)
+    assert (again / "model.safetensors").exists()
+
+
+def test_without_save_model_there_is_none():
+    options = "--env-id", "Point-v0", "--reward", "task", "--intervention", "none", "--demo-episodes", 0
+    assert not (tiny.run("a", *options, "--total-timesteps", 5, "--no-save-model") / "model.safetensors").exists()
+
+
+# --- the shipped experts ---------------------------------------------------------------------------------------------
+
+
+def test_experts_are_shipped():
+    assert {"low", "middle", "top"} <= set(list_experts()["Hopper-v5"])
+
+
+@pytest.mark.parametrize(("env_id", "level"), SHIPPED or [("none", "is shipped")])
+def test_shipped_expert_scores_what_its_header_says(env_id, level):
+    expert = load_expert(env_id, level)
+    assert (expert.facts["env_id"], expert.facts["level"]) == (env_id, level)
+    actor = SimpleNamespace(act=lambda obs, deterministic: expert.act(obs, deterministic).numpy())
+    envs = [rlif_rlpd.make_env(env_id) for _ in range(10)]
+    stats = rlif_rlpd.evaluate(rlif_rlpd.Args(env_id=env_id), actor, envs, seed=7, deterministic=False)
+    mean, std = expert.facts["score_mean"], expert.facts["score_std"]
+    assert stats["normalized_score"] == pytest.approx(mean, abs=4 * std / 10**0.5 + 1)
+
+
+@pytest.mark.parametrize("env_id", list_experts())
+def test_levels_are_what_they_are_called(env_id):
+    scores = {level: load_expert(env_id, level).facts["score_mean"] for level in list_experts()[env_id]}
+    assert scores["top"] > 90 and scores["top"] > scores["middle"] + 20 and scores["middle"] > scores["low"] + 10
+    assert scores["low"] < 25
+    assert load_expert(env_id, "top").has_q
+
+
+def test_the_table_of_experts_agrees_with_their_headers():
+    table = (experts.FOLDER / "README.md").read_text()
+    rows = re.findall(r"^\| *(\S+-v\d+) *\| *(\w+) *\| *([\d.]+) ± ([\d.]+) *\| *(.*?) *\|$", table, re.M)
+    assert sorted((env_id, level) for env_id, level, *_ in rows) == sorted(SHIPPED)
+    for env_id, level, mean, std, trained in rows:
+        facts = load_expert(env_id, level).facts
+        assert (mean, std) == (f"{facts['score_mean']:.1f}", f"{facts['score_std']:.1f}"), level
+        note = facts["trained_by"].replace(",", "")
+        for transitions in re.findall(r"from ([\d,]+) transitions", trained):
+            assert f"from {transitions.replace(',', '')} transitions" in note, level
+
+
+@pytest.mark.parametrize("env_id", list_experts())
+def test_the_value_rule_flags_random_proposals_and_seldom_the_top_experts_own(env_id):
+    top, env = load_expert(env_id, "top"), rlif_rlpd.make_env(env_id)
+    human = rlif_rlpd.SimulatedHuman(rlif_rlpd.Args(env_id=env_id), top, top, np.random.default_rng(0))
+    rng, flagged = np.random.default_rng(0), {"own": [], "random": []}
+    obs, _ = env.reset(seed=0)
+    for step in range(400):
+        own = top.act(obs[None])[0].numpy()
+        flagged["own"].append(human.flags(obs, own))
+        flagged["random"].append(human.flags(obs, rng.uniform(-1, 1, len(own)).astype(np.float32)))
+        obs, _, terminated, truncated, _ = env.step(own)
+        if terminated or truncated:
+            obs, _ = env.reset(seed=step)
+    assert np.mean(flagged["random"]) > 0.6 and np.mean(flagged["own"]) < 0.3
+
+
+# --- demonstrations --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def point():
+    return rlif_rlpd.make_env("Point-v0")
+
+
+def test_default_demonstrations_are_recorded_once(tmp_path, monkeypatch, point):
+    monkeypatch.setattr(experts, "FOLDER", tmp_path / "experts")
+    (tmp_path / "experts" / "Point-v0").mkdir(parents=True)
+    tiny.write_expert(tmp_path / "experts" / "Point-v0" / "top.safetensors", [[-1.0, 0.0]], noise=0.5)
+    state, steps = torch.get_rng_state(), tiny.Point.total_steps
+    first = load_demonstrations(point, "Point-v0", 3)
+    assert tiny.Point.total_steps - steps == len(first["obs"]) > 10
+    assert torch.equal(torch.get_rng_state(), state)  # a run draws the same numbers whether it recorded them or not
+    steps = tiny.Point.total_steps
+    second = load_demonstrations(point, "Point-v0", 3)
+    assert tiny.Point.total_steps == steps
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert len(minari.list_local_datasets()) == 1
+
+    assert first["ends"].sum() == 3 and not first["rewards"].any()
+    inside = first["ends"][:-1] == 0
+    assert np.array_equal(first["next_obs"][:-1][inside], first["obs"][1:][inside])
+    np.testing.assert_allclose(first["next_obs"][:, 1], 2 * first["actions"][:, 0], atol=1e-5)  # the push it observed
+    # another expert is another dataset
+    tiny.write_expert(tmp_path / "experts" / "Point-v0" / "top.safetensors", [[-2.0, 0.0]], noise=0.5)
+    third = load_demonstrations(point, "Point-v0", 3)
+    assert not np.array_equal(first["obs"][:20], third["obs"][:20])
+
+
+def test_recorded_demonstrations_come_from_the_top_expert_with_sampled_actions(tmp_path, monkeypatch, point):
+    monkeypatch.setattr(experts, "FOLDER", tmp_path / "experts")
+    (tmp_path / "experts" / "Point-v0").mkdir(parents=True)
+    path = tiny.write_expert(tmp_path / "experts" / "Point-v0" / "top.safetensors", [[-2.0, 0.0]], noise=0.1)
+    data = load_demonstrations(point, "Point-v0", 5)
+    residual = np.arctanh(data["actions"]) - np.arctanh(Expert(path).act(data["obs"], deterministic=True).numpy())
+    assert residual.std() == pytest.approx(0.1, abs=0.03) and abs(residual.mean()) < 0.03
+
+
+def test_a_local_dataset_is_loaded_and_its_actions_rescaled(point):
+    buffers = tiny.write_demonstrations("test/point-v0", episodes=4, steps=6)
+    data = load_demonstrations(point, "Point-v0", 3, "test/point-v0")  # the first three of four
+    assert {name: values.shape for name, values in data.items()} == {
+        "obs": (18, 2), "next_obs": (18, 2), "actions": (18, 1), "rewards": (18,), "terminations": (18,), "ends": (18,)
+    }  # fmt: skip
+    assert all(values.dtype == np.float32 for values in data.values())
+    for i, buffer in enumerate(buffers[:3]):
+        rows = slice(6 * i, 6 * i + 6)
+        np.testing.assert_array_equal(data["obs"][rows], buffer.observations[:-1])
+        np.testing.assert_array_equal(data["next_obs"][rows], buffer.observations[1:])
+        np.testing.assert_allclose(data["actions"][rows], (buffer.actions / 2).clip(-0.999, 0.999), atol=1e-6)
+    assert not data["rewards"].any()
+    assert data["ends"].nonzero()[0].tolist() == [5, 11, 17]
+    assert data["terminations"].nonzero()[0].tolist() == [5, 17]  # the second episode ran out of time
+
+
+def test_rewards_are_kept_only_when_asked_for(point):
+    tiny.write_demonstrations("test/point-v0", episodes=2, steps=3)
+    data = load_demonstrations(point, "Point-v0", 2, "test/point-v0", keep_rewards=True)
+    assert data["rewards"].tolist() == [1, 2, 3, 1, 2, 3]
+
+
+def demonstrations_in_the_buffer(*options):
+    """The rows of two demonstrated episodes of three steps, a fall and a time limit, as a run has them in its buffer."""
+    buffers = tiny.write_demonstrations("test/point-v0", episodes=2, steps=3)
+    expert = tiny.write_expert("expert.safetensors", [[0.0, 0.0]], qf=tiny.critics(2, 1))
+    folder = tiny.run(
+        "a", "--env-id", "Point-v0", "--expert", expert, "--reference", expert, "--dataset-id", "test/point-v0",
+        "--total-timesteps", 4, "--eval-episodes", 1, "--hidden-sizes", 8, *options,
+    )  # fmt: skip
+    rb = load_checkpoint(folder / "checkpoint.pt")["rb"]
+    return buffers, rb, {name: values[:6] for name, values in rb["data"].items()}
+
+
+@pytest.mark.parametrize("offline_ratio", [0.0, 0.5])
+def test_demonstrations_get_the_rewards_and_ends_of_intervention(offline_ratio):
+    buffers, rb, rows = demonstrations_in_the_buffer("--offline-ratio", offline_ratio)
+    assert rb["first"] == (6 if offline_ratio else 0)
+    assert rows["rewards"].tolist() == [0, 0, -1, 0, 0, 0]  # the fall
+    assert not rows["terminations"].any()
+    np.testing.assert_array_equal(rows["next_obs"][2], buffers[1].observations[0])  # up again, in the next episode
+    np.testing.assert_array_equal(rows["next_obs"][5], buffers[1].observations[3])
+
+
+def test_demonstrations_of_plain_rlpd_keep_their_rewards():
+    buffers, _, rows = demonstrations_in_the_buffer("--reward", "task", "--intervention", "none")
+    assert rows["rewards"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert rows["terminations"].tolist() == [0, 0, 1, 0, 0, 0]
+    np.testing.assert_array_equal(rows["next_obs"][2], buffers[0].observations[3])
+
+
+def test_actions_span_the_environments_range_and_are_stored_in_their_own():
+    expert = tiny.write_expert("expert.safetensors", [[30.0, 0.0]], qf=tiny.critics(2, 1))  # all the way, either way
+    options = "--env-id", "Point-v0", "--expert", expert, "--reference", expert, "--demo-episodes", 0
+    steps = "--total-timesteps", 100, "--eval-episodes", 1, "--hidden-sizes", 8, "--termination", "bootstrap"
+    rb = load_checkpoint(tiny.run("a", *options, *steps, "--intervention", "random") / "checkpoint.pt")["rb"]
+    stored, executed = (rb["data"][name][: rb["size"], -1] for name in ("actions", "next_obs"))
+    torch.testing.assert_close(executed, 2 * stored)
+    assert stored.abs().max() <= 0.9991 and executed.min() < -1.9 and executed.max() > 1.9
+    assert gym.make("Point-v0").action_space.high == 2

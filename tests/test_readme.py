@@ -1,0 +1,54 @@
+"""What the READMEs say to run can be run: the scripts' own parsers take it."""
+
+import re
+import shlex
+
+import pytest
+import tyro
+
+import experts.train
+import rlif_rlpd
+from tests.tiny import ROOT
+
+PARSERS = {"rlif_rlpd.py": rlif_rlpd.Args, "-m experts.train": experts.train.Args}
+COMMAND = re.compile(r"python (rlif_rlpd\.py|-m experts\.train)\b(.*)")
+
+
+def commands():
+    """Every command of these scripts in a code block or between backticks: (file, script, options)."""
+    found = []
+    for file in ("README.md", "experts/README.md"):
+        text = (ROOT / file).read_text()
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) + re.findall(r"^(?: {4}|\t)(.*)$", text, re.M)
+        inline = [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
+        for line in [line for block in blocks for line in block.replace("\\\n", " ").splitlines()] + inline:
+            found += [(file, *match.groups()) for match in COMMAND.finditer(line)]
+    return found
+
+
+def test_there_are_commands_in_both():
+    assert {file for file, *_ in commands()} == {"README.md", "experts/README.md"}
+    assert {script for _, script, _ in commands()} == set(PARSERS)
+
+
+@pytest.mark.parametrize(("file", "script", "options"), commands())
+def test_command_is_understood(file, script, options):
+    # `cmd && other`, `cmd; other` and `cmd | other` end at the sign
+    argv = shlex.split(re.split(r"&&|;|\|", options)[0], comments=True)
+    if "--help" in argv:
+        with pytest.raises(SystemExit) as caught:
+            tyro.cli(PARSERS[script], args=argv)
+        assert caught.value.code == 0
+        return
+    args = tyro.cli(PARSERS[script], args=argv)
+    if script == "rlif_rlpd.py" and args.resume is None:
+        rlif_rlpd.check(args)
+
+
+def test_every_option_that_the_readme_names_exists():
+    known = set(re.findall(r"^    (\w+): ", (ROOT / "rlif_rlpd.py").read_text(), re.M))
+    known |= set(re.findall(r"^    (\w+): ", (ROOT / "experts" / "train.py").read_text(), re.M)) | {"help"}
+    known |= set(re.findall(r"^    (\w+): ", (ROOT / "benchmark" / "run.py").read_text(), re.M)) | {"logdir"}
+    for file in ("README.md", "experts/README.md"):
+        for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", (ROOT / file).read_text()):
+            assert option.removeprefix("no-").replace("-", "_") in known, f"{file}: --{option}"
