@@ -55,7 +55,7 @@ def test_a_policy_without_critics_does_not_value():
 
 def test_the_model_of_a_run_is_a_policy_file():
     options = "--env-id", "Point-v0", "--reward", "task", "--intervention", "none", "--demo-episodes", 0, "--num-qs", 2
-    steps = "--total-timesteps", 60, "--eval-episodes", 3, "--batch-size", 16, "--hidden-sizes", 32, 16
+    steps = "--total-timesteps", 60, "--eval-episodes", 3, "--batch-size", 16, "--hidden-sizes", 32, 16, "--num-threads", 1
     folder = tiny.run("a", *options, *steps)
     trained = load_checkpoint(folder / "checkpoint.pt")["agent"]
     actor, qf = rlif_rlpd.Actor(2, 1, (32, 16)), rlif_rlpd.QEnsemble(2, 1, (32, 16), 2, True)
@@ -113,19 +113,22 @@ def test_the_table_of_experts_agrees_with_their_headers():
 
 
 @pytest.mark.parametrize("env_id", list_experts())
-def test_the_value_rule_flags_random_proposals_and_seldom_the_top_experts_own(env_id):
-    top, env = load_expert(env_id, "top"), rlif_rlpd.make_env(env_id)
-    human = rlif_rlpd.SimulatedHuman(rlif_rlpd.Args(env_id=env_id), top, top, np.random.default_rng(0))
-    rng, flagged = np.random.default_rng(0), {"own": [], "random": []}
-    obs, _ = env.reset(seed=0)
-    for step in range(400):
-        own = top.act(obs[None])[0].numpy()
-        flagged["own"].append(human.flags(obs, own))
-        flagged["random"].append(human.flags(obs, rng.uniform(-1, 1, len(own)).astype(np.float32)))
-        obs, _, terminated, truncated, _ = env.step(own)
-        if terminated or truncated:
-            obs, _ = env.reset(seed=step)
-    assert np.mean(flagged["random"]) > 0.6 and np.mean(flagged["own"]) < 0.3
+def test_the_value_rule_flags_a_random_policy_often_and_the_top_expert_hardly_ever(env_id):
+    top, env, rng = load_expert(env_id, "top"), rlif_rlpd.make_env(env_id), np.random.default_rng(0)
+    human, rates = rlif_rlpd.SimulatedHuman(rlif_rlpd.Args(env_id=env_id), top, top, rng), {}
+    for name, act in {
+        "random": lambda obs: rng.uniform(-1, 1, top.act_dim).astype(np.float32),
+        "top": lambda obs: top.act(obs[None])[0].numpy(),
+    }.items():
+        obs, flagged = env.reset(seed=0)[0], []
+        for step in range(400):
+            action = act(obs)
+            flagged.append(human.flags(obs, action))
+            obs, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                obs, _ = env.reset(seed=step)
+        rates[name] = np.mean(flagged)
+    assert rates["random"] > 0.25 and rates["top"] < 0.05  # measured: 0.41 to 0.48, and 0
 
 
 # --- demonstrations --------------------------------------------------------------------------------------------------
