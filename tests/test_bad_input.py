@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import resource
 import subprocess
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -279,6 +280,20 @@ def test_full_disk_at_any_other_file_is_said_as_well(file_name):
     with full_disk(file_name), pytest.raises((SystemExit, InputError, OSError)) as caught:
         rlif_rlpd.main(rlif_rlpd.parse_args([str(option) for option in SMALL]))
     assert "No space left" in str(caught.value)
+
+
+def limit_files_to_20_kilobytes():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_process_with_code_1_and_no_traceback():
+    process = tiny.start(
+        *SMALL, "--env-id", tiny.POINT, "--hidden-sizes", 64, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=limit_files_to_20_kilobytes,
+    )  # fmt: skip
+    error = process.communicate()[1]
+    assert process.returncode == 1 and "Traceback" not in error
+    assert re.search(r"step 20: no checkpoint written .*--resume runs/", error)
 
 
 def test_write_file_leaves_the_old_content_if_it_fails(tmp_path, monkeypatch):

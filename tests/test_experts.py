@@ -1,6 +1,7 @@
 """Policy files, the shipped experts, and demonstrations."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -23,9 +24,13 @@ def test_saved_and_loaded_policy_acts_and_values_the_same(tmp_path, layer_norm):
     qf = rlif_rlpd.QEnsemble(3, 2, (16, 8), 4, layer_norm)
     for parameter in [*qf.norm_weights, *qf.norm_biases]:
         parameter.data += 0.3 * torch.randn_like(parameter)
+    mean, std = torch.randn(3), torch.rand(3) + 0.5
+    for network in (actor, qf):
+        network.obs_mean.copy_(mean)
+        network.obs_std.copy_(std)
     tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
     tensors |= {f"qf.{name}": value for name, value in qf.state_dict().items()}
-    facts = {"env_id": "Any-v0", "level": "any", "obs_dim": 3, "act_dim": 2, "hidden_sizes": (16, 8), "score_mean": 12.5}
+    facts = {"env_id": "Any-v0", "obs_dim": 3, "act_dim": 2, "hidden_sizes": (16, 8), "score_mean": 12.5}
     save_expert(tmp_path / "a.safetensors", tensors, distribution="tanh_gaussian", **facts)
 
     expert = Expert(tmp_path / "a.safetensors")
@@ -60,7 +65,7 @@ def test_the_model_of_a_run_is_a_policy_file():
     trained = load_checkpoint(folder / "checkpoint.pt")["agent"]
     actor, qf = rlif_rlpd.Actor(2, 1, (32, 16)), rlif_rlpd.QEnsemble(2, 1, (32, 16), 2, True)
     for part, name in ((actor, "actor."), (qf, "qf.")):
-        part.load_state_dict({key.removeprefix(name): value for key, value in trained.items() if key.startswith(name)})
+        part.load_state_dict({key[len(name) :]: value for key, value in trained.items() if key.startswith(name)})
     expert = load_expert("Point-v0", str(folder / "model.safetensors"), rlif_rlpd.make_env("Point-v0"))
     obs, actions = torch.randn(20, 2), torch.rand(20, 1)
     np.testing.assert_allclose(expert.act(obs, True).numpy(), actor.act(obs.numpy(), True), atol=1e-6)
@@ -196,7 +201,7 @@ def test_rewards_are_kept_only_when_asked_for(point):
 
 
 def demonstrations_in_the_buffer(*options):
-    """The rows of two demonstrated episodes of three steps, a fall and a time limit, as a run has them in its buffer."""
+    """Two demonstrated episodes of three steps, a fall and a time limit, and the rows that a run makes of them."""
     buffers = tiny.write_demonstrations("test/point-v0", episodes=2, steps=3)
     expert = tiny.write_expert("expert.safetensors", [[0.0, 0.0]], qf=tiny.critics(2, 1))
     folder = tiny.run(
@@ -222,6 +227,15 @@ def test_demonstrations_of_plain_rlpd_keep_their_rewards():
     assert rows["rewards"].tolist() == [1, 2, 3, 1, 2, 3]
     assert rows["terminations"].tolist() == [0, 0, 1, 0, 0, 0]
     np.testing.assert_array_equal(rows["next_obs"][2], buffers[0].observations[3])
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_networks_standardise_by_the_demonstrations(standardize):
+    buffers, _, rows = demonstrations_in_the_buffer("--standardize-obs" if standardize else "--no-standardize-obs")
+    model = Expert(next(Path("runs").glob("*/model.safetensors")))
+    obs = rows["obs"]
+    torch.testing.assert_close(model.obs_mean, obs.mean(0) if standardize else torch.zeros(2))
+    torch.testing.assert_close(model.obs_std, obs.std(0) if standardize else torch.ones(2))
 
 
 def test_actions_span_the_environments_range_and_are_stored_in_their_own():

@@ -36,7 +36,7 @@ TABLE = [
 
 
 def scripted_run(monkeypatch, env_id, *options):
-    """Sixteen steps with takeovers by script; the rows of the buffer as (obs, by the expert?, reward, end, next_obs)."""
+    """Sixteen steps with takeovers by script; the buffer's rows as (obs, by the expert?, reward, end, next_obs)."""
     monkeypatch.setattr(rlif_rlpd.SimulatedHuman, "flags", lambda self, obs, proposal: int(obs[0]) in SCRIPT)
     expert = tiny.write_expert("expert.safetensors", [[0.0]], bias=np.arctanh(EXPERT), qf=tiny.critics(1, 1))
     folder = tiny.run(
@@ -192,7 +192,7 @@ def test_a_new_episode_begins_with_the_novice_looked_at():
     assert watch(human, 1, proposal=0.0) == [(0.0, False, False, False)]
 
 
-# official code: novice spells U{1..10}, U{1..5}, 1; expert spells U{1..5}, U{3..7}, U{12..16}: these are the real shares
+# official code: novice for U{1..10}, U{1..5}, 1 steps, expert for U{1..5}, U{3..7}, U{12..16}: so these are the shares
 @pytest.mark.parametrize(("rate", "share"), [(30, 3 / 8.5), (50, 5 / 8), (85, 14 / 15)])
 def test_random_takeovers_hold_their_share_of_steps_whatever_the_value(rate, share):
     outcomes = watch(person(intervention="random", random_rate=rate), 20_000, proposal=0.0)

@@ -61,8 +61,7 @@ def test_learns_from_interventions_to_be_much_better_than_the_expert():
             own += reward / 5
     folder = tiny.run(
         "rlif", *OPTIONS, "--env-id", "Walled-v0", "--expert", bad, "--reference", good, "--intervention-alpha", 1,
-        "--intervention-delta", 0.3, "--takeover-steps", 2, "--final-lr-fraction", 0.1, "--total-timesteps", 2_500,
-        "--eval-frequency", 500,
+        "--intervention-delta", 0.3, "--takeover-steps", 1, "--total-timesteps", 2_000, "--eval-frequency", 500,
     )  # fmt: skip
     assert own < 10  # of 50
     assert returns(folder)[-1] > own + 20

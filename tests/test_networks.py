@@ -36,6 +36,8 @@ def ensemble(layer_norm, num_qs=4):
     qf = rlif_rlpd.QEnsemble(OBS, ACT, (16, 8), num_qs, layer_norm)
     for parameter in [*qf.norm_weights, *qf.norm_biases]:
         parameter.data += 0.3 * torch.randn_like(parameter)  # at 1 and 0 they could be mixed up
+    qf.obs_mean.normal_()
+    qf.obs_std.uniform_(0.5, 2)
     return qf
 
 
@@ -48,11 +50,12 @@ def test_batched_critics_are_a_loop_of_single_ones(layer_norm):
     weights = torch.randn(4, BATCH)  # every member and sample pulls differently
 
     batched = qf(obs, actions)
-    looped = torch.stack([critic(torch.cat([obs, actions], 1)).squeeze(1) for critic in critics])
+    inputs = torch.cat([(obs - qf.obs_mean) / qf.obs_std, actions], 1)
+    looped = torch.stack([critic(inputs).squeeze(1) for critic in critics])
     torch.testing.assert_close(batched, looped)
 
-    inputs = torch.autograd.grad((batched * weights).sum(), [obs, actions], retain_graph=True)
-    torch.testing.assert_close(inputs, torch.autograd.grad((looped * weights).sum(), [obs, actions], retain_graph=True))
+    slopes = [torch.autograd.grad((q * weights).sum(), [obs, actions], retain_graph=True) for q in (batched, looped)]
+    torch.testing.assert_close(*slopes)
     (batched * weights).sum().backward()
     (looped * weights).sum().backward()
     for n, critic in enumerate(critics):
@@ -71,6 +74,18 @@ def test_chosen_members_alone(layer_norm):
     qf = ensemble(layer_norm)
     obs, actions, members = torch.randn(BATCH, OBS), torch.randn(BATCH, ACT), torch.tensor([3, 1])
     torch.testing.assert_close(qf(obs, actions, members), qf(obs, actions)[members])
+
+
+def test_every_network_sees_standardised_observations():
+    agent, _ = learner()
+    obs = torch.randn(500, OBS) * torch.tensor([5.0, 0.1, 0.0]) + 3  # the last one is constant
+    plain = copy.deepcopy(agent)
+    agent.standardize(obs)
+    seen = (obs - 3) / torch.tensor([5.0, 0.1, 1.0])
+    actions = torch.zeros(500, ACT)
+    torch.testing.assert_close(agent.actor(obs)[0], plain.actor(seen)[0], atol=0.1, rtol=0)
+    torch.testing.assert_close(agent.qf(obs, actions), plain.qf(seen, actions), atol=0.1, rtol=0)
+    torch.testing.assert_close(agent.qf_target(obs, actions), plain.qf_target(seen, actions), atol=0.1, rtol=0)
 
 
 def test_members_begin_different():

@@ -4,6 +4,7 @@ import csv
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from experts import Expert, load_checkpoint
 from tests import tiny
 
 OPTIONS = (
-    "--env-id", tiny.POINT, "--total-timesteps", 1_500, "--eval-frequency", 100, "--eval-episodes", 2, "--batch-size", 16,
-    "--checkpoint-frequency", 250, "--hidden-sizes", 16, "--num-qs", 2, "--num-threads", 1, "--demo-episodes", 0,
+    "--env-id", tiny.POINT, "--total-timesteps", 1_500, "--eval-frequency", 100, "--eval-episodes", 2,
+    "--batch-size", 16, "--checkpoint-frequency", 250, "--hidden-sizes", 16, "--num-qs", 2, "--num-threads", 1, "--demo-episodes", 0,
     "--expert", "../expert.safetensors", "--reference", "../expert.safetensors",
 )  # fmt: skip
 MODES = {
@@ -172,6 +173,30 @@ def test_resuming_a_finished_run_changes_none_of_its_results(tmp_path, steps):
     rlif_rlpd.main(rlif_rlpd.parse_args(["--resume", str(run_dir)]))
     assert [(run_dir / name).read_bytes() for name in names] == before
     assert Expert(run_dir / "model.safetensors").sha256 == model  # its bytes differ: the header has no fixed order
+
+
+def test_stopped_and_resumed_with_demonstrations_apart(expert, monkeypatch):
+    tiny.write_demonstrations("test/point-v0", episodes=3, steps=10)
+    options = "--dataset-id", "test/point-v0", "--demo-episodes", 3, "--offline-ratio", 0.5, "--env-id", "Point-v0"
+    whole = short("whole", *options)
+    step, last = tiny.Point.step, tiny.Point.total_steps + 70
+
+    def step_and_stop(self, action):
+        if tiny.Point.total_steps == last:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, action)
+
+    monkeypatch.setattr(tiny.Point, "step", step_and_stop)
+    with pytest.raises(SystemExit) as caught:
+        short("stopped", *options)
+    assert caught.value.code == 128 + signal.SIGTERM
+    (stopped,) = Path("runs").glob("*__stopped__*")
+    rlif_rlpd.main(rlif_rlpd.parse_args(["--resume", str(stopped)]))
+    checkpoints = [load_checkpoint(run_dir / "checkpoint.pt") for run_dir in (whole, stopped)]
+    for checkpoint in checkpoints:
+        del checkpoint["args"]  # the names differ
+    assert_same(*checkpoints)
+    assert checkpoints[0]["rb"]["first"] == 30
 
 
 def test_a_folder_with_options_but_no_checkpoint_starts_over(expert):
