@@ -60,7 +60,8 @@ def test_a_policy_without_critics_does_not_value():
 
 def test_the_model_of_a_run_is_a_policy_file():
     options = "--env-id", "Point-v0", "--reward", "task", "--intervention", "none", "--demo-episodes", 0, "--num-qs", 2
-    steps = "--total-timesteps", 60, "--eval-episodes", 3, "--batch-size", 16, "--hidden-sizes", 32, 16, "--num-threads", 1
+    steps = "--total-timesteps", 60, "--eval-episodes", 3, "--batch-size", 16, "--num-threads", 1
+    steps = *steps, "--hidden-sizes", 32, 16
     folder = tiny.run("a", *options, *steps)
     trained = load_checkpoint(folder / "checkpoint.pt")["agent"]
     actor, qf = rlif_rlpd.Actor(2, 1, (32, 16)), rlif_rlpd.QEnsemble(2, 1, (32, 16), 2, True)

@@ -17,8 +17,8 @@ from tests import tiny
 
 OPTIONS = (
     "--env-id", tiny.POINT, "--total-timesteps", 1_500, "--eval-frequency", 100, "--eval-episodes", 2,
-    "--batch-size", 16, "--checkpoint-frequency", 250, "--hidden-sizes", 16, "--num-qs", 2, "--num-threads", 1, "--demo-episodes", 0,
-    "--expert", "../expert.safetensors", "--reference", "../expert.safetensors",
+    "--batch-size", 16, "--checkpoint-frequency", 250, "--hidden-sizes", 16, "--num-qs", 2, "--num-threads", 1,
+    "--demo-episodes", 0, "--expert", "../expert.safetensors", "--reference", "../expert.safetensors",
 )  # fmt: skip
 MODES = {
     "value": ("--intervention", "value", "--intervention-beta", 0.9, "--buffer-size", 1_000),  # the ring turns over
