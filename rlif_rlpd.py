@@ -536,7 +536,7 @@ def main(args):
 
         wandb.init(project="rlif", id=run_dir.name, resume="allow", config=vars(args), sync_tensorboard=True)
     # what a killed run logged after its checkpoint is logged again: purge_step makes TensorBoard forget the first time
-    writer = SummaryWriter(run_dir, purge_step=global_step + 1 if checkpoint else None)
+    writer = SummaryWriter(run_dir, purge_step=global_step + bool(checkpoint) if args.resume else None)
     if not checkpoint:
         table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
         writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
