@@ -607,7 +607,8 @@ def main(args):
             sampled = evaluate(args, agent.actor, eval_envs, seed, deterministic=False)
             row |= {f"stochastic_{name}": value for name, value in sampled.items()}
             for name, value in row.items():
-                writer.add_scalar(f"eval/{name}", value, global_step)
+                if name != "global_step" and not math.isnan(value):
+                    writer.add_scalar(f"eval/{name}", value, global_step)
             rows.append(row)
             lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
             write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
