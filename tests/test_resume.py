@@ -199,6 +199,19 @@ def test_stopped_and_resumed_with_demonstrations_apart(expert, monkeypatch):
     assert checkpoints[0]["rb"]["first"] == 30
 
 
+def test_an_evaluation_depends_on_nothing_but_policy_and_seed_and_leaves_no_trace():
+    envs = [rlif_rlpd.make_env("Point-v0") for _ in range(3)]
+    actor, args = rlif_rlpd.Actor(2, 1, (8,)), rlif_rlpd.Args(env_id="Point-v0")
+    stats = []
+    for seed in (1, 1, 2):
+        state = torch.get_rng_state()
+        stats.append(rlif_rlpd.evaluate(args, actor, envs, seed, deterministic=False)["return_mean"])
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.randn(7)
+        envs[0].reset()
+    assert stats[0] == stats[1] != stats[2]
+
+
 def test_a_folder_with_options_but_no_checkpoint_starts_over(expert):
     run_dir, whole = short("a"), evaluations(short("b"))
     for name in ("checkpoint.pt", "eval.csv", "model.safetensors", "summary.json"):
