@@ -2,8 +2,8 @@
 
     python benchmark/report.py
 
-Prints a Markdown table of runs with three seeds or more, and draws them in benchmark/figures/<name>.png; prints one line
-for every folder of results; draws timeline.png, the method.
+Prints a table of the runs with three seeds or more, and draws them in benchmark/figures/<name>.png; prints one line for
+each folder of results; draws timeline.png, the method.
 """
 
 import json
@@ -92,7 +92,7 @@ def table(runs):
 def overview(name, command, runs):
     """A line about a folder of results: the scores of its seeds in their order."""
     seeds = ", ".join(str(seed) for seed in runs)
-    reached = [c["normalized_score"][c["global_step"] == 30_000] for c in runs.values()]  # none if it was stopped before
+    reached = [c["normalized_score"][c["global_step"] == 30_000] for c in runs.values()]  # or nothing
     early = ", ".join(f"{score[0]:.0f}" if len(score) else "-" for score in reached)
     last = ", ".join(f"{c['normalized_score'][-1]:.0f} ({c['global_step'][-1] / 1000:.0f}k)" for c in runs.values())
     return f"| {name} | `{command}` | {seeds} | {early} | {last} |"
