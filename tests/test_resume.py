@@ -179,7 +179,7 @@ def test_stopped_and_resumed_with_demonstrations_apart(expert, monkeypatch):
     tiny.write_demonstrations("test/point-v0", episodes=3, steps=10)
     options = "--dataset-id", "test/point-v0", "--demo-episodes", 3, "--offline-ratio", 0.5, "--env-id", "Point-v0"
     whole = short("whole", *options)
-    step, last = tiny.Point.step, tiny.Point.total_steps + 70
+    step, last = tiny.Point.step, tiny.Point.total_steps + 30  # before the first evaluation
 
     def step_and_stop(self, action):
         if tiny.Point.total_steps == last:
