@@ -200,8 +200,8 @@ def test_stopped_and_resumed_with_demonstrations_apart(expert, monkeypatch):
 
 
 def test_an_evaluation_depends_on_nothing_but_policy_and_seed_and_leaves_no_trace():
-    envs = [rlif_rlpd.make_env("Point-v0") for _ in range(3)]
-    actor, args = rlif_rlpd.Actor(2, 1, (8,)), rlif_rlpd.Args(env_id="Point-v0")
+    envs = [rlif_rlpd.make_env("Walled-v0") for _ in range(3)]
+    actor, args = rlif_rlpd.Actor(2, 1, (8,)), rlif_rlpd.Args(env_id="Walled-v0")
     stats = []
     for seed in (1, 1, 2):
         state = torch.get_rng_state()
