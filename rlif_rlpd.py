@@ -14,6 +14,7 @@ Read main() first: its loop is Algorithm 2. Then SimulatedHuman (when to interve
 the end of an episode is worth). In shapes: O observation size, A action size, B batch, G updates a step, N critics.
 """
 
+import ctypes.util
 import json
 import math
 import os
@@ -21,7 +22,6 @@ import signal
 import sys
 import tempfile
 import time
-from ctypes.util import find_library
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,6 +46,8 @@ class Args:
     seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
     cuda: bool = False  # learn on the GPU
     num_threads: int = 2  # of torch on the CPU
+    compile: bool = True  # compile the gradients (needs a C++ compiler): the same to rounding, about twice as fast
+    bf16: bool = False  # bfloat16 in the hidden layers' products while learning: faster on AMX or AVX512-BF16, and GPUs
     resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
     checkpoint_frequency: int = 5_000  # steps between checkpoints of everything
     save_model: bool = True  # at the end, write a file that --expert and --reference can load
@@ -167,6 +169,11 @@ class SimulatedHuman:
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
+def product(x, weight, bf16):
+    """x @ weight, from bfloat16 factors if bf16: (..., B, in), (..., in, out) -> (..., B, out)."""
+    return (x.bfloat16() @ weight.bfloat16()).float() if bf16 else x @ weight
+
+
 class Actor(nn.Module):
     """Tanh-Gaussian policy."""
 
@@ -179,16 +186,15 @@ class Actor(nn.Module):
         self.mean = nn.Linear(sizes[-1], act_dim)
         self.log_std = nn.Linear(sizes[-1], act_dim)
 
-    def forward(self, obs):
+    def forward(self, obs, bf16=False):
         x = (obs - self.obs_mean) / self.obs_std  # (B, O)
         for layer in self.layers:
-            x = F.relu(layer(x))  # (B, hidden)
+            x = F.relu(product(x, layer.weight.T, bf16) + layer.bias)  # (B, hidden)
         return self.mean(x), self.log_std(x).clamp(-20, 2)  # (B, A) each
 
-    def sample(self, obs):
-        """Reparametrised actions and their log-probabilities: (B, A), (B,)."""
-        mean, log_std = self(obs)
-        noise = torch.randn_like(mean)
+    def sample(self, obs, noise, bf16=False):
+        """Reparametrised actions for this standard normal noise, and their log-probabilities: (B, A), (B,)."""
+        mean, log_std = self(obs, bf16)
         u = mean + log_std.exp() * noise  # (B, A), before the squashing
         log_prob = -0.5 * noise.pow(2) - log_std - 0.5 * math.log(2 * math.pi)
         log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
@@ -197,8 +203,8 @@ class Actor(nn.Module):
     @torch.no_grad()
     def act(self, obs, deterministic=False):
         """What is executed and stored, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
-        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.mean.weight.device)
-        actions = self(obs)[0].tanh() if deterministic else self.sample(obs)[0]
+        mean, log_std = self(torch.as_tensor(obs, dtype=torch.float32, device=self.mean.weight.device))
+        actions = (mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)).tanh()
         return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
 
 
@@ -217,18 +223,17 @@ class QEnsemble(nn.Module):
         self.norm_weights = nn.ParameterList(torch.ones(num_qs, 1, h) for h in norms)
         self.norm_biases = nn.ParameterList(torch.zeros(num_qs, 1, h) for h in norms)
 
-    def forward(self, obs, actions, members=slice(None)):
+    def forward(self, obs, actions, members=slice(None), bf16=False):
         """Q_i(s, a) of the chosen members: (B, O), (B, A) -> (N, B)."""
         x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A), the same for all
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            weight, bias = weight[members], bias[members]  # (N, in, out), (N, 1, out)
-            x = torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)  # (N, B, out)
+        for i in range(len(self.weights) - 1):
+            x = product(x, self.weights[i][members], bf16) + self.biases[i][members]  # (N, B, hidden)
             if i < len(self.norm_weights):
                 x = F.layer_norm(x, x.shape[-1:])
                 x = torch.addcmul(self.norm_biases[i][members], x, self.norm_weights[i][members])
-            if i < len(self.weights) - 1:
-                x = x.relu_()
-        return x.squeeze(-1)
+            x = F.relu(x)
+        # a matrix product with a single column, as a product and a sum: these fuse with what is around them
+        return (x * self.weights[-1][members].mT).sum(-1) + self.biases[-1][members].squeeze(-1)
 
 
 class Agent(nn.Module):
@@ -243,9 +248,11 @@ class Agent(nn.Module):
         self.log_alpha = nn.Parameter(torch.tensor([math.log(args.init_temperature)]))
         self.to(device)
         self.target_entropy = -act_dim / 2 if args.target_entropy is None else args.target_entropy
-        learned = self.actor.parameters(), self.qf.parameters(), [self.log_alpha]
-        self.optimizers = [torch.optim.Adam(parameters, fused=True) for parameters in learned]
-        self.actor_optimizer, self.qf_optimizer, self.alpha_optimizer = self.optimizers
+        self.learning_rate = torch.tensor(args.learning_rate, device=device)
+        learned = [*self.actor.parameters(), self.log_alpha], list(self.qf.parameters())
+        options = {"lr": self.learning_rate, "fused": True, "capturable": args.cuda}
+        self.optimizers = [torch.optim.Adam(parameters, **options) for parameters in learned]
+        self.actor_optimizer, self.qf_optimizer = self.optimizers
 
     def standardize(self, obs):
         """Let all networks see observations with the mean and standard deviation of these, (n, O)."""
@@ -256,46 +263,111 @@ class Agent(nn.Module):
     def set_learning_rate(self, progress):
         """Constant over the first half of training, then linear down to final_lr_fraction; progress in [0, 1]."""
         scale = 1 - (1 - self.args.final_lr_fraction) * max(0.0, 2 * progress - 1)
+        self.learning_rate.fill_(self.args.learning_rate * scale)
         for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = self.args.learning_rate * scale
+            optimizer.param_groups[0]["lr"] = self.learning_rate  # after load_state_dict, a copy is there
 
-    def update_critics(self, batch):
-        """A gradient step of all critics and a step of their targets (RLPD, Alg. 1)."""
+    def critic_gradients(self, batch, noise, members):
+        """Losses, and the gradients of all critics; noise (B, A) is of the next actions, members (M,) of the target."""
         args = self.args
         with torch.no_grad():
-            next_actions, next_log_prob = self.actor.sample(batch["next_obs"])  # (B, A), (B,)
-            members = torch.randperm(args.num_qs)[: args.num_min_qs]  # only these M are evaluated
-            next_q = self.qf_target(batch["next_obs"], next_actions, members).min(0).values  # (M, B) -> (B,)
+            next_actions, next_log_prob = self.actor.sample(batch["next_obs"], noise, args.bf16)  # (B, A), (B,)
+            next_q = self.qf_target(batch["next_obs"], next_actions, members, args.bf16).min(0).values  # (M, B) -> (B,)
             if args.backup_entropy:
                 next_q = next_q - self.log_alpha.exp() * next_log_prob
             target = batch["rewards"] + args.gamma * (1 - batch["terminations"]) * next_q  # (B,)
             if args.reward == "intervention" and args.clip_target:
                 target = target.clamp(-1 / (1 - args.gamma), 0)
-        q = self.qf(batch["obs"], batch["actions"])  # (N, B)
+        q = self.qf(batch["obs"], batch["actions"], bf16=args.bf16)  # (N, B)
         loss = (q - target).pow(2).mean(1).sum()  # a sum over members: each learns as if alone
-        self.qf_optimizer.zero_grad()
-        loss.backward()
-        self.qf_optimizer.step()
+        losses = {"qf_loss": loss.detach() / args.num_qs, "qf_values": q.detach().mean()}
+        return losses, torch.autograd.grad(loss, list(self.qf.parameters()))
+
+    def actor_gradients(self, batch, noise):
+        """Losses, and the gradients of actor and log-temperature; the actor climbs the mean of all N critics."""
+        actions, log_prob = self.actor.sample(batch["obs"], noise, self.args.bf16)  # (B, A), (B,)
+        q = self.qf(batch["obs"], actions, bf16=self.args.bf16).mean(0)  # (N, B) -> (B,)
+        alpha, entropy = self.log_alpha.exp(), -log_prob.mean()
+        actor_loss = (alpha.detach() * log_prob - q).mean()
+        alpha_loss = (alpha * (entropy.detach() - self.target_entropy)).sum()
+        losses = {"actor_loss": actor_loss.detach(), "alpha": alpha.detach()[0], "entropy": entropy.detach()}
+        return losses, torch.autograd.grad(actor_loss + alpha_loss, [*self.actor.parameters(), self.log_alpha])
+
+    def update_critics(self, batch):
+        """A gradient step of all critics and a step of their targets (RLPD, Alg. 1)."""
+        noise = torch.randn_like(batch["actions"])
+        members = torch.rand(self.args.num_qs, device=noise.device).argsort()[: self.args.num_min_qs]
+        losses, gradients = self.critic_gradients(batch, noise, members)
+        descend(self.qf_optimizer, gradients)
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.qf_target.parameters()), list(self.qf.parameters()), args.tau)
-        return {"qf_loss": loss.detach() / args.num_qs, "qf_values": q.detach().mean()}
+            torch._foreach_lerp_(list(self.qf_target.parameters()), list(self.qf.parameters()), self.args.tau)
+        return losses
 
     def update_actor(self, batch):
-        """A gradient step of actor and temperature; the actor climbs the mean of all N critics (RLPD, Alg. 1)."""
-        actions, log_prob = self.actor.sample(batch["obs"])  # (B, A), (B,)
-        self.qf.requires_grad_(False)  # the critics only pass the gradient on to the actions
-        q = self.qf(batch["obs"], actions).mean(0)  # (N, B) -> (B,)
-        self.qf.requires_grad_(True)
-        actor_loss = (self.log_alpha.exp().detach() * log_prob - q).mean()
-        self.actor_optimizer.zero_grad()
-        actor_loss.backward()
-        self.actor_optimizer.step()
-        entropy, alpha = -log_prob.detach().mean(), self.log_alpha.exp()
-        alpha_loss = (alpha * (entropy - self.target_entropy)).sum()
-        self.alpha_optimizer.zero_grad()
-        alpha_loss.backward()
-        self.alpha_optimizer.step()
-        return {"actor_loss": actor_loss.detach(), "alpha": alpha.detach()[0], "entropy": entropy}
+        """A gradient step of actor and temperature (RLPD, Alg. 1)."""
+        losses, gradients = self.actor_gradients(batch, torch.randn_like(batch["actions"]))
+        descend(self.actor_optimizer, gradients)
+        return losses
+
+    def update(self, batches):
+        """RLPD's whole update on minibatches (G, B, ...): the critics on each, then the actor on the last."""
+        for g in range(len(batches["obs"])):
+            batch = {name: values[g] for name, values in batches.items()}
+            losses = self.update_critics(batch)
+        return losses | self.update_actor(batch)
+
+    def compile_gradients(self):
+        """Compile both gradient functions for the shapes of training; where that fails, say so and go on without."""
+        size, device = self.args.batch_size, self.log_alpha.device
+        obs, actions = torch.zeros(size, len(self.actor.obs_mean)), torch.zeros(size, len(self.actor.mean.bias))
+        batch = dict(zip(ReplayBuffer.FIELDS, (obs, obs, actions, torch.zeros(size), torch.zeros(size))))
+        batch = {name: values.to(device) for name, values in batch.items()}
+        members = torch.arange(self.args.num_min_qs, device=device)
+        print("compiling, once, for about 20 s (--no-compile does without)")
+        torch._dynamo.config.trace_autograd_ops = True  # makes torch.autograd.grad a part of the graph
+        for function in (self.critic_gradients, self.actor_gradients):
+            setattr(self, function.__name__, torch.compile(function, dynamic=False, fullgraph=True))
+        try:
+            self.critic_gradients(batch, batch["actions"], members)
+            self.actor_gradients(batch, batch["actions"])
+        except Exception as error:  # no compiler, or none that works
+            del self.critic_gradients, self.actor_gradients  # which leaves the plain methods
+            print(f"not compiled ({str(error).splitlines()[0]}), going on without, half as fast: is g++ installed?")
+
+
+def descend(optimizer, gradients):
+    """An optimiser's step along these gradients."""
+    for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients):
+        parameter.grad = gradient.contiguous()  # the fused Adam reads memory in order, whatever the strides
+    optimizer.step()
+
+
+class CudaGraph:
+    """A function of a dict of tensors as one CUDA graph: a call is one launch, however many kernels it has."""
+
+    WARM_UP = 3  # calls that run as they are, on a stream of their own: they compile, and allocate Adam's moments
+
+    def __init__(self, function):
+        self.function, self.stream, self.calls = function, torch.cuda.Stream(), 0
+
+    def __call__(self, inputs):
+        if self.calls == 0:
+            self.inputs = {name: torch.empty_like(values) for name, values in inputs.items()}
+        for name, values in inputs.items():
+            self.inputs[name].copy_(values)
+        self.calls += 1
+        if self.calls <= self.WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                outputs = self.function(self.inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return outputs
+        if self.calls == self.WARM_UP + 1:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # records, and runs nothing
+                self.outputs = self.function(self.inputs)
+        self.graph.replay()
+        return self.outputs
 
 
 # --- replay buffer ---------------------------------------------------------------------------------------------------
@@ -478,14 +550,24 @@ def open_run(args):
     return run_dir, checkpoint
 
 
+def keep_memory():
+    """Let glibc keep freed memory: it would return large blocks and get them back zeroed, ~1000 page faults an update."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            for option, value in ((-3, 2**25), (-1, 2**30)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, in bytes
+                libc.mallopt(option, value)
+
+
 def main(args):
     args = check(args)
+    keep_memory()
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
     if args.capture_video and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "osmesa" if find_library("OSMesa") else "egl")
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
 
     env = make_env(args.env_id)  # to learn in
     eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
@@ -499,6 +581,9 @@ def main(args):
     agent = Agent(obs_dim, act_dim, args, device)
     if args.standardize_obs and len(demo_obs):
         agent.standardize(demo_obs)
+    if args.compile:
+        agent.compile_gradients()
+    update = CudaGraph(agent.update) if args.cuda else agent.update
     human = SimulatedHuman(args, expert, reference, rng)
     files = [policy.sha256 for policy in (expert, reference) if policy]
 
@@ -584,9 +669,7 @@ def main(args):
         if rb.size >= args.batch_size:
             agent.set_learning_rate(global_step / args.total_timesteps)
             batches = rb.sample(rng, args.utd_ratio, args.batch_size, args.offline_ratio, device)  # (G, B, ...)
-            for g in range(args.utd_ratio):
-                losses = agent.update_critics({name: values[g] for name, values in batches.items()})
-            losses |= agent.update_actor({name: values[-1] for name, values in batches.items()})
+            losses = update(batches)
             updates += args.utd_ratio
             if not math.isfinite(sum(losses.values())):
                 what = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())

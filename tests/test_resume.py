@@ -23,6 +23,8 @@ OPTIONS = (
 MODES = {
     "value": ("--intervention", "value", "--intervention-beta", 0.9, "--buffer-size", 1_000),  # the ring turns over
     "random": ("--intervention", "random", "--utd-ratio", 2),
+    "compiled": ("--compile",),
+    "bf16": ("--compile", "--bf16", "--utd-ratio", 2, "--num-threads", 2),
 }
 
 

@@ -134,12 +134,17 @@ def write_demonstrations(dataset_id, episodes, steps, env_id="Point-v0"):
     return buffers
 
 
+def plain(options):
+    """Without compiling, which takes longer than a tiny run, unless the options ask for it."""
+    return ["--no-compile"] * ("--resume" not in options) + [str(option) for option in options]
+
+
 def run(name, *options):
     """Run the script in this process, as runs/*__<name>__*; returns that folder."""
-    rlif_rlpd.main(rlif_rlpd.parse_args([*map(str, options), "--exp-name", name]))
+    rlif_rlpd.main(rlif_rlpd.parse_args([*plain(options), "--exp-name", name]))
     return next(Path("runs").glob(f"*__{name}__*"))
 
 
 def start(*options, **kwargs):
     """Start the script as a process of its own."""
-    return subprocess.Popen([sys.executable, ROOT / "rlif_rlpd.py", *map(str, options)], text=True, **kwargs)
+    return subprocess.Popen([sys.executable, ROOT / "rlif_rlpd.py", *plain(options)], text=True, **kwargs)

@@ -1,0 +1,140 @@
+"""The compiled, the bfloat16 and the fused path against the plain one."""
+
+import copy
+import subprocess
+
+import pytest
+import torch
+
+import rlif_rlpd
+from experts import load_checkpoint
+from tests import tiny
+
+OBS, ACT, BATCH = 5, 3, 64
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet():
+    torch._dynamo.reset()
+
+
+def learner(**options):
+    """An agent, a batch, next actions' noise and the members of the target."""
+    torch.manual_seed(0)
+    options = {"batch_size": BATCH, "num_qs": 4, "hidden_sizes": (64, 64)} | options
+    agent = rlif_rlpd.Agent(OBS, ACT, rlif_rlpd.check(rlif_rlpd.Args(**options)), torch.device("cpu"))
+    agent.standardize(torch.randn(100, OBS) * 3 + 1)
+    obs, next_obs = torch.randn(2, BATCH, OBS)
+    ends = torch.zeros(BATCH).index_fill(0, torch.tensor([3, 7]), 1.0)
+    columns = obs, next_obs, torch.rand(BATCH, ACT) * 2 - 1, -torch.randint(2, (BATCH,)).float(), ends
+    return agent, dict(zip(rlif_rlpd.ReplayBuffer.FIELDS, columns)), torch.randn(BATCH, ACT), torch.tensor([2, 0])
+
+
+def gradients(agent, batch, noise, members):
+    """All losses, and all gradients of critics and actor."""
+    critic_losses, critic_gradients = agent.critic_gradients(batch, noise, members)
+    actor_losses, actor_gradients = agent.actor_gradients(batch, noise)
+    return critic_losses | actor_losses, [*critic_gradients, *actor_gradients]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"critic_layer_norm": False, "hidden_sizes": (64,)},
+        {"backup_entropy": True, "clip_target": False, "num_qs": 3},
+        {"bf16": True},
+    ],
+)
+def test_compiled_gradients_are_the_plain_ones_to_rounding(options, capsys):
+    agent, *inputs = learner(**options)
+    plain_losses, plain = gradients(agent, *inputs)
+    before = copy.deepcopy(agent.state_dict())
+    agent.compile_gradients()
+    assert "not compiled" not in capsys.readouterr().out
+    assert all(torch.equal(value, before[name]) for name, value in agent.state_dict().items())  # it only warms up
+    losses, compiled = gradients(agent, *inputs)
+    assert len(compiled) == len(plain) == len([*agent.actor.parameters(), *agent.qf.parameters()]) + 1
+    # rounding: relative to the largest entry 1e-5 in float32, 1e-2 where bfloat16 rounds the factors
+    tolerance = 1e-2 if agent.args.bf16 else 1e-5
+    for a, b in zip(compiled, plain):
+        assert (a - b).abs().max() <= tolerance * b.abs().max()
+    for name, value in plain_losses.items():
+        torch.testing.assert_close(losses[name], value, rtol=tolerance, atol=tolerance)
+
+
+def test_bfloat16_gradients_point_where_the_float32_ones_point():
+    agent, *inputs = learner()
+    _, exact = gradients(agent, *inputs)
+    agent.args.bf16 = True
+    _, rounded = gradients(agent, *inputs)
+    assert any(not torch.equal(a, b) for a, b in zip(rounded, exact))
+    for a, b in zip(rounded, exact):
+        assert a.dtype == torch.float32
+        assert torch.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99 or b.abs().max() < 1e-3
+
+
+def test_a_policy_acts_in_float32_whatever_it_learns_in():
+    agent, batch, *_ = learner(bf16=True)
+    wide = agent.actor.double()
+    torch.testing.assert_close(
+        agent.actor.float().act(batch["obs"], deterministic=True),
+        wide.double()(batch["obs"].double())[0].tanh().detach().float().numpy(),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_fused_steps_are_those_of_a_plain_adam():
+    # some gradients come transposed, which a fused step must not take as they lie in memory
+    agent, *inputs = learner(learning_rate=1e-2)
+    plain = copy.deepcopy(agent)
+    actor, critics = [*plain.actor.parameters(), plain.log_alpha], list(plain.qf.parameters())
+    optimizers = [torch.optim.Adam(parameters, lr=1e-2, foreach=False) for parameters in (critics, actor)]
+    for _ in range(3):
+        for network, optimizer in zip(("critic", "actor"), optimizers):
+            parts = inputs if network == "critic" else inputs[:2]
+            rlif_rlpd.descend(getattr(agent, f"{'qf' if network == 'critic' else 'actor'}_optimizer"),
+                              getattr(agent, f"{network}_gradients")(*parts)[1])  # fmt: skip
+            for p, gradient in zip(optimizer.param_groups[0]["params"], getattr(plain, f"{network}_gradients")(*parts)[1]):
+                p.grad = gradient
+            optimizer.step()
+    for a, b in zip(agent.parameters(), plain.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def short_run(name, *options):
+    expert = tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], noise=0.5, qf=tiny.critics(2, 1))
+    run_dir = tiny.run(
+        name, "--env-id", "Walled-v0", "--total-timesteps", 200, "--eval-frequency", 100, "--eval-episodes", 2,
+        "--batch-size", 32, "--num-qs", 3, "--hidden-sizes", 64, 64, "--num-threads", 1, "--demo-episodes", 0,
+        "--expert", expert, "--reference", expert, "--intervention", "random", *options,
+    )  # fmt: skip
+    return load_checkpoint(run_dir / "checkpoint.pt")
+
+
+def test_a_compiled_run_is_the_plain_run_but_for_rounding():
+    plain, compiled, other = short_run("plain"), short_run("compiled", "--compile"), short_run("other", "--seed", 2)
+
+    def distance(a, b):
+        """Of all networks after some 170 updates, relative to how long they are."""
+        a, b = (torch.cat([run["agent"][name].flatten() for name in plain["agent"]]) for run in (a, b))
+        return ((a - b).norm() / b.norm()).item()
+
+    assert 0 < distance(compiled, plain) < 1e-3 < 0.1 < distance(other, plain)
+    returns = [run["progress"][4][-1]["return_mean"] for run in (plain, compiled)]
+    assert returns[0] == pytest.approx(returns[1], rel=1e-2)
+
+
+def test_without_a_compiler_the_run_says_so_and_goes_on(tmp_path, monkeypatch):
+    expert = tiny.write_expert("expert.safetensors", [[-1.0, 0.0]])
+    for name, value in {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    process = tiny.start(
+        "--env-id", tiny.POINT, "--intervention", "random", "--expert", expert, "--demo-episodes", 0, "--compile",
+        "--total-timesteps", 300, "--eval-frequency", 300, "--eval-episodes", 1, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    printed = process.communicate()[0]
+    assert process.returncode == 0
+    (line,) = [line for line in printed.splitlines() if "not compiled" in line]
+    assert "g++" in line and "first, last, best evaluation" in printed
