@@ -389,17 +389,18 @@ class ReplayBuffer:
         """demonstrations: rows that stay, drawn by themselves if offline_ratio > 0; the ring begins after them."""
         shapes = (capacity, obs_dim), (capacity, obs_dim), (capacity, act_dim), (capacity,), (capacity,)
         self.data = {name: torch.zeros(shape) for name, shape in zip(self.FIELDS, shapes)}
+        self.arrays = {name: values.numpy() for name, values in self.data.items()}  # the same memory, quick to write to
         self.first, self.ring = demonstrations, capacity - demonstrations
         self.pos, self.size = 0, 0  # next row to write and rows committed, both within the ring
 
     def stage(self, *transition):
         for name, value in zip(self.FIELDS, transition):
-            self.data[name][self.first + self.pos] = torch.as_tensor(value)
+            self.arrays[name][self.first + self.pos] = value
 
     def commit(self, reward=None):
         """Count the staged transition in, with this reward if one is given."""
         if reward is not None:
-            self.data["rewards"][self.first + self.pos] = reward
+            self.arrays["rewards"][self.first + self.pos] = reward
         self.pos = (self.pos + 1) % self.ring
         self.size = min(self.size + 1, self.ring - 1)  # the staged row is never drawn
 
@@ -551,7 +552,7 @@ def open_run(args):
 
 
 def keep_memory():
-    """Let glibc keep freed memory: it would return large blocks and get them back zeroed, ~1000 page faults an update."""
+    """Let glibc keep what is freed: it would hand large blocks back and fetch them anew, page by page, every update."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

@@ -68,9 +68,9 @@ def measure_updates(worker, rounds):
     torch.set_num_threads(int(threads))
     updates, batches = {}, {}
     for utd in (1, 10):
-        shapes = (OBS,), (OBS,), (ACT,), (), ()
-        columns = [torch.rand(utd, BATCH, *shape, device=device) for shape in shapes]
-        batches[utd] = dict(zip(rlif_rlpd.ReplayBuffer.FIELDS, columns)) | {"terminations": torch.zeros_like(columns[4])}
+        columns = [torch.rand(utd, BATCH, *shape, device=device) for shape in ((OBS,), (OBS,), (ACT,), (), ())]
+        batches[utd] = dict(zip(rlif_rlpd.ReplayBuffer.FIELDS, columns))
+        batches[utd]["terminations"].zero_()
     for num_qs, path, bf16 in product((2, 10), ("eager", "compiled"), (False, True)):
         args = rlif_rlpd.Args(num_qs=num_qs, bf16=bf16, cuda=device == "cuda")
         for utd in (1, 10):

@@ -19,7 +19,7 @@ def nothing_compiled_yet():
 
 
 def learner(**options):
-    """An agent, a batch, next actions' noise and the members of the target."""
+    """An agent and the inputs of its gradients: a batch, noise and the members of the target."""
     torch.manual_seed(0)
     options = {"batch_size": BATCH, "num_qs": 4, "hidden_sizes": (64, 64)} | options
     agent = rlif_rlpd.Agent(OBS, ACT, rlif_rlpd.check(rlif_rlpd.Args(**options)), torch.device("cpu"))
@@ -92,12 +92,13 @@ def test_fused_steps_are_those_of_a_plain_adam():
     actor, critics = [*plain.actor.parameters(), plain.log_alpha], list(plain.qf.parameters())
     optimizers = [torch.optim.Adam(parameters, lr=1e-2, foreach=False) for parameters in (critics, actor)]
     for _ in range(3):
-        for network, optimizer in zip(("critic", "actor"), optimizers):
-            parts = inputs if network == "critic" else inputs[:2]
-            rlif_rlpd.descend(getattr(agent, f"{'qf' if network == 'critic' else 'actor'}_optimizer"),
-                              getattr(agent, f"{network}_gradients")(*parts)[1])  # fmt: skip
-            for p, gradient in zip(optimizer.param_groups[0]["params"], getattr(plain, f"{network}_gradients")(*parts)[1]):
-                p.grad = gradient
+        rlif_rlpd.descend(agent.qf_optimizer, agent.critic_gradients(*inputs)[1])
+        rlif_rlpd.descend(agent.actor_optimizer, agent.actor_gradients(*inputs[:2])[1])
+        for parameters, optimizer, function, n in zip(
+            (critics, actor), optimizers, (plain.critic_gradients, plain.actor_gradients), (3, 2)
+        ):
+            for parameter, gradient in zip(parameters, function(*inputs[:n])[1]):
+                parameter.grad = gradient
             optimizer.step()
     for a, b in zip(agent.parameters(), plain.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

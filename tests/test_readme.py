@@ -48,7 +48,8 @@ def test_command_is_understood(file, script, options):
 def test_every_option_that_the_readme_names_exists():
     known = set(re.findall(r"^    (\w+): ", (ROOT / "rlif_rlpd.py").read_text(), re.M))
     known |= set(re.findall(r"^    (\w+): ", (ROOT / "experts" / "train.py").read_text(), re.M)) | {"help"}
-    known |= set(re.findall(r"^    (\w+): ", (ROOT / "benchmark" / "run.py").read_text(), re.M)) | {"logdir"}
+    for script in ("run.py", "speed.py"):
+        known |= set(re.findall(r"^    (\w+): ", (ROOT / "benchmark" / script).read_text(), re.M)) | {"logdir"}
     for file in ("README.md", "experts/README.md"):
         for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", (ROOT / file).read_text()):
             assert option.removeprefix("no-").replace("-", "_") in known, f"{file}: --{option}"
