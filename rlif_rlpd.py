@@ -299,9 +299,12 @@ class Agent(nn.Module):
         members = torch.rand(self.args.num_qs, device=noise.device).argsort()[: self.args.num_min_qs]
         losses, gradients = self.critic_gradients(batch, noise, members)
         descend(self.qf_optimizer, gradients)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.qf_target.parameters()), list(self.qf.parameters()), self.args.tau)
+        self.update_targets()
         return losses
+
+    @torch.no_grad()
+    def update_targets(self):
+        torch._foreach_lerp_(list(self.qf_target.parameters()), list(self.qf.parameters()), self.args.tau)
 
     def update_actor(self, batch):
         """A gradient step of actor and temperature (RLPD, Alg. 1)."""
@@ -319,17 +322,19 @@ class Agent(nn.Module):
     def compile_gradients(self):
         """Compile both gradient functions for the shapes of training; where that fails, say so and go on without."""
         size, device = self.args.batch_size, self.log_alpha.device
-        obs, actions = torch.zeros(size, len(self.actor.obs_mean)), torch.zeros(size, len(self.actor.mean.bias))
-        batch = dict(zip(ReplayBuffer.FIELDS, (obs, obs, actions, torch.zeros(size), torch.zeros(size))))
-        batch = {name: values.to(device) for name, values in batch.items()}
+        obs_dim, act_dim = len(self.actor.obs_mean), len(self.actor.mean.bias)
+        shapes = (size, obs_dim), (size, obs_dim), (size, act_dim), (size,), (size,)
+        # no tensor twice: a graph for equal inputs would not do for others
+        batch = {name: torch.zeros(shape, device=device) for name, shape in zip(ReplayBuffer.FIELDS, shapes)}
+        noise = torch.zeros(size, act_dim, device=device)
         members = torch.arange(self.args.num_min_qs, device=device)
         print("compiling, once, for about 20 s (--no-compile does without)")
         torch._dynamo.config.trace_autograd_ops = True  # makes torch.autograd.grad a part of the graph
         for function in (self.critic_gradients, self.actor_gradients):
             setattr(self, function.__name__, torch.compile(function, dynamic=False, fullgraph=True))
         try:
-            self.critic_gradients(batch, batch["actions"], members)
-            self.actor_gradients(batch, batch["actions"])
+            self.critic_gradients(batch, noise, members)
+            self.actor_gradients(batch, noise)
         except Exception as error:  # no compiler, or none that works
             del self.critic_gradients, self.actor_gradients  # which leaves the plain methods
             print(f"not compiled ({str(error).splitlines()[0]}), going on without, half as fast: is g++ installed?")

@@ -6,7 +6,7 @@ updates.csv: one RLPD update (the critics --utd-ratio times, then the actor) on 
 6 actions, for 2 and 10 critics, plain and compiled, in float32 and bfloat16, on one and two cores, and on the GPU where
 there is one. Machines are noisy: all settings take turns, round after round, and a figure is the median of its times;
 a product of ten pairs of 256 x 256 matrices is timed in the same rounds, and the floating-point operations per second
-of an update are given as a share of its own (of the same precision).
+of an update are given as a share of its own (of the same precision). The parts are those of a compiled update.
 runs.csv: the default command from start to end, on Hopper-v5, for a few thousand steps.
 """
 
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -61,12 +62,28 @@ def clock(function, device):
     return time.perf_counter() - start
 
 
+def split(agent, batch):
+    """The parts of an update with one minibatch, to be timed one by one."""
+    members = torch.arange(agent.args.num_min_qs)
+    noise = torch.randn_like(batch["actions"])
+    critic_gradients = partial(agent.critic_gradients, batch, noise, members)
+    actor_gradients = partial(agent.actor_gradients, batch, noise)
+    of_critics, of_actor = critic_gradients()[1], actor_gradients()[1]
+
+    def adam():
+        rlif_rlpd.descend(agent.qf_optimizer, of_critics)
+        rlif_rlpd.descend(agent.actor_optimizer, of_actor)
+
+    parts = critic_gradients, actor_gradients, adam, agent.update_targets
+    return dict(zip(("critic_gradients", "actor_gradients", "adam", "targets"), parts))
+
+
 def measure_updates(worker, rounds):
     """Rows of updates.csv for one device and number of threads."""
     device, threads = worker.split(":")
     rlif_rlpd.keep_memory()
     torch.set_num_threads(int(threads))
-    updates, batches = {}, {}
+    updates, batches, parts = {}, {}, {}
     for utd in (1, 10):
         columns = [torch.rand(utd, BATCH, *shape, device=device) for shape in ((OBS,), (OBS,), (ACT,), (), ())]
         batches[utd] = dict(zip(rlif_rlpd.ReplayBuffer.FIELDS, columns))
@@ -81,16 +98,21 @@ def measure_updates(worker, rounds):
                     agent.compile_gradients()
             update = rlif_rlpd.CudaGraph(agent.update) if device == "cuda" and path == "compiled" else agent.update
             updates[num_qs, utd, path, bf16] = update
+            if device == "cpu" and utd == 1 and path == "compiled":
+                parts[num_qs, bf16] = split(agent, {name: values[0] for name, values in batches[1].items()})
     factors = {bf16: torch.rand(2, 10, 256, 256, device=device).to(torch.bfloat16 if bf16 else torch.float32)
                for bf16 in (False, True)}  # fmt: skip
     obs, actor = torch.rand(1, OBS).numpy(), next(iter(updates.values())).__self__.actor if device == "cpu" else None
     times, products, latencies = {key: [] for key in updates}, {False: [], True: []}, []
+    part_times = {(key, name): [] for key, functions in parts.items() for name in functions}
     for _ in range(rounds + 1):  # the first round warms up
         for bf16, (a, b) in factors.items():
             products[bf16] += [clock(lambda: torch.bmm(a, b), device) for _ in range(10)]
         for key, update in updates.items():
             repeats = 5 if key[1] == 1 else 2
             times[key] += [[clock(lambda: update(batches[key[1]]), device) for _ in range(repeats)][1:]]
+        for (key, name), seconds in part_times.items():
+            seconds += [clock(parts[key][name], device) for _ in range(5)][1:]
         if actor:
             latencies += [clock(lambda: actor.act(obs), device) for _ in range(50)]
     rows, peaks = [], {bf16: 10 * 2 * 256**3 / 1e9 / median(seconds[10:]) for bf16, seconds in products.items()}
@@ -103,6 +125,9 @@ def measure_updates(worker, rounds):
         jax = JAX_MS.get((num_qs, utd)) if worker == "cpu:1" else None
         row |= {"times_jax": f"{jax * JAX_GFLOPS / peaks[False] / (seconds * 1e3):.2f}" if jax else ""}
         row |= {"act_microseconds": f"{median(latencies) * 1e6:.0f}" if actor else ""}
+        for name in ("critic_gradients", "actor_gradients", "adam", "targets"):
+            seconds = part_times.get(((num_qs, bf16), name)) if (utd, path) == (1, "compiled") else None
+            row[f"{name}_ms"] = f"{median(seconds[4:]) * 1e3:.2f}" if seconds else ""
         rows.append(row)
     return rows
 

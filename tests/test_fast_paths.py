@@ -63,6 +63,16 @@ def test_compiled_gradients_are_the_plain_ones_to_rounding(options, capsys):
         torch.testing.assert_close(losses[name], value, rtol=tolerance, atol=tolerance)
 
 
+def test_nothing_is_compiled_after_the_warm_up(monkeypatch):
+    agent, batch, *_ = learner(utd_ratio=3)
+    agent.compile_gradients()
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    batches = {name: torch.stack([values] * 3) for name, values in batch.items()}  # (G, B, ...)
+    for progress in (0.0, 0.9):
+        agent.set_learning_rate(progress)
+        agent.update(batches)
+
+
 def test_bfloat16_gradients_point_where_the_float32_ones_point():
     agent, *inputs = learner()
     _, exact = gradients(agent, *inputs)
