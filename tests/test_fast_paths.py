@@ -1,6 +1,7 @@
 """The compiled, the bfloat16 and the fused path against the plain one."""
 
 import copy
+import shutil
 import subprocess
 
 import pytest
@@ -11,6 +12,7 @@ from experts import load_checkpoint
 from tests import tiny
 
 OBS, ACT, BATCH = 5, 3, 64
+needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +39,7 @@ def gradients(agent, batch, noise, members):
     return critic_losses | actor_losses, [*critic_gradients, *actor_gradients]
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     "options",
     [
@@ -63,6 +66,7 @@ def test_compiled_gradients_are_the_plain_ones_to_rounding(options, capsys):
         torch.testing.assert_close(losses[name], value, rtol=tolerance, atol=tolerance)
 
 
+@needs_compiler
 def test_nothing_is_compiled_after_the_warm_up(monkeypatch):
     agent, batch, *_ = learner(utd_ratio=3)
     agent.compile_gradients()
@@ -124,6 +128,7 @@ def short_run(name, *options):
     return load_checkpoint(run_dir / "checkpoint.pt")
 
 
+@needs_compiler
 def test_a_compiled_run_is_the_plain_run_but_for_rounding():
     plain, compiled, other = short_run("plain"), short_run("compiled", "--compile"), short_run("other", "--seed", 2)
 
