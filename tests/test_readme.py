@@ -51,5 +51,5 @@ def test_every_option_that_the_readme_names_exists():
     for script in ("run.py", "speed.py"):
         known |= set(re.findall(r"^    (\w+): ", (ROOT / "benchmark" / script).read_text(), re.M)) | {"logdir"}
     for file in ("README.md", "experts/README.md"):
-        for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", (ROOT / file).read_text()):
+        for option in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", (ROOT / file).read_text()):
             assert option.removeprefix("no-").replace("-", "_") in known, f"{file}: --{option}"
