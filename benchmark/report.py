@@ -3,9 +3,10 @@
     python benchmark/report.py
 
 Prints a table of the runs with three seeds or more, and draws them in benchmark/figures/<name>.png; prints one line for
-each folder of results; draws timeline.png, the method.
+each folder of results, and the tables of speed; draws timeline.png, the method.
 """
 
+import csv
 import json
 from pathlib import Path
 
@@ -98,6 +99,29 @@ def overview(name, command, runs):
     return f"| {name} | `{command}` | {seeds} | {early} | {last} |"
 
 
+def speed_tables(folder):
+    """Two Markdown tables: milliseconds of an update by number of critics and UTD ratio; the default run's speed."""
+    with open(folder / "updates.csv") as updates, open(folder / "runs.csv") as runs:
+        rows, runs = list(csv.DictReader(updates)), list(csv.DictReader(runs))
+    by_key = {tuple(r[k] for k in ("device", "threads", "num_qs", "utd_ratio", "path", "precision")): r for r in rows}
+    forms = [("eager", "float32"), ("compiled", "float32"), ("compiled", "bfloat16")]
+    lines = ["| | critics | critic updates | plain | `--compile` | `--compile --bf16` |", "|-|-|-|-|-|-|"]
+    for device, threads, num_qs, utd in dict.fromkeys(key[:4] for key in by_key):
+        cells = []
+        for form in forms:
+            row = by_key[device, threads, num_qs, utd, *form]
+            times_jax = f", {row['times_jax']} × JAX" if row["times_jax"] else ""
+            share = f" ({100 * float(row['share_of_product']):.0f} %{times_jax})"
+            cells.append(f"{float(row['ms']):.1f} ms{share}")
+        where = {"cpu1": "one core", "cpu2": "two cores", "cuda1": "GPU"}[device + threads]
+        lines.append(f"| {where} | {num_qs} | {utd} | {' | '.join(cells)} |")
+    lines += ["", "| command | steps/s | environment | update | start-up | peak memory |", "|-|-|-|-|-|-|"]
+    for run in runs:
+        times = f"{run['environment_ms']} ms | {run['update_ms']} ms | {run['start_up_seconds']} s"
+        lines.append(f"| `{run['command']}` | {run['steps_per_second']} | {times} | {run['peak_mib']} MiB |")
+    return "\n".join(lines)
+
+
 def main():
     (FOLDER / "figures").mkdir(exist_ok=True)
     timeline().savefig(FOLDER / "figures" / "timeline.png", dpi=130, bbox_inches="tight")
@@ -109,6 +133,7 @@ def main():
             curves(runs).savefig(FOLDER / "figures" / f"{folder.name}.png", dpi=130)
             print(f"{command}\n\n{table(runs)}\n")
     print("\n".join(lines))
+    print(f"\n{speed_tables(FOLDER / 'results' / 'speed')}")
 
 
 if __name__ == "__main__":
