@@ -145,6 +145,7 @@ def run(name, *options):
     return next(Path("runs").glob(f"*__{name}__*"))
 
 
-def start(*options, **kwargs):
-    """Start the script as a process of its own."""
-    return subprocess.Popen([sys.executable, ROOT / "rlif_rlpd.py", *plain(options)], text=True, **kwargs)
+def start(*options, script="rlif_rlpd.py", **kwargs):
+    """Start a script as a process of its own."""
+    options = plain(options) if script == "rlif_rlpd.py" else [str(option) for option in options]
+    return subprocess.Popen([sys.executable, ROOT / script, *options], text=True, **kwargs)

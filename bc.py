@@ -1,0 +1,371 @@
+"""Behavioural cloning of demonstrations: what every other method is compared with. One file.
+
+Maximum likelihood of the demonstrated actions under a tanh-Gaussian policy, as the RLIF paper's BC, DAgger and
+HG-DAgger (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996, section 6): AdamW, actions clipped to +-0.999.
+
+    python bc.py                          # Hopper-v5, 50 demonstrations: about a minute
+    python bc.py --help                   # every option
+    python bc.py --resume runs/<run>      # go on after a stop, to the bit
+
+Read main() first, then nll(). In shapes: O observation size, A action size, B batch.
+"""
+
+import ctypes.util
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import MAX_ACTION, InputError, load_checkpoint, load_demonstrations, normalized_score
+from experts import save_checkpoint, save_expert, write_file
+
+
+@dataclass
+class Args:
+    exp_name: str = "bc"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
+    seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
+    cuda: bool = False  # learn on the GPU
+    num_threads: int = 2  # of torch on the CPU
+    resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
+    checkpoint_frequency: int = 5_000  # gradient steps between checkpoints of everything
+    save_model: bool = True  # at the end, write a file that --expert of the other scripts can load
+    capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
+    track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
+
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
+    demo_episodes: int = 50  # demonstrations to clone
+    dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
+    total_timesteps: int = 20_000  # gradient steps: cloning takes no steps in the environment
+    eval_frequency: int = 2_000  # gradient steps between evaluations
+    eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+    validation_fraction: float = 0.1  # share of the episodes held out; 0: none
+    patience: int | None = None  # stop after so many evaluations without a better validation loss, keep the best policy
+
+    batch_size: int = 256  # transitions per gradient step
+    learning_rate: float = 3e-4  # AdamW's
+    weight_decay: float = 1e-3  # AdamW's
+    standardize_obs: bool = True  # by the mean and standard deviation of the demonstrations (not in the paper)
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor
+
+
+# --- environment -----------------------------------------------------------------------------------------------------
+
+
+def make_env(env_id, render_mode=None):
+    """The environment, with flat observations and with actions rescaled to [-1, 1]."""
+    try:
+        env = gym.make(env_id, render_mode=render_mode)
+    except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
+        reason = str(error).strip() or type(error).__name__
+        raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
+    if not env.action_space.is_bounded():
+        raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+def seed_for(*key):
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+class Actor(nn.Module):
+    """Tanh-Gaussian policy."""
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes):
+        super().__init__()
+        sizes = [obs_dim, *hidden_sizes]
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
+        self.mean = nn.Linear(sizes[-1], act_dim)
+        self.log_std = nn.Linear(sizes[-1], act_dim)
+
+    def forward(self, obs):
+        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
+        for layer in self.layers:
+            x = F.relu(layer(x))  # (B, hidden)
+        return self.mean(x), self.log_std(x).clamp(-20, 2)  # (B, A) each
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        """What is executed, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
+        mean, log_std = self(torch.as_tensor(obs, dtype=torch.float32, device=self.mean.weight.device))
+        actions = (mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)).tanh()
+        return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
+
+
+def nll(actor, obs, actions):
+    """-log pi(a|s), the mean over a batch: (B, O), (B, A) in [-0.999, 0.999] -> ()."""
+    mean, log_std = actor(obs)
+    u = actions.atanh()  # (B, A), before the squashing
+    log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+    log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+    return -log_prob.sum(-1).mean()
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def split_demonstrations(args, env, device):
+    """Observations (n, O) and actions (n, A) to train on, and those of the episodes held out for validation."""
+    demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id)
+    episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each transition's episode
+    episodes = episode[-1] + 1
+    held_out = round(args.validation_fraction * episodes)
+    if held_out == episodes:
+        raise InputError(f"--validation-fraction {args.validation_fraction} holds out all {episodes} episodes")
+    chosen = np.random.default_rng(args.seed).permutation(episodes)[:held_out]
+    validation = torch.from_numpy(np.isin(episode, chosen))  # (n,)
+    obs, actions = (torch.from_numpy(demos[name]) for name in ("obs", "actions"))
+    return [values[mask].to(device) for mask in (~validation, validation) for values in (obs, actions)]
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(args, actor, envs, seed, deterministic):
+    """One fresh episode in each environment, in lockstep with batched actions: statistics over the n episodes.
+
+    It depends on the actor and the seed alone and leaves torch's generator as it was, so a resumed run gets the same.
+    """
+    returns, successes = np.zeros(len(envs)), np.full(len(envs), np.nan)
+    obs = [env.reset(seed=seed_for(seed, i))[0] for i, env in enumerate(envs)]
+    running = list(range(len(envs)))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        while running:
+            actions = actor.act(np.stack([obs[i] for i in running]), deterministic)  # (running, A)
+            for i, action in zip(tuple(running), actions):
+                obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                returns[i] += reward
+                successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
+                if terminated or truncated:
+                    running.remove(i)
+    scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
+    stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
+    return {name: float(value) for name, value in (stats | {"success_rate": successes.mean()}).items()}
+
+
+# --- main ------------------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv=None):
+    """The command line; with --resume, the run's own options, which nothing may contradict."""
+    args = tyro.cli(Args, args=argv)
+    if args.resume is None:
+        return args
+    try:
+        saved = json.loads((Path(args.resume) / "args.json").read_text())
+        saved = check(Args(**saved | {"resume": args.resume, "hidden_sizes": tuple(saved["hidden_sizes"])}))
+    except (OSError, TypeError, ValueError, KeyError):
+        raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
+    for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
+        if value != getattr(saved, name):
+            raise InputError(f"--resume {args.resume}: it runs with --{name} {getattr(saved, name)}, not {value}")
+    return saved
+
+
+def check(args):
+    """Everything that can be wrong with the options themselves."""
+    positive = "total_timesteps eval_frequency eval_episodes checkpoint_frequency batch_size demo_episodes num_threads"
+    for names, holds, rule in (
+        (positive, lambda x: x > 0, "positive"),
+        ("patience", lambda x: x is None or x > 0, "positive"),
+        ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
+        ("validation_fraction", lambda x: 0 <= x < 1, "in [0, 1)"),
+        ("weight_decay", lambda x: 0 <= x < math.inf, "zero or more"),
+        ("seed", lambda x: x >= 0, "zero or more"),
+    ):
+        for name in names.split():
+            if not holds(getattr(args, name)):
+                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+    missing = [name for name in ["wandb"] * args.track + ["moviepy"] * args.capture_video if not find_spec(name)]
+    for wrong, message in (
+        (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
+        (args.patience and not args.validation_fraction, "--patience needs a --validation-fraction above 0"),
+        (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
+        (missing, f"this run needs another package: python -m pip install {' '.join(missing)}"),
+    ):
+        if wrong:
+            raise InputError(message)
+    return args
+
+
+def open_run(args):
+    """The run's folder, new or resumed, and its last checkpoint, or None if it has none yet."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = Path(args.resume) if args.resume else Path("runs") / name.replace("/", "-").replace(":", "-")
+    folder = run_dir if args.resume else run_dir.parent
+    try:
+        folder.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # can we write there?
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}") from None
+    if not (run_dir / "checkpoint.pt").exists():
+        return run_dir, None
+    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    if checkpoint["args"] != asdict(replace(args, resume=None)):
+        raise InputError(f"--resume {run_dir}: its args.json is not what it was started with")
+    return run_dir, checkpoint
+
+
+def main(args):
+    args = check(args)
+    torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+    device = torch.device("cuda" if args.cuda else "cpu")
+    if args.capture_video and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
+
+    env = make_env(args.env_id)
+    eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
+    obs, actions, validation_obs, validation_actions = split_demonstrations(args, env, device)
+    run_dir, checkpoint = open_run(args)
+    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
+    actor = Actor(obs_dim, act_dim, args.hidden_sizes)
+    if args.standardize_obs:
+        actor.obs_mean.copy_(obs.mean(0))
+        actor.obs_std.copy_(obs.std(0).clamp_min(0.01))
+    actor.to(device)
+    optimizer = torch.optim.AdamW(actor.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
+
+    global_step, losses = 0, []  # losses: since the last evaluation
+    rows = []  # of eval.csv
+    best_loss, best_actor, waited = math.inf, None, 0  # by validation loss
+    seconds = 0.0
+    if checkpoint:
+        actor.load_state_dict(checkpoint["actor"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        torch.set_rng_state(checkpoint["torch_rng"])
+        global_step, losses, rows, best_loss, waited, seconds = checkpoint["progress"]
+        best_actor = checkpoint["best_actor"]
+
+    run_dir.mkdir(exist_ok=True)
+    write_file(run_dir / "args.json", json.dumps(asdict(replace(args, resume=None)), indent=2).encode())
+    if args.track:
+        import wandb
+
+        wandb.init(project="rlif", id=run_dir.name, resume="allow", config=vars(args), sync_tensorboard=True)
+    # what a killed run logged after its checkpoint is logged again: purge_step makes TensorBoard forget the first time
+    writer = SummaryWriter(run_dir, purge_step=global_step + bool(checkpoint) if args.resume else None)
+    if not checkpoint:
+        table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
+        writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
+    signals = []  # SIGINT and SIGTERM are heard at the end of a step
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda received, _: signals.append(received))
+
+    start = time.perf_counter() - seconds
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True, smoothing=0.05)
+    while global_step < args.total_timesteps and waited != args.patience:
+        i = torch.randint(len(obs), (args.batch_size,)).to(device)
+        loss = nll(actor, obs[i], actions[i])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        global_step += 1
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            sys.exit(f"step {global_step}: learning broke down (loss {losses[-1]}), checkpoint kept: {run_dir}")
+
+        if global_step % args.eval_frequency == 0 or global_step == args.total_timesteps:
+            seed = seed_for(args.seed, 1, global_step)
+            row = {"global_step": global_step} | evaluate(args, actor, eval_envs, seed, deterministic=True)
+            row |= {"train_loss": float(np.mean(losses)), "validation_loss": math.nan}
+            if len(validation_obs):
+                with torch.no_grad():
+                    row["validation_loss"] = nll(actor, validation_obs, validation_actions).item()
+            row["wall_seconds"] = time.perf_counter() - start
+            sampled = evaluate(args, actor, eval_envs, seed, deterministic=False)
+            row |= {f"stochastic_{name}": value for name, value in sampled.items()}
+            waited += 1
+            if row["validation_loss"] < best_loss:
+                best_loss, waited = row["validation_loss"], 0
+                best_actor = {name: value.clone() for name, value in actor.state_dict().items()}
+            for name, value in row.items():
+                if name != "global_step" and not math.isnan(value):
+                    writer.add_scalar(f"eval/{name}", value, global_step)
+            losses = []
+            rows.append(row)
+            lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
+            write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
+            key = "return_mean" if math.isnan(row["normalized_score"]) else "normalized_score"
+            bar.set_postfix(score=f"{row[key]:.0f}", validation_loss=f"{row['validation_loss']:.2f}")
+        bar.update()
+
+        over = global_step == args.total_timesteps or waited == args.patience
+        if global_step % args.checkpoint_frequency == 0 or over or signals:
+            seconds = time.perf_counter() - start
+            checkpoint = {"args": asdict(replace(args, resume=None)), "actor": actor.state_dict()}
+            checkpoint |= {"optimizer": optimizer.state_dict(), "torch_rng": torch.get_rng_state()}
+            checkpoint |= {"best_actor": best_actor}
+            checkpoint |= {"progress": (global_step, losses, rows, best_loss, waited, seconds)}
+            writer.flush()
+            try:
+                save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
+            except OSError as error:
+                sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
+                         f"make room, then: python {Path(__file__).name} --resume {run_dir}")  # fmt: skip
+        if signals:
+            bar.close()
+            print(f"stopped at step {global_step}; go on with: python {Path(__file__).name} --resume {run_dir}")
+            sys.exit(128 + signals[0])
+    bar.close()
+    writer.close()
+
+    # what came out: a file that --expert can load, summary.json, a table
+    key = "return_mean" if math.isnan(rows[-1]["normalized_score"]) else "normalized_score"
+    if args.patience:  # the policy of the lowest validation loss, not of the best score: a clone cannot know its score
+        actor.load_state_dict(best_actor)
+        last = next(row for row in rows if row["validation_loss"] == best_loss)
+    else:
+        last = rows[-1]
+    best = max(rows, key=lambda row: row[key])
+    if args.save_model:
+        tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
+        facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
+        facts |= {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": args.hidden_sizes}
+        facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
+        save_expert(run_dir / "model.safetensors", tensors, **facts, trained_by=f"bc.py, seed {args.seed}")
+    if args.capture_video:
+        film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), f"{run_dir}/videos", disable_logger=True)
+        evaluate(args, actor, [film], args.seed, deterministic=True)
+        film.close()
+    summary = {"final": last, "best": best, "gradient_steps": global_step, "demonstrated_transitions": len(obs)}
+    write_file(run_dir / "summary.json", json.dumps(summary | {"seconds": {"total": seconds}}, indent=2).encode())
+    for name, value in {
+        "final evaluation": f"{last[key]:.1f} (sampled actions: {last[f'stochastic_{key}']:.1f})",
+        "transitions cloned": len(obs),
+        "time": f"{seconds / 60:.1f} minutes",
+        "checkpoint": run_dir / "checkpoint.pt",
+    }.items():
+        print(f"{name:<30} {value}")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (InputError, OSError) as error:  # bad input, or a full disk
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
