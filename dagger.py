@@ -1,0 +1,432 @@
+"""DAgger: the novice acts, the expert says afterwards what it would have done, and all labels are cloned. One file.
+
+Paper: Ross, Gordon and Bagnell, AISTATS 2011, https://arxiv.org/abs/1011.0686; "Alg. 3.1" in comments is its. Which
+steps get a label follows its use as a baseline of RLIF (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996):
+those where expert and novice differ, or a random share of them, or all.
+
+    python dagger.py                          # Hopper-v5, an expert of 16 %: about five minutes
+    python dagger.py --expert top             # a good expert
+    python dagger.py --help                   # every option
+    python dagger.py --resume runs/<run>      # go on after a stop, to the bit
+
+Read main() first: its loop is Algorithm 3.1. Then Labeller (which steps get a label) and nll(). In shapes:
+O observation size, A action size, B batch.
+"""
+
+import ctypes.util
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import MAX_ACTION, InputError, load_checkpoint, load_demonstrations, load_expert, normalized_score
+from experts import save_checkpoint, save_expert, write_file
+
+
+@dataclass
+class Args:
+    exp_name: str = "dagger"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
+    seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
+    cuda: bool = False  # learn on the GPU
+    num_threads: int = 2  # of torch on the CPU
+    resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
+    save_model: bool = True  # at the end, write a file that --expert of the other scripts can load
+    capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
+    track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
+
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
+    total_timesteps: int = 50_000  # environment steps; the round in which they are reached is the last
+    eval_frequency: int = 5_000  # an evaluation after the round in which so many more steps are reached
+    eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+
+    expert: str = "low"  # who labels: a shipped level or a .safetensors file
+    labels: Literal["threshold", "random", "all"] = "threshold"  # where they differ, at random, everywhere
+    threshold: float | None = None  # label if the L1 distance of the two actions is this or more; default: A / 2
+    label_beta: float = 0.95  # probability of a label if so; 1 - this if not
+    random_rate: Literal[30, 50, 85] = 50  # random: percentage of steps that get a label
+    mixture_decay: float = 0.0  # the expert acts itself with probability this^i in round i = 0, 1, ... (0: in none)
+
+    demo_episodes: int = 50  # demonstrations to begin with; 0: none
+    dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
+    pretrain_updates: int = 10_000  # gradient steps on the demonstrations, before the first round
+    round_episodes: int = 5  # episodes of a round
+    round_updates: int = 2_500  # gradient steps after a round, from where the policy stands
+
+    batch_size: int = 256  # transitions per gradient step
+    learning_rate: float = 3e-4  # AdamW's
+    weight_decay: float = 1e-3  # AdamW's
+    standardize_obs: bool = True  # by the mean and standard deviation of the demonstrations (not in the paper)
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor
+
+
+# --- environment -----------------------------------------------------------------------------------------------------
+
+
+def make_env(env_id, render_mode=None):
+    """The environment, with flat observations and with actions rescaled to [-1, 1]."""
+    try:
+        env = gym.make(env_id, render_mode=render_mode)
+    except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
+        reason = str(error).strip() or type(error).__name__
+        raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
+    if not env.action_space.is_bounded():
+        raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+def seed_for(*key):
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+# --- intervention ----------------------------------------------------------------------------------------------------
+
+
+class Labeller:
+    """Which steps of the novice's episodes the expert labels; both propose sampled actions."""
+
+    def __init__(self, args, act_dim, rng):
+        self.args, self.rng = args, rng
+        self.threshold = act_dim / 2 if args.threshold is None else args.threshold
+
+    def chooses(self, proposals, labels):
+        """For actions of novice and expert (n, A): which of them count, (n,) booleans."""
+        draws = self.rng.random(len(labels))
+        if self.args.labels == "all":
+            return draws >= 0
+        if self.args.labels == "random":
+            return draws < self.args.random_rate / 100
+        differ = np.abs(labels - proposals).sum(-1) >= self.threshold
+        return draws < np.where(differ, self.args.label_beta, 1 - self.args.label_beta)
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+class Actor(nn.Module):
+    """Tanh-Gaussian policy."""
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes):
+        super().__init__()
+        sizes = [obs_dim, *hidden_sizes]
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
+        self.mean = nn.Linear(sizes[-1], act_dim)
+        self.log_std = nn.Linear(sizes[-1], act_dim)
+
+    def forward(self, obs):
+        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
+        for layer in self.layers:
+            x = F.relu(layer(x))  # (B, hidden)
+        return self.mean(x), self.log_std(x).clamp(-20, 2)  # (B, A) each
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        """What is executed, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
+        mean, log_std = self(torch.as_tensor(obs, dtype=torch.float32, device=self.mean.weight.device))
+        actions = (mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)).tanh()
+        return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
+
+
+def nll(actor, obs, actions):
+    """-log pi(a|s), the mean over a batch: (B, O), (B, A) in [-0.999, 0.999] -> ()."""
+    mean, log_std = actor(obs)
+    u = actions.atanh()  # (B, A), before the squashing
+    log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+    log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+    return -log_prob.sum(-1).mean()
+
+
+def fit(actor, optimizer, obs, actions, updates, batch_size):
+    """Gradient steps of maximum likelihood on uniform minibatches of (n, O), (n, A); returns the mean loss."""
+    total = 0.0
+    for _ in range(updates):
+        i = torch.randint(len(obs), (batch_size,), device=obs.device)
+        loss = nll(actor, obs[i], actions[i])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return total / updates if updates else math.nan
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(args, actor, envs, seed, deterministic):
+    """One fresh episode in each environment, in lockstep with batched actions: statistics over the n episodes.
+
+    It depends on the actor and the seed alone and leaves torch's generator as it was, so a resumed run gets the same.
+    """
+    returns, successes = np.zeros(len(envs)), np.full(len(envs), np.nan)
+    obs = [env.reset(seed=seed_for(seed, i))[0] for i, env in enumerate(envs)]
+    running = list(range(len(envs)))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        while running:
+            actions = actor.act(np.stack([obs[i] for i in running]), deterministic)  # (running, A)
+            for i, action in zip(tuple(running), actions):
+                obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                returns[i] += reward
+                successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
+                if terminated or truncated:
+                    running.remove(i)
+    scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
+    stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
+    return {name: float(value) for name, value in (stats | {"success_rate": successes.mean()}).items()}
+
+
+# --- main ------------------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv=None):
+    """The command line; with --resume, the run's own options, which nothing may contradict."""
+    args = tyro.cli(Args, args=argv)
+    if args.resume is None:
+        return args
+    try:
+        saved = json.loads((Path(args.resume) / "args.json").read_text())
+        saved = check(Args(**saved | {"resume": args.resume, "hidden_sizes": tuple(saved["hidden_sizes"])}))
+    except (OSError, TypeError, ValueError, KeyError):
+        raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
+    for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
+        if value != getattr(saved, name):
+            raise InputError(f"--resume {args.resume}: it runs with --{name} {getattr(saved, name)}, not {value}")
+    return saved
+
+
+def check(args):
+    """Everything that can be wrong with the options themselves."""
+    positive = "total_timesteps eval_frequency eval_episodes batch_size num_threads round_episodes round_updates"
+    for names, holds, rule in (
+        (positive, lambda x: x > 0, "positive"),
+        ("label_beta mixture_decay", lambda x: 0 <= x <= 1, "in [0, 1]"),
+        ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
+        ("weight_decay", lambda x: 0 <= x < math.inf, "zero or more"),
+        ("threshold", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
+        ("seed demo_episodes pretrain_updates", lambda x: x >= 0, "zero or more"),
+    ):
+        for name in names.split():
+            if not holds(getattr(args, name)):
+                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+    missing = [name for name in ["wandb"] * args.track + ["moviepy"] * args.capture_video if not find_spec(name)]
+    for wrong, message in (
+        (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
+        (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
+        (missing, f"this run needs another package: python -m pip install {' '.join(missing)}"),
+    ):
+        if wrong:
+            raise InputError(message)
+    return args
+
+
+def open_run(args):
+    """The run's folder, new or resumed, and its last checkpoint, or None if it has none yet."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = Path(args.resume) if args.resume else Path("runs") / name.replace("/", "-").replace(":", "-")
+    folder = run_dir if args.resume else run_dir.parent
+    try:
+        folder.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # can we write there?
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}") from None
+    if not (run_dir / "checkpoint.pt").exists():
+        return run_dir, None
+    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    if checkpoint["args"] != asdict(replace(args, resume=None)):
+        raise InputError(f"--resume {run_dir}: its args.json is not what it was started with")
+    return run_dir, checkpoint
+
+
+def main(args):
+    args = check(args)
+    torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    device = torch.device("cuda" if args.cuda else "cpu")
+    if args.capture_video and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
+
+    env = make_env(args.env_id)  # to learn in
+    eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
+    expert = load_expert(args.env_id, args.expert, env)
+    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
+    data = [torch.empty(0, obs_dim), torch.empty(0, act_dim)]  # D: observations (n, O) and the expert's actions (n, A)
+    if args.demo_episodes:
+        demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id)
+        data = [torch.from_numpy(demos[name]) for name in ("obs", "actions")]
+    run_dir, checkpoint = open_run(args)
+    actor = Actor(obs_dim, act_dim, args.hidden_sizes)
+    if args.standardize_obs and args.demo_episodes:
+        actor.obs_mean.copy_(data[0].mean(0))
+        actor.obs_std.copy_(data[0].std(0).clamp_min(0.01))
+    actor.to(device)
+    data = [values.to(device) for values in data]
+    optimizer = torch.optim.AdamW(actor.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
+    labeller = Labeller(args, act_dim, rng)
+
+    global_step, rounds, labels, expert_steps, episode = 0, 0, 0, 0, 0
+    rows = []  # of eval.csv
+    counts = np.zeros(2, dtype=int)  # since the last evaluation: steps, labels
+    seconds = 0.0
+    if checkpoint:
+        if checkpoint["file"] != expert.sha256:
+            raise InputError(f"--resume {run_dir}: the expert's file has changed since")
+        actor.load_state_dict(checkpoint["actor"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        data = [values.to(device) for values in checkpoint["data"]]
+        rng.bit_generator.state = checkpoint["rng"]
+        torch.set_rng_state(checkpoint["torch_rng"])
+        if args.cuda:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        global_step, rounds, labels, expert_steps, episode, rows, seconds = checkpoint["progress"]
+        counts = checkpoint["counts"].numpy()
+
+    run_dir.mkdir(exist_ok=True)
+    write_file(run_dir / "args.json", json.dumps(asdict(replace(args, resume=None)), indent=2).encode())
+    if args.track:
+        import wandb
+
+        wandb.init(project="rlif", id=run_dir.name, resume="allow", config=vars(args), sync_tensorboard=True)
+    # what a killed run logged after its checkpoint is logged again: purge_step makes TensorBoard forget the first time
+    writer = SummaryWriter(run_dir, purge_step=global_step + bool(checkpoint) if args.resume else None)
+    if not checkpoint:
+        table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
+        writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
+    signals = []  # SIGINT and SIGTERM are heard at the end of a round
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda received, _: signals.append(received))
+
+    start = time.perf_counter() - seconds
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True, smoothing=0.05)
+    if not checkpoint and args.demo_episodes:  # the first policy (Alg. 3.1, line 2)
+        bar.set_description("cloning the demonstrations")
+        fit(actor, optimizer, *data, args.pretrain_updates, args.batch_size)
+        bar.set_description(None)
+    while global_step < args.total_timesteps:
+        # Sample trajectories of the novice, or of its mixture with the expert. (Alg. 3.1, lines 4 and 5)
+        visited, proposals = [], []
+        for _ in range(args.round_episodes):
+            obs, _ = env.reset(seed=seed_for(args.seed, 0, episode))
+            episode, ended, episodic_return = episode + 1, False, 0.0
+            while not ended:
+                visited.append(obs)
+                proposals.append(actor.act(obs[None])[0])
+                actions = proposals[-1]  # (A,)
+                if args.mixture_decay and rng.random() < args.mixture_decay**rounds:
+                    actions = expert.act(obs[None])[0].numpy()
+                    expert_steps += 1
+                obs, task_reward, terminated, truncated, _ = env.step(actions)
+                if not np.isfinite(obs).all():
+                    sys.exit(f"{args.env_id} is no longer finite, the last checkpoint is kept: {run_dir}")
+                global_step += 1
+                bar.update()
+                episodic_return += task_reward
+                ended = terminated or truncated
+            writer.add_scalar("charts/episodic_return", episodic_return, global_step)
+        # Get the expert's actions there and aggregate. (Alg. 3.1, lines 6 and 7)
+        visited, proposals = np.array(visited, dtype=np.float32), np.array(proposals)
+        answers = expert.act(visited)  # (n, A)
+        chosen = torch.from_numpy(labeller.chooses(proposals, answers.numpy()))
+        new = torch.from_numpy(visited)[chosen], answers[chosen]
+        data = [torch.cat([values, more.to(device)]) for values, more in zip(data, new)]
+        labels, counts = labels + len(new[0]), counts + (len(visited), len(new[0]))
+        # Train on all of it. (Alg. 3.1, line 8)
+        if len(data[0]):
+            loss = fit(actor, optimizer, *data, args.round_updates, args.batch_size)
+            if not math.isfinite(loss):
+                sys.exit(f"step {global_step}: learning broke down (loss {loss}), checkpoint kept: {run_dir}")
+            writer.add_scalar("losses/nll", loss, global_step)
+        rounds += 1
+
+        reached = rows[-1]["global_step"] // args.eval_frequency if rows else 0
+        if global_step // args.eval_frequency > reached or global_step >= args.total_timesteps:
+            seed = seed_for(args.seed, 1, global_step)
+            row = {"global_step": global_step} | evaluate(args, actor, eval_envs, seed, deterministic=True)
+            row["intervention_rate"] = float(counts[1] / counts[0])  # share of steps that got a label
+            row |= {"labels": labels, "expert_steps": expert_steps, "takeovers": 0}  # in all, what the expert was asked
+            row["wall_seconds"] = time.perf_counter() - start
+            sampled = evaluate(args, actor, eval_envs, seed, deterministic=False)
+            row |= {f"stochastic_{name}": value for name, value in sampled.items()}
+            for name, value in row.items():
+                if name != "global_step" and not math.isnan(value):
+                    writer.add_scalar(f"eval/{name}", value, global_step)
+            rows.append(row)
+            lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
+            write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
+            counts[:] = 0
+            key = "return_mean" if math.isnan(row["normalized_score"]) else "normalized_score"
+            bar.set_postfix(score=f"{row[key]:.0f}", labels=labels)
+
+        seconds = time.perf_counter() - start
+        checkpoint = {"args": asdict(replace(args, resume=None)), "file": expert.sha256, "data": data}
+        checkpoint |= {"actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
+        checkpoint |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+        checkpoint |= {"cuda_rng": torch.cuda.get_rng_state() if args.cuda else None}
+        checkpoint |= {"counts": torch.from_numpy(counts)}
+        checkpoint |= {"progress": (global_step, rounds, labels, expert_steps, episode, rows, seconds)}
+        writer.flush()
+        try:
+            save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
+        except OSError as error:
+            sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
+                     f"make room, then: python {Path(__file__).name} --resume {run_dir}")  # fmt: skip
+        if signals:
+            bar.close()
+            print(f"stopped at step {global_step}; go on with: python {Path(__file__).name} --resume {run_dir}")
+            sys.exit(128 + signals[0])
+    bar.close()
+    writer.close()
+
+    # what came out: a file that --expert can load, summary.json, a table
+    key = "return_mean" if math.isnan(rows[-1]["normalized_score"]) else "normalized_score"
+    first, last, best = rows[0], rows[-1], max(rows, key=lambda row: row[key])
+    if args.save_model:
+        tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
+        facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
+        facts |= {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": args.hidden_sizes}
+        facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
+        save_expert(run_dir / "model.safetensors", tensors, **facts, trained_by=f"dagger.py, seed {args.seed}")
+    if args.capture_video:
+        film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), f"{run_dir}/videos", disable_logger=True)
+        evaluate(args, actor, [film], args.seed, deterministic=True)
+        film.close()
+    summary = {"final": last, "best": best, "env_steps": global_step, "rounds": rounds, "labels": labels}
+    summary |= {"expert_steps": expert_steps, "takeovers": 0, "seconds": {"total": seconds}}
+    write_file(run_dir / "summary.json", json.dumps(summary, indent=2).encode())
+    for name, value in {
+        "expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}",
+        "first, last, best evaluation": f"{first[key]:.1f}, {last[key]:.1f}, {best[key]:.1f}",
+        "labels, rounds": f"{labels}, {rounds}",
+        "time": f"{seconds / 60:.1f} minutes",
+        "checkpoint": run_dir / "checkpoint.pt",
+    }.items():
+        print(f"{name:<30} {value}")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (InputError, OSError) as error:  # bad input, or a full disk
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -1,0 +1,147 @@
+"""dagger.py: which steps are labelled, what is aggregated, that it learns, and that it resumes to the bit."""
+
+import csv
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dagger
+from experts import InputError, load_checkpoint, load_expert
+from tests import tiny
+from tests.test_resume import assert_same
+
+OPTIONS = (
+    "--env-id", "Walled-v0", "--hidden-sizes", 16, "--eval-episodes", 2, "--demo-episodes", 0, "--num-threads", 1,
+    "--round-episodes", 2, "--round-updates", 50, "--eval-frequency", 100, "--total-timesteps", 300,
+    "--learning-rate", 3e-3, "--expert", "../expert.safetensors",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def expert(tmp_path, monkeypatch):
+    """A policy that pushes the point back to 0."""
+    tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]])
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+
+
+def run(name, *options):
+    dagger.main(dagger.parse_args([*map(str, (*OPTIONS, *options)), "--exp-name", name]))
+    return next(Path("runs").glob(f"*__{name}__*"))
+
+
+def rows(run_dir):
+    return list(csv.DictReader((run_dir / "eval.csv").open()))
+
+
+# proposals of novice and expert for two actions, and whether their L1 distance is 1 or more
+PROPOSALS = np.array([[0.0, 0.0], [0.9, 0.0], [0.5, -0.5], [-0.4, 0.5], [0.9, 0.9]], dtype=np.float32)
+ANSWERS = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [-0.9, 0.9]], dtype=np.float32)
+DIFFER = [False, False, True, False, True]
+
+
+def choices(draws=2_000, **options):
+    """How often each of the five steps gets a label."""
+    labeller = dagger.Labeller(dagger.Args(**options), 2, np.random.default_rng(0))
+    return np.mean([labeller.chooses(PROPOSALS, ANSWERS) for _ in range(draws)], axis=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"threshold": 1.0}])
+def test_labels_where_the_actions_differ(options):
+    np.testing.assert_allclose(choices(**options), np.where(DIFFER, 0.95, 0.05), atol=0.02)
+    assert choices(label_beta=1.0, **options).tolist() == DIFFER
+
+
+def test_labels_at_random_and_labels_everywhere():
+    for rate in (30, 50, 85):
+        np.testing.assert_allclose(choices(labels="random", random_rate=rate), rate / 100, atol=0.04)
+    assert choices(labels="all").tolist() == [1.0] * 5
+
+
+def test_the_data_are_the_visited_states_with_the_experts_actions():
+    # two rounds of two episodes of 50 steps of Walled
+    tiny.write_expert("steady.safetensors", [[-5.0, 0.0]], noise=1e-6)
+    run_dir = run("a", "--labels", "all", "--total-timesteps", 200, "--expert", "steady.safetensors")
+    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    obs, actions = checkpoint["data"]
+    assert obs.shape == (200, 2) and actions.shape == (200, 1)
+    policy = load_expert("Walled-v0", "steady.safetensors")
+    torch.testing.assert_close(actions, policy.act(obs, deterministic=True), atol=1e-4, rtol=0)
+    env = dagger.make_env("Walled-v0")
+    for episode in range(4):  # each begins where its seed says, and each step's push is what the novice did, not this
+        first, _ = env.reset(seed=dagger.seed_for(1, 0, episode))
+        assert np.array_equal(obs[50 * episode].numpy(), first)
+    pushes = obs[1:50, 1]  # of the novice, in the environment's units
+    assert (pushes - 2 * actions[:49, 0]).abs().max() > 0.1
+    assert [float(row["intervention_rate"]) for row in rows(run_dir)] == [1.0, 1.0]
+    assert [int(row["labels"]) for row in rows(run_dir)] == [100, 200]
+
+
+def test_demonstrations_stay_at_the_front_of_the_data():
+    tiny.write_demonstrations("test/walled-v0", episodes=2, steps=10, env_id="Walled-v0")
+    demos = "--demo-episodes", 2, "--dataset-id", "test/walled-v0", "--pretrain-updates", 5
+    checkpoint = load_checkpoint(run("a", *demos, "--labels", "all", "--total-timesteps", 100) / "checkpoint.pt")
+    args = dagger.Args(env_id="Walled-v0", demo_episodes=2, dataset_id="test/walled-v0")
+    shown = dagger.load_demonstrations(dagger.make_env("Walled-v0"), args.env_id, 2, args.dataset_id)
+    assert np.array_equal(checkpoint["data"][0][:20].numpy(), shown["obs"])
+    assert np.array_equal(checkpoint["data"][1][:20].numpy(), shown["actions"])
+    assert len(checkpoint["data"][0]) == 120
+
+
+def test_mixture_lets_the_expert_act_less_and_less():
+    run_dir = run("a", "--mixture-decay", 0.5, "--labels", "all", "--total-timesteps", 300)
+    steps = np.diff([0] + [int(row["expert_steps"]) for row in rows(run_dir)])  # of 100 in each of three rounds
+    assert steps[0] == 100 and 30 < steps[1] < 70 and 10 < steps[2] < 45
+    assert json.loads((run_dir / "summary.json").read_text())["expert_steps"] == steps.sum()
+
+
+def test_learns_what_the_expert_can():
+    run_dir = run("a", "--labels", "all", "--total-timesteps", 1_000, "--round-updates", 200, "--eval-episodes", 10)
+    returns = [float(row["return_mean"]) for row in rows(run_dir)]
+    assert returns[-1] > 45  # of 50, where pushing at random reaches about 10
+
+
+def test_killed_and_resumed_is_the_uninterrupted_run_to_the_bit():
+    options = "--env-id", tiny.POINT, "--total-timesteps", 2_000, "--round-updates", 100
+    whole = run("whole", *options)
+    command = [*map(str, (*OPTIONS, *options)), "--exp-name", "killed"]
+    for after, signum in ((1, signal.SIGKILL), (6, signal.SIGTERM)):
+        process = tiny.start(*command, script="dagger.py", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while not any(len(rows(path.parent)) >= after for path in Path("runs").glob("*__killed__*/eval.csv")):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        process.send_signal(signum)
+        assert process.wait() in (-signal.SIGKILL, 128 + signal.SIGTERM)
+        (killed,) = Path("runs").glob("*__killed__*")
+        command = ["--resume", str(killed)]
+    dagger.main(dagger.parse_args(command))
+    checkpoints = [load_checkpoint(folder / "checkpoint.pt") for folder in (whole, killed)]
+    for checkpoint in checkpoints:
+        del checkpoint["args"]  # the names differ
+        checkpoint["progress"] = checkpoint["progress"][:-1]  # all but the time
+        for row in checkpoint["progress"][5]:
+            del row["wall_seconds"]
+    assert_same(*checkpoints)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--label-beta", 1.5), r"--label-beta must be in \[0, 1\], not 1.5"),
+        (("--mixture-decay", -1), "--mixture-decay must be"),
+        (("--threshold", -1), "--threshold must be zero or more"),
+        (("--round-episodes", 0), "--round-episodes must be positive"),
+        (("--expert", "nobody"), "no expert 'nobody'"),
+        (("--env-id", "NoSuchEnv-v0"), "--env-id NoSuchEnv-v0"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        run("bad", *options)
+    assert "\n" not in str(caught.value) and not list(Path("runs").glob("*"))
