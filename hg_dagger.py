@@ -1,0 +1,502 @@
+"""HG-DAgger: the expert takes over when it sees fit, and the steps under its control are cloned. One file.
+
+Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1" and "Eq. 1" to "Eq. 4" in comments are its.
+When the expert takes over follows its use as a baseline of RLIF (Luo et al., ICLR 2024,
+https://arxiv.org/abs/2311.12996): where the two actions differ, by value as in rlif_rlpd.py, or at random.
+
+    python hg_dagger.py                          # Hopper-v5, an expert of 16 %: about five minutes
+    python hg_dagger.py --intervention value     # the same person as in rlif_rlpd.py
+    python hg_dagger.py --help                   # every option
+    python hg_dagger.py --resume runs/<run>      # go on after a stop, to the bit
+
+Read main() first: its loop is Algorithm 1. Then SimulatedHuman (when to intervene), nll() and doubt(). In shapes:
+O observation size, A action size, B batch, M novices.
+"""
+
+import ctypes.util
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import MAX_ACTION, InputError, load_checkpoint, load_demonstrations, load_expert, normalized_score
+from experts import save_checkpoint, save_expert, write_file
+
+
+@dataclass
+class Args:
+    exp_name: str = "hg_dagger"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
+    seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
+    cuda: bool = False  # learn on the GPU
+    num_threads: int = 2  # of torch on the CPU
+    resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
+    save_model: bool = True  # at the end, write a file that --expert of the other scripts can load
+    capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
+    track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
+
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
+    total_timesteps: int = 50_000  # environment steps; the round in which they are reached is the last
+    eval_frequency: int = 5_000  # an evaluation after the round in which so many more steps are reached
+    eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+
+    expert: str = "low"  # who takes over: a shipped level or a .safetensors file
+    reference: str = "top"  # value: by whose policy and Q function the person judges: a level or a .safetensors file
+    intervention: Literal["threshold", "value", "random"] = "threshold"  # where actions differ, by value, at random
+    threshold: float | None = None  # flag if the L1 distance of the two actions is this or more; default: A / 2
+    intervention_alpha: float = 0.995  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
+    intervention_delta: float = 0.0  # value: in units of the reference Q
+    intervention_beta: float = 0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
+    takeover_steps: int = 4  # threshold, value: steps that the expert keeps control
+    grace_steps: int = 1  # threshold, value: unchecked steps of the novice after a takeover (official code: 1)
+    random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
+    store_novice_steps: bool = False  # official code's quirk: clone the novice's own steps as well
+    doubt_novices: int = 2  # more novices, trained alike, whose disagreement is logged as doubt; 0: none
+
+    demo_episodes: int = 50  # demonstrations to begin with; 0: none
+    dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
+    pretrain_updates: int = 10_000  # gradient steps on the demonstrations, before the first round
+    round_episodes: int = 5  # episodes of a round
+    round_updates: int = 2_500  # gradient steps after a round, from where the policy stands
+
+    batch_size: int = 256  # transitions per gradient step
+    learning_rate: float = 3e-4  # AdamW's
+    weight_decay: float = 1e-3  # AdamW's
+    standardize_obs: bool = True  # by the mean and standard deviation of the demonstrations (not in the paper)
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor
+
+
+# --- environment -----------------------------------------------------------------------------------------------------
+
+
+def make_env(env_id, render_mode=None):
+    """The environment, with flat observations and with actions rescaled to [-1, 1]."""
+    try:
+        env = gym.make(env_id, render_mode=render_mode)
+    except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
+        reason = str(error).strip() or type(error).__name__
+        raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
+    if not env.action_space.is_bounded():
+        raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+def seed_for(*key):
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+# --- intervention ----------------------------------------------------------------------------------------------------
+
+
+class SimulatedHuman:
+    """Watches the novice and takes over (paper, section 5.1)."""
+
+    # official code: novice steps before, and expert steps of, a random takeover; both ends included
+    RANDOM = {30: ((1, 10), (1, 5)), 50: ((1, 5), (3, 7)), 85: ((1, 1), (12, 16))}
+
+    def __init__(self, args, expert, reference, rng):
+        self.args, self.expert, self.reference, self.rng = args, expert, reference, rng
+        self.new_episode()
+
+    def new_episode(self):
+        self.takeover_left = 0  # steps the expert still keeps control
+        self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
+
+    def draw(self, which):
+        low, high = self.RANDOM[self.args.random_rate][which]
+        return int(self.rng.integers(low, high + 1))
+
+    def flags(self, obs, proposal):
+        """Does the reference value say that the proposal is worse than what the reference would do? (Eq. 1)"""
+        obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
+        actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
+        q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
+        # the threshold is relative to |Q|: alpha * Q would flip its meaning where Q < 0
+        gap = (1 - self.args.intervention_alpha) * abs(q_reference) + self.args.intervention_delta
+        return q_novice < q_reference - gap
+
+    def watch(self, obs, proposal):
+        """One step: executed action, is the expert in control, did a takeover start, flagged (None if not looked)."""
+        started, flagged = False, None
+        if self.takeover_left == 0 and self.args.intervention != "none":
+            if self.wait > 0:
+                self.wait -= 1
+            elif self.args.intervention == "random":
+                started, self.takeover_left, self.wait = True, self.draw(1), self.draw(0)
+            else:
+                flagged = self.flags(obs, proposal)
+                beta = self.args.intervention_beta
+                if self.rng.random() < (beta if flagged else 1 - beta):  # Eq. 1
+                    started, self.takeover_left, self.wait = True, self.args.takeover_steps, self.args.grace_steps
+        if self.takeover_left == 0:
+            return proposal, False, started, flagged
+        self.takeover_left -= 1
+        return self.expert.act(obs[None])[0].numpy(), True, started, flagged
+
+
+
+class ThresholdHuman(SimulatedHuman):
+    """Flags a proposal that is far from what the expert would do."""
+
+    def flags(self, obs, proposal):
+        threshold = len(proposal) / 2 if self.args.threshold is None else self.args.threshold
+        return bool(np.abs(self.expert.act(obs[None])[0].numpy() - proposal).sum() >= threshold)
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+class Actor(nn.Module):
+    """Tanh-Gaussian policy."""
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes):
+        super().__init__()
+        sizes = [obs_dim, *hidden_sizes]
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
+        self.mean = nn.Linear(sizes[-1], act_dim)
+        self.log_std = nn.Linear(sizes[-1], act_dim)
+
+    def forward(self, obs):
+        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
+        for layer in self.layers:
+            x = F.relu(layer(x))  # (B, hidden)
+        return self.mean(x), self.log_std(x).clamp(-20, 2)  # (B, A) each
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        """What is executed, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
+        mean, log_std = self(torch.as_tensor(obs, dtype=torch.float32, device=self.mean.weight.device))
+        actions = (mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)).tanh()
+        return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
+
+
+def nll(actor, obs, actions):
+    """-log pi(a|s), the mean over a batch: (B, O), (B, A) in [-0.999, 0.999] -> ()."""
+    mean, log_std = actor(obs)
+    u = actions.atanh()  # (B, A), before the squashing
+    log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+    log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+    return -log_prob.sum(-1).mean()
+
+
+def fit(actor, optimizer, obs, actions, updates, batch_size):
+    """Gradient steps of maximum likelihood on uniform minibatches of (n, O), (n, A); returns the mean loss."""
+    total = 0.0
+    for _ in range(updates):
+        i = torch.randint(len(obs), (batch_size,), device=obs.device)
+        loss = nll(actor, obs[i], actions[i])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return total / updates if updates else math.nan
+
+
+def doubt(novices, obs):
+    """Kelly et al., Eq. 1: the norm of the diagonal of the covariance of the novices' mean actions, at one (O,)."""
+    actions = np.stack([novice.act(obs[None], deterministic=True)[0] for novice in novices])  # (M, A)
+    return float(np.linalg.norm(actions.var(0)))
+
+
+def risk_threshold(doubts):
+    """Kelly et al., Eq. 2: the mean of the last quarter of the doubts at takeovers."""
+    return float(np.mean(doubts[-max(1, len(doubts) // 4) :])) if doubts else math.nan
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(args, actor, envs, seed, deterministic):
+    """One fresh episode in each environment, in lockstep with batched actions: statistics over the n episodes.
+
+    It depends on the actor and the seed alone and leaves torch's generator as it was, so a resumed run gets the same.
+    """
+    returns, successes = np.zeros(len(envs)), np.full(len(envs), np.nan)
+    obs = [env.reset(seed=seed_for(seed, i))[0] for i, env in enumerate(envs)]
+    running = list(range(len(envs)))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        while running:
+            actions = actor.act(np.stack([obs[i] for i in running]), deterministic)  # (running, A)
+            for i, action in zip(tuple(running), actions):
+                obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                returns[i] += reward
+                successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
+                if terminated or truncated:
+                    running.remove(i)
+    scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
+    stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
+    return {name: float(value) for name, value in (stats | {"success_rate": successes.mean()}).items()}
+
+
+# --- main ------------------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv=None):
+    """The command line; with --resume, the run's own options, which nothing may contradict."""
+    args = tyro.cli(Args, args=argv)
+    if args.resume is None:
+        return args
+    try:
+        saved = json.loads((Path(args.resume) / "args.json").read_text())
+        saved = check(Args(**saved | {"resume": args.resume, "hidden_sizes": tuple(saved["hidden_sizes"])}))
+    except (OSError, TypeError, ValueError, KeyError):
+        raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
+    for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
+        if value != getattr(saved, name):
+            raise InputError(f"--resume {args.resume}: it runs with --{name} {getattr(saved, name)}, not {value}")
+    return saved
+
+
+def check(args):
+    """Everything that can be wrong with the options themselves."""
+    positive = "total_timesteps eval_frequency eval_episodes batch_size num_threads round_episodes round_updates"
+    positive += " takeover_steps"
+    for names, holds, rule in (
+        (positive, lambda x: x > 0, "positive"),
+        ("intervention_beta", lambda x: 0 <= x <= 1, "in [0, 1]"),
+        ("intervention_alpha intervention_delta", math.isfinite, "finite"),
+        ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
+        ("weight_decay", lambda x: 0 <= x < math.inf, "zero or more"),
+        ("threshold", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
+        ("seed demo_episodes pretrain_updates grace_steps doubt_novices", lambda x: x >= 0, "zero or more"),
+    ):
+        for name in names.split():
+            if not holds(getattr(args, name)):
+                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+    missing = [name for name in ["wandb"] * args.track + ["moviepy"] * args.capture_video if not find_spec(name)]
+    for wrong, message in (
+        (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
+        (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
+        (missing, f"this run needs another package: python -m pip install {' '.join(missing)}"),
+    ):
+        if wrong:
+            raise InputError(message)
+    return args
+
+
+def open_run(args):
+    """The run's folder, new or resumed, and its last checkpoint, or None if it has none yet."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = Path(args.resume) if args.resume else Path("runs") / name.replace("/", "-").replace(":", "-")
+    folder = run_dir if args.resume else run_dir.parent
+    try:
+        folder.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # can we write there?
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}") from None
+    if not (run_dir / "checkpoint.pt").exists():
+        return run_dir, None
+    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    if checkpoint["args"] != asdict(replace(args, resume=None)):
+        raise InputError(f"--resume {run_dir}: its args.json is not what it was started with")
+    return run_dir, checkpoint
+
+
+def main(args):
+    args = check(args)
+    torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    device = torch.device("cuda" if args.cuda else "cpu")
+    if args.capture_video and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
+
+    env = make_env(args.env_id)  # to learn in
+    eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
+    expert = load_expert(args.env_id, args.expert, env)
+    reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
+    if reference and not reference.has_q:
+        raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
+    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
+    data = [torch.empty(0, obs_dim), torch.empty(0, act_dim)]  # D: observations (n, O) and the expert's actions (n, A)
+    if args.demo_episodes:
+        demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id)
+        data = [torch.from_numpy(demos[name]) for name in ("obs", "actions")]
+    run_dir, checkpoint = open_run(args)
+    novices = [Actor(obs_dim, act_dim, args.hidden_sizes) for _ in range(1 + args.doubt_novices)]
+    actor = novices[0]  # the one that acts
+    for novice in novices:
+        if args.standardize_obs and args.demo_episodes:
+            novice.obs_mean.copy_(data[0].mean(0))
+            novice.obs_std.copy_(data[0].std(0).clamp_min(0.01))
+        novice.to(device)
+    data = [values.to(device) for values in data]
+    options = {"lr": args.learning_rate, "weight_decay": args.weight_decay, "fused": True}
+    optimizers = [torch.optim.AdamW(novice.parameters(), **options) for novice in novices]
+    human = (ThresholdHuman if args.intervention == "threshold" else SimulatedHuman)(args, expert, reference, rng)
+    files = [policy.sha256 for policy in (expert, reference) if policy]
+
+    global_step, rounds, expert_steps, takeovers, episode = 0, 0, 0, 0, 0
+    doubts = []  # at takeovers
+    rows = []  # of eval.csv
+    counts = np.zeros(4, dtype=int)  # since the last evaluation: steps, under expert control, looks, flagged
+    seconds = 0.0
+    if checkpoint:
+        if checkpoint["files"] != files:
+            raise InputError(f"--resume {run_dir}: an expert's file has changed since")
+        for novice, optimizer, states in zip(novices, optimizers, checkpoint["novices"]):
+            novice.load_state_dict(states[0])
+            optimizer.load_state_dict(states[1])
+        data = [values.to(device) for values in checkpoint["data"]]
+        rng.bit_generator.state = checkpoint["rng"]
+        torch.set_rng_state(checkpoint["torch_rng"])
+        if args.cuda:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        global_step, rounds, expert_steps, takeovers, episode, doubts, rows, seconds = checkpoint["progress"]
+        counts = checkpoint["counts"].numpy()
+
+    run_dir.mkdir(exist_ok=True)
+    write_file(run_dir / "args.json", json.dumps(asdict(replace(args, resume=None)), indent=2).encode())
+    if args.track:
+        import wandb
+
+        wandb.init(project="rlif", id=run_dir.name, resume="allow", config=vars(args), sync_tensorboard=True)
+    # what a killed run logged after its checkpoint is logged again: purge_step makes TensorBoard forget the first time
+    writer = SummaryWriter(run_dir, purge_step=global_step + bool(checkpoint) if args.resume else None)
+    if not checkpoint:
+        table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
+        writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
+    signals = []  # SIGINT and SIGTERM are heard at the end of a round
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda received, _: signals.append(received))
+
+    start = time.perf_counter() - seconds
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True, smoothing=0.05)
+    if not checkpoint and args.demo_episodes:  # train the novice on the demonstrations (Alg. 1, line 1)
+        bar.set_description("cloning the demonstrations")
+        for novice, optimizer in zip(novices, optimizers):
+            fit(novice, optimizer, *data, args.pretrain_updates, args.batch_size)
+        bar.set_description(None)
+    while global_step < args.total_timesteps:
+        # The novice acts until the expert takes over; its steps are recorded. (Alg. 1, lines 4 to 12)
+        visited, executed = [], []
+        for _ in range(args.round_episodes):
+            obs, _ = env.reset(seed=seed_for(args.seed, 0, episode))
+            human.new_episode()
+            episode, ended, episodic_return = episode + 1, False, 0.0
+            while not ended:
+                proposal = actor.act(obs[None])[0]  # (A,)
+                actions, in_control, started, flagged = human.watch(obs, proposal)
+                counts += (1, in_control, flagged is not None, flagged is True)
+                expert_steps, takeovers = expert_steps + in_control, takeovers + started
+                if started and args.doubt_novices:
+                    doubts.append(doubt(novices, obs))
+                if in_control or args.store_novice_steps:
+                    visited.append(obs)
+                    executed.append(actions)
+                obs, task_reward, terminated, truncated, _ = env.step(actions)
+                if not np.isfinite(obs).all():
+                    sys.exit(f"{args.env_id} is no longer finite, the last checkpoint is kept: {run_dir}")
+                global_step += 1
+                bar.update()
+                episodic_return += task_reward
+                ended = terminated or truncated
+            writer.add_scalar("charts/episodic_return", episodic_return, global_step)
+        if visited:  # (Alg. 1, line 13)
+            new = np.array(visited, dtype=np.float32), np.array(executed, dtype=np.float32)
+            data = [torch.cat([values, torch.from_numpy(more).to(device)]) for values, more in zip(data, new)]
+        # Train on all of it. (Alg. 1, line 14)
+        if len(data[0]):
+            for novice, optimizer in zip(novices, optimizers):
+                loss = fit(novice, optimizer, *data, args.round_updates, args.batch_size)
+                if not math.isfinite(loss):
+                    sys.exit(f"step {global_step}: learning broke down (loss {loss}), checkpoint kept: {run_dir}")
+            writer.add_scalar("losses/nll", loss, global_step)
+        rounds += 1
+
+        reached = rows[-1]["global_step"] // args.eval_frequency if rows else 0
+        if global_step // args.eval_frequency > reached or global_step >= args.total_timesteps:
+            seed = seed_for(args.seed, 1, global_step)
+            row = {"global_step": global_step} | evaluate(args, actor, eval_envs, seed, deterministic=True)
+            row["intervention_rate"] = float(counts[1] / counts[0])  # share of steps under expert control
+            row["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
+            row |= {"labels": expert_steps, "expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
+            row["risk_threshold"] = risk_threshold(doubts)
+            row["wall_seconds"] = time.perf_counter() - start
+            sampled = evaluate(args, actor, eval_envs, seed, deterministic=False)
+            row |= {f"stochastic_{name}": value for name, value in sampled.items()}
+            for name, value in row.items():
+                if name != "global_step" and not math.isnan(value):
+                    writer.add_scalar(f"eval/{name}", value, global_step)
+            rows.append(row)
+            lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
+            write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
+            counts[:] = 0
+            key = "return_mean" if math.isnan(row["normalized_score"]) else "normalized_score"
+            bar.set_postfix(score=f"{row[key]:.0f}", takeovers=takeovers)
+
+        seconds = time.perf_counter() - start
+        checkpoint = {"args": asdict(replace(args, resume=None)), "files": files, "data": data}
+        states = [(novice.state_dict(), optimizer.state_dict()) for novice, optimizer in zip(novices, optimizers)]
+        checkpoint |= {"novices": states}
+        checkpoint |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+        checkpoint |= {"cuda_rng": torch.cuda.get_rng_state() if args.cuda else None}
+        checkpoint |= {"counts": torch.from_numpy(counts)}
+        checkpoint |= {"progress": (global_step, rounds, expert_steps, takeovers, episode, doubts, rows, seconds)}
+        writer.flush()
+        try:
+            save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
+        except OSError as error:
+            sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
+                     f"make room, then: python {Path(__file__).name} --resume {run_dir}")  # fmt: skip
+        if signals:
+            bar.close()
+            print(f"stopped at step {global_step}; go on with: python {Path(__file__).name} --resume {run_dir}")
+            sys.exit(128 + signals[0])
+    bar.close()
+    writer.close()
+
+    # what came out: a file that --expert can load, summary.json, a table
+    key = "return_mean" if math.isnan(rows[-1]["normalized_score"]) else "normalized_score"
+    first, last, best = rows[0], rows[-1], max(rows, key=lambda row: row[key])
+    if args.save_model:
+        tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
+        facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
+        facts |= {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": args.hidden_sizes}
+        facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
+        save_expert(run_dir / "model.safetensors", tensors, **facts, trained_by=f"hg_dagger.py, seed {args.seed}")
+    if args.capture_video:
+        film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), f"{run_dir}/videos", disable_logger=True)
+        evaluate(args, actor, [film], args.seed, deterministic=True)
+        film.close()
+    summary = {"final": last, "best": best, "env_steps": global_step, "rounds": rounds, "labels": expert_steps}
+    summary |= {"expert_steps": expert_steps, "takeovers": takeovers, "seconds": {"total": seconds}}
+    write_file(run_dir / "summary.json", json.dumps(summary, indent=2).encode())
+    for name, value in {
+        "expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}",
+        "first, last, best evaluation": f"{first[key]:.1f}, {last[key]:.1f}, {best[key]:.1f}",
+        "expert steps, takeovers": f"{expert_steps}, {takeovers}",
+        "time": f"{seconds / 60:.1f} minutes",
+        "checkpoint": run_dir / "checkpoint.pt",
+    }.items():
+        print(f"{name:<30} {value}")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (InputError, OSError) as error:  # bad input, or a full disk
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -1,0 +1,215 @@
+"""hg_dagger.py: who acts, what is stored, doubt, and that it learns and resumes to the bit."""
+
+import copy
+import csv
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bc
+import hg_dagger
+from experts import InputError, load_checkpoint, load_expert
+from tests import tiny
+from tests.test_resume import assert_same
+
+OPTIONS = (
+    "--env-id", "Walled-v0", "--hidden-sizes", 16, "--eval-episodes", 2, "--demo-episodes", 0, "--num-threads", 1,
+    "--round-episodes", 2, "--round-updates", 50, "--eval-frequency", 100, "--total-timesteps", 300,
+    "--learning-rate", 3e-3, "--expert", "../expert.safetensors", "--doubt-novices", 0,
+)  # fmt: skip
+ALWAYS = "--threshold", 0, "--intervention-beta", 1, "--grace-steps", 0
+
+
+@pytest.fixture(autouse=True)
+def expert(tmp_path, monkeypatch):
+    """A policy that pushes the point back to 0."""
+    tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]], qf=tiny.critics(2, 1))
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+
+
+def run(name, *options):
+    hg_dagger.main(hg_dagger.parse_args([*map(str, (*OPTIONS, *options)), "--exp-name", name]))
+    return next(Path("runs").glob(f"*__{name}__*"))
+
+
+def rows(run_dir):
+    return list(csv.DictReader((run_dir / "eval.csv").open()))
+
+
+def scripted(monkeypatch, takeovers):
+    """Let the expert take over where the script has a 1 (for one step), in every episode anew."""
+
+    def new_episode(self):
+        self.steps = 0
+
+    def watch(self, obs, proposal):
+        in_control = bool(takeovers[self.steps])
+        started = in_control and not (self.steps and takeovers[self.steps - 1])
+        self.steps += 1
+        return (np.full(1, 0.5, dtype=np.float32) if in_control else proposal), in_control, started, None
+
+    monkeypatch.setattr(hg_dagger.SimulatedHuman, "new_episode", new_episode)
+    monkeypatch.setattr(hg_dagger.SimulatedHuman, "watch", watch)
+
+
+def counting(tmp_path):
+    """Two episodes of 4 steps in Falls, whose observations are 100 * episode + step."""
+    path = tiny.write_expert(tmp_path / "count.safetensors", [[0.0]])
+    return "--env-id", "Falls-v0", "--expert", path, "--total-timesteps", 8
+
+
+def test_the_data_are_the_steps_under_expert_control(tmp_path, monkeypatch):
+    scripted(monkeypatch, [0, 1, 1, 0])
+    run_dir = run("a", *counting(tmp_path))
+    obs, actions = load_checkpoint(run_dir / "checkpoint.pt")["data"]
+    assert obs.tolist() == [[1.0], [2.0], [101.0], [102.0]] and actions.tolist() == [[0.5]] * 4
+    (row,) = rows(run_dir)
+    assert (row["expert_steps"], row["takeovers"], row["labels"]) == ("4", "2", "4")
+    assert float(row["intervention_rate"]) == 0.5
+
+
+def test_official_quirk_stores_the_novices_steps_as_well(tmp_path, monkeypatch):
+    scripted(monkeypatch, [0, 1, 1, 0])
+    obs, actions = load_checkpoint(run("a", *counting(tmp_path), "--store-novice-steps") / "checkpoint.pt")["data"]
+    assert obs.flatten().tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
+    by_expert = [action == 0.5 for action in actions.flatten().tolist()]
+    assert by_expert == [False, True, True, False] * 2
+
+
+def test_without_a_takeover_nothing_is_stored_and_nothing_learned(tmp_path, monkeypatch):
+    scripted(monkeypatch, [0, 0, 0, 0])
+    checkpoint = load_checkpoint(run("a", *counting(tmp_path)) / "checkpoint.pt")
+    assert len(checkpoint["data"][0]) == 0 and not checkpoint["novices"][0][1]["state"]
+
+
+def test_with_an_expert_that_always_acts_it_is_behavioural_cloning_of_its_data(monkeypatch):
+    fit, before = hg_dagger.fit, {}
+
+    def remember(actor, optimizer, obs, actions, updates, batch_size):
+        before.update(actor=copy.deepcopy(actor), rng=torch.get_rng_state())
+        return fit(actor, optimizer, obs, actions, updates, batch_size)
+
+    monkeypatch.setattr(hg_dagger, "fit", remember)
+    run_dir = run("a", *ALWAYS, "--total-timesteps", 100)
+    (row,) = rows(run_dir)
+    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    obs, actions = checkpoint["data"]
+    assert float(row["intervention_rate"]) == 1 and len(obs) == 100
+    policy = load_expert("Walled-v0", "../expert.safetensors")
+    torch.testing.assert_close(actions, policy.act(obs, deterministic=True), atol=1e-3, rtol=0)
+    # the lines of bc.py on these data
+    clone = bc.Actor(2, 1, (16,))
+    clone.load_state_dict(before["actor"].state_dict())
+    optimizer = torch.optim.AdamW(clone.parameters(), 3e-3, weight_decay=1e-3, fused=True)
+    torch.set_rng_state(before["rng"])
+    for _ in range(50):
+        i = torch.randint(len(obs), (256,))
+        loss = bc.nll(clone, obs[i], actions[i])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, value in clone.state_dict().items():
+        assert torch.equal(value, checkpoint["novices"][0][0][name])
+
+
+def test_flags_where_the_expert_would_act_otherwise():
+    policy = load_expert("Walled-v0", tiny.write_expert("still.safetensors", [[0.0, 0.0], [0.0, 0.0]]))
+    obs = np.zeros(2, dtype=np.float32)
+    for threshold, expected in ((None, [False, False, True]), (0.5, [False, True, True]), (0.0, [True] * 3)):
+        human = hg_dagger.ThresholdHuman(hg_dagger.Args(threshold=threshold), policy, None, np.random.default_rng(0))
+        proposals = np.array([[0.1, 0.1], [0.4, -0.4], [0.9, -0.9]], dtype=np.float32)  # 0.2, 0.8, 1.8 away
+        assert [human.flags(obs, proposal) for proposal in proposals] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        (("--intervention", "random", "--random-rate", 30), (0.2, 0.5)),
+        (("--intervention", "random", "--random-rate", 85), (0.8, 1.0)),
+        (("--intervention", "value", "--reference", "../expert.safetensors", "--intervention-alpha", 1), (0.1, 0.9)),
+    ],
+)
+def test_every_strategy_lends_the_expert_the_control_for_a_while(options, share):
+    run_dir = run("a", *options)
+    rates = [float(row["intervention_rate"]) for row in rows(run_dir)]
+    assert all(share[0] <= rate <= share[1] for rate in rates)
+    stored = len(load_checkpoint(run_dir / "checkpoint.pt")["data"][0])
+    assert stored == int(rows(run_dir)[-1]["expert_steps"]) > int(rows(run_dir)[-1]["takeovers"]) > 0
+
+
+def test_doubt_by_hand():
+    novices = [hg_dagger.Actor(2, 2, (4,)) for _ in range(3)]
+    for novice, bias in zip(novices, ([0.0, 0.1], [0.3, 0.1], [0.6, 0.1])):
+        for parameter in novice.parameters():
+            parameter.data.zero_()
+        novice.mean.bias.data = torch.tensor(bias)
+    first = np.tanh([0.0, 0.3, 0.6])
+    expected = ((first - first.mean()) ** 2).mean()  # of the first action; all agree on the second
+    assert hg_dagger.doubt(novices, np.zeros(2)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_risk_threshold_is_the_mean_of_the_last_quarter():
+    assert np.isnan(hg_dagger.risk_threshold([]))
+    assert hg_dagger.risk_threshold([3.0]) == 3
+    assert hg_dagger.risk_threshold([1.0, 2, 3, 4, 5, 6, 7, 9]) == 8
+
+
+def test_doubts_are_logged_at_takeovers():
+    run_dir = run("a", "--doubt-novices", 2, "--intervention", "random")
+    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    doubts = checkpoint["progress"][5]
+    assert len(doubts) == int(rows(run_dir)[-1]["takeovers"]) and min(doubts) > 0
+    assert float(rows(run_dir)[-1]["risk_threshold"]) == pytest.approx(hg_dagger.risk_threshold(doubts))
+    weights = [states[0]["mean.weight"] for states in checkpoint["novices"]]
+    assert len(weights) == 3 and not torch.equal(weights[0], weights[1])
+
+
+def test_learns_what_the_expert_can():
+    options = "--total-timesteps", 1_000, "--round-updates", 200, "--eval-episodes", 10, "--threshold", 0.3
+    returns = [float(row["return_mean"]) for row in rows(run("a", *options))]
+    assert returns[-1] > 45  # of 50
+
+
+def test_killed_and_resumed_is_the_uninterrupted_run_to_the_bit():
+    options = "--env-id", tiny.POINT, "--total-timesteps", 2_000, "--doubt-novices", 1
+    whole = run("whole", *options)
+    command = [*map(str, (*OPTIONS, *options)), "--exp-name", "killed"]
+    for after, signum in ((1, signal.SIGKILL), (6, signal.SIGTERM)):
+        process = tiny.start(*command, script="hg_dagger.py", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while not any(len(rows(path.parent)) >= after for path in Path("runs").glob("*__killed__*/eval.csv")):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        process.send_signal(signum)
+        assert process.wait() in (-signal.SIGKILL, 128 + signal.SIGTERM)
+        (killed,) = Path("runs").glob("*__killed__*")
+        command = ["--resume", str(killed)]
+    hg_dagger.main(hg_dagger.parse_args(command))
+    checkpoints = [load_checkpoint(folder / "checkpoint.pt") for folder in (whole, killed)]
+    for checkpoint in checkpoints:
+        del checkpoint["args"]  # the names differ
+        checkpoint["progress"] = checkpoint["progress"][:-1]  # all but the time
+        for row in checkpoint["progress"][6]:
+            del row["wall_seconds"]
+    assert_same(*checkpoints)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--intervention-beta", 1.5), r"--intervention-beta must be in \[0, 1\], not 1.5"),
+        (("--takeover-steps", 0), "--takeover-steps must be positive"),
+        (("--doubt-novices", -1), "--doubt-novices must be zero or more"),
+        (("--expert", "nobody"), "no expert 'nobody'"),
+        (("--intervention", "value", "--reference", "nobody"), "no expert 'nobody'"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        run("bad", *options)
+    assert "\n" not in str(caught.value) and not list(Path("runs").glob("*"))
