@@ -4,7 +4,7 @@ Paper: Ross, Gordon and Bagnell, AISTATS 2011, https://arxiv.org/abs/1011.0686; 
 steps get a label follows its use as a baseline of RLIF (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996):
 those where expert and novice differ, or a random share of them, or all.
 
-    python dagger.py                          # Hopper-v5, an expert of 16 %: about five minutes
+    python dagger.py                          # Hopper-v5, an expert of 16 %: about two minutes
     python dagger.py --expert top             # a good expert
     python dagger.py --help                   # every option
     python dagger.py --resume runs/<run>      # go on after a stop, to the bit

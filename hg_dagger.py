@@ -4,7 +4,7 @@ Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1" and "
 When the expert takes over follows its use as a baseline of RLIF (Luo et al., ICLR 2024,
 https://arxiv.org/abs/2311.12996): where the two actions differ, by value as in rlif_rlpd.py, or at random.
 
-    python hg_dagger.py                          # Hopper-v5, an expert of 16 %: about five minutes
+    python hg_dagger.py                          # Hopper-v5, an expert of 16 %: about six minutes
     python hg_dagger.py --intervention value     # the same person as in rlif_rlpd.py
     python hg_dagger.py --help                   # every option
     python hg_dagger.py --resume runs/<run>      # go on after a stop, to the bit

@@ -99,6 +99,19 @@ def overview(name, command, runs):
     return f"| {name} | `{command}` | {seeds} | {early} | {last} |"
 
 
+def comparison(folders):
+    """A Markdown table of methods by their default commands: what they reach and what the expert is asked for."""
+    names = ("command", "seed", "last", "last, sampled actions", "environment steps", "labels", "takeovers", "minutes")
+    lines = [f"| {' | '.join(names)} |", "|-|-|-|-|-|-|-|-|"]
+    for path in [path for folder in folders for path in sorted(folder.glob("seed_*.json"))]:
+        summary = json.loads(path.read_text())
+        scores = [f"{summary['final'][name]:.1f}" for name in ("normalized_score", "stochastic_normalized_score")]
+        asked = [str(summary.get(name, "-")) for name in ("env_steps", "labels", "takeovers")]
+        cells = [f"`{summary['command']}`", path.stem.split("_")[1], *scores, *asked]
+        lines.append(f"| {' | '.join(cells)} | {summary['seconds']['total'] / 60:.1f} |")
+    return "\n".join(lines)
+
+
 def speed_tables(folder):
     """Two Markdown tables: milliseconds of an update by number of critics and UTD ratio; the default run's speed."""
     with open(folder / "updates.csv") as updates, open(folder / "runs.csv") as runs:
@@ -133,6 +146,8 @@ def main():
             curves(runs).savefig(FOLDER / "figures" / f"{folder.name}.png", dpi=130)
             print(f"{command}\n\n{table(runs)}\n")
     print("\n".join(lines))
+    methods = [FOLDER / "results" / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]
+    print(f"\n{comparison(methods)}")
     print(f"\n{speed_tables(FOLDER / 'results' / 'speed')}")
 
 

@@ -6,12 +6,16 @@ import shlex
 import pytest
 import tyro
 
+import bc
+import dagger
 import experts.train
+import hg_dagger
 import rlif_rlpd
 from tests.tiny import ROOT
 
-PARSERS = {"rlif_rlpd.py": rlif_rlpd.Args, "-m experts.train": experts.train.Args}
-COMMAND = re.compile(r"python (rlif_rlpd\.py|-m experts\.train)\b(.*)")
+SCRIPTS = {f"{script.__name__}.py": script for script in (rlif_rlpd, bc, dagger, hg_dagger)}
+PARSERS = {name: script.Args for name, script in SCRIPTS.items()} | {"-m experts.train": experts.train.Args}
+COMMAND = re.compile(rf"python ({'|'.join(map(re.escape, PARSERS))})(?!\w)(.*)")
 
 
 def commands():
@@ -41,15 +45,14 @@ def test_command_is_understood(file, script, options):
         assert caught.value.code == 0
         return
     args = tyro.cli(PARSERS[script], args=argv)
-    if script == "rlif_rlpd.py" and args.resume is None:
-        rlif_rlpd.check(args)
+    if script in SCRIPTS and args.resume is None:
+        SCRIPTS[script].check(args)
 
 
 def test_every_option_that_the_readme_names_exists():
-    known = set(re.findall(r"^    (\w+): ", (ROOT / "rlif_rlpd.py").read_text(), re.M))
-    known |= set(re.findall(r"^    (\w+): ", (ROOT / "experts" / "train.py").read_text(), re.M)) | {"help"}
-    for script in ("run.py", "speed.py"):
-        known |= set(re.findall(r"^    (\w+): ", (ROOT / "benchmark" / script).read_text(), re.M)) | {"logdir"}
+    known = {"help", "logdir"}
+    for script in (*SCRIPTS, "experts/train.py", "benchmark/run.py", "benchmark/speed.py"):
+        known |= set(re.findall(r"^    (\w+): ", (ROOT / script).read_text(), re.M))
     for file in ("README.md", "experts/README.md"):
         for option in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", (ROOT / file).read_text()):
             assert option.removeprefix("no-").replace("-", "_") in known, f"{file}: --{option}"
