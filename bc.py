@@ -258,7 +258,7 @@ def main(args):
         actor.load_state_dict(checkpoint["actor"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         torch.set_rng_state(checkpoint["torch_rng"])
-        global_step, losses, rows, best_loss, waited, seconds = checkpoint["progress"]
+        global_step, losses, best_loss, waited, rows, seconds = checkpoint["progress"]
         best_actor = checkpoint["best_actor"]
 
     run_dir.mkdir(exist_ok=True)
@@ -320,7 +320,7 @@ def main(args):
             checkpoint = {"args": asdict(replace(args, resume=None)), "actor": actor.state_dict()}
             checkpoint |= {"optimizer": optimizer.state_dict(), "torch_rng": torch.get_rng_state()}
             checkpoint |= {"best_actor": best_actor}
-            checkpoint |= {"progress": (global_step, losses, rows, best_loss, waited, seconds)}
+            checkpoint |= {"progress": (global_step, losses, best_loss, waited, rows, seconds)}
             writer.flush()
             try:
                 save_checkpoint(run_dir / "checkpoint.pt", checkpoint)

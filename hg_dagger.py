@@ -4,7 +4,7 @@ Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1" and "
 When the expert takes over follows its use as a baseline of RLIF (Luo et al., ICLR 2024,
 https://arxiv.org/abs/2311.12996): where the two actions differ, by value as in rlif_rlpd.py, or at random.
 
-    python hg_dagger.py                          # Hopper-v5, an expert of 16 %: about six minutes
+    python hg_dagger.py                          # Hopper-v5, an expert of 16 %: about seven minutes
     python hg_dagger.py --intervention value     # the same person as in rlif_rlpd.py
     python hg_dagger.py --help                   # every option
     python hg_dagger.py --resume runs/<run>      # go on after a stop, to the bit
@@ -272,9 +272,8 @@ def parse_args(argv=None):
 def check(args):
     """Everything that can be wrong with the options themselves."""
     positive = "total_timesteps eval_frequency eval_episodes batch_size num_threads round_episodes round_updates"
-    positive += " takeover_steps"
     for names, holds, rule in (
-        (positive, lambda x: x > 0, "positive"),
+        (f"{positive} takeover_steps", lambda x: x > 0, "positive"),
         ("intervention_beta", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("intervention_alpha intervention_delta", math.isfinite, "finite"),
         ("learning_rate", lambda x: 0 < x < math.inf, "positive"),

@@ -10,8 +10,9 @@ Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): SAC wi
     python rlif_rlpd.py --help                 # every option
     python rlif_rlpd.py --resume runs/<run>    # go on after a stop, to the bit
 
-Read main() first: its loop is Algorithm 2. Then SimulatedHuman (when to intervene), Agent (RLPD), ReplayBuffer (what
-the end of an episode is worth). In shapes: O observation size, A action size, B batch, G updates a step, N critics.
+Read the loop in main() first: it is Algorithm 2. Then SimulatedHuman (when to intervene), Agent (RLPD), ReplayBuffer
+(what the end of an episode is worth). The rest makes runs fast, resumable and hard to start wrongly.
+In shapes: O observation size, A action size, B batch, G updates a step, N critics.
 """
 
 import ctypes.util
@@ -319,60 +320,12 @@ class Agent(nn.Module):
             losses = self.update_critics(batch)
         return losses | self.update_actor(batch)
 
-    def compile_gradients(self):
-        """Compile both gradient functions for the shapes of training; where that fails, say so and go on without."""
-        size, device = self.args.batch_size, self.log_alpha.device
-        obs_dim, act_dim = len(self.actor.obs_mean), len(self.actor.mean.bias)
-        shapes = (size, obs_dim), (size, obs_dim), (size, act_dim), (size,), (size,)
-        # no tensor twice: a graph for equal inputs would not do for others
-        batch = {name: torch.zeros(shape, device=device) for name, shape in zip(ReplayBuffer.FIELDS, shapes)}
-        noise = torch.zeros(size, act_dim, device=device)
-        members = torch.arange(self.args.num_min_qs, device=device)
-        print("compiling, once, for about 20 s (--no-compile does without)")
-        torch._dynamo.config.trace_autograd_ops = True  # makes torch.autograd.grad a part of the graph
-        for function in (self.critic_gradients, self.actor_gradients):
-            setattr(self, function.__name__, torch.compile(function, dynamic=False, fullgraph=True))
-        try:
-            self.critic_gradients(batch, noise, members)
-            self.actor_gradients(batch, noise)
-        except Exception as error:  # no compiler, or none that works
-            del self.critic_gradients, self.actor_gradients  # which leaves the plain methods
-            print(f"not compiled ({str(error).splitlines()[0]}), going on without, half as fast: is g++ installed?")
-
 
 def descend(optimizer, gradients):
     """An optimiser's step along these gradients."""
     for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients):
         parameter.grad = gradient.contiguous()  # the fused Adam reads memory in order, whatever the strides
     optimizer.step()
-
-
-class CudaGraph:
-    """A function of a dict of tensors as one CUDA graph: a call is one launch, however many kernels it has."""
-
-    WARM_UP = 3  # calls that run as they are, on a stream of their own: they compile, and allocate Adam's moments
-
-    def __init__(self, function):
-        self.function, self.stream, self.calls = function, torch.cuda.Stream(), 0
-
-    def __call__(self, inputs):
-        if self.calls == 0:
-            self.inputs = {name: torch.empty_like(values) for name, values in inputs.items()}
-        for name, values in inputs.items():
-            self.inputs[name].copy_(values)
-        self.calls += 1
-        if self.calls <= self.WARM_UP:
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                outputs = self.function(self.inputs)
-            torch.cuda.current_stream().wait_stream(self.stream)
-            return outputs
-        if self.calls == self.WARM_UP + 1:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records, and runs nothing
-                self.outputs = self.function(self.inputs)
-        self.graph.replay()
-        return self.outputs
 
 
 # --- replay buffer ---------------------------------------------------------------------------------------------------
@@ -487,6 +440,67 @@ def evaluate(args, actor, envs, seed, deterministic):
     return {name: float(value) for name, value in (stats | {"success_rate": successes.mean()}).items()}
 
 
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+def compile_gradients(agent):
+    """Compile both gradient functions for the shapes of training; where that fails, say so and go on without."""
+    size, device = agent.args.batch_size, agent.log_alpha.device
+    obs_dim, act_dim = len(agent.actor.obs_mean), len(agent.actor.mean.bias)
+    shapes = (size, obs_dim), (size, obs_dim), (size, act_dim), (size,), (size,)
+    # no tensor twice: a graph for equal inputs would not do for others
+    batch = {name: torch.zeros(shape, device=device) for name, shape in zip(ReplayBuffer.FIELDS, shapes)}
+    noise = torch.zeros(size, act_dim, device=device)
+    members = torch.arange(agent.args.num_min_qs, device=device)
+    print("compiling, once, for about 20 s (--no-compile does without)")
+    torch._dynamo.config.trace_autograd_ops = True  # makes torch.autograd.grad a part of the graph
+    for function in (agent.critic_gradients, agent.actor_gradients):
+        setattr(agent, function.__name__, torch.compile(function, dynamic=False, fullgraph=True))
+    try:
+        agent.critic_gradients(batch, noise, members)
+        agent.actor_gradients(batch, noise)
+    except Exception as error:  # no compiler, or none that works
+        del agent.critic_gradients, agent.actor_gradients  # which leaves the plain methods
+        print(f"not compiled ({str(error).splitlines()[0]}), going on without, half as fast: is g++ installed?")
+
+
+class CudaGraph:
+    """A function of a dict of tensors as one CUDA graph: a call is one launch, however many kernels it has."""
+
+    WARM_UP = 3  # calls that run as they are, on a stream of their own: they compile, and allocate Adam's moments
+
+    def __init__(self, function):
+        self.function, self.stream, self.calls = function, torch.cuda.Stream(), 0
+
+    def __call__(self, inputs):
+        if self.calls == 0:
+            self.inputs = {name: torch.empty_like(values) for name, values in inputs.items()}
+        for name, values in inputs.items():
+            self.inputs[name].copy_(values)
+        self.calls += 1
+        if self.calls <= self.WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                outputs = self.function(self.inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return outputs
+        if self.calls == self.WARM_UP + 1:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # records, and runs nothing
+                self.outputs = self.function(self.inputs)
+        self.graph.replay()
+        return self.outputs
+
+
+def keep_memory():
+    """Let glibc keep what is freed: it would hand large blocks back and fetch them anew, page by page, every update."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            for option, value in ((-3, 2**25), (-1, 2**30)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, in bytes
+                libc.mallopt(option, value)
+
+
 # --- main ------------------------------------------------------------------------------------------------------------
 
 
@@ -556,15 +570,6 @@ def open_run(args):
     return run_dir, checkpoint
 
 
-def keep_memory():
-    """Let glibc keep what is freed: it would hand large blocks back and fetch them anew, page by page, every update."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for option, value in ((-3, 2**25), (-1, 2**30)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, in bytes
-                libc.mallopt(option, value)
-
-
 def main(args):
     args = check(args)
     keep_memory()
@@ -588,7 +593,7 @@ def main(args):
     if args.standardize_obs and len(demo_obs):
         agent.standardize(demo_obs)
     if args.compile:
-        agent.compile_gradients()
+        compile_gradients(agent)
     update = CudaGraph(agent.update) if args.cuda else agent.update
     human = SimulatedHuman(args, expert, reference, rng)
     files = [policy.sha256 for policy in (expert, reference) if policy]
@@ -745,7 +750,6 @@ def main(args):
         film.close()
     times = dict(zip(("environment", "update", "evaluation", "total"), seconds.tolist()))
     summary = {"final": last, "best": best, "env_steps": global_step, "critic_updates": updates, "seconds": times}
-    summary |= {"updates_per_second": updates / times["update"]}
     write_file(run_dir / "summary.json", json.dumps(summary, indent=2).encode())
     for name, value in {
         "expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}" if expert else "no expert",

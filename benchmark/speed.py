@@ -95,7 +95,7 @@ def measure_updates(worker, rounds):
             if utd == 1 or device == "cuda":
                 agent = rlif_rlpd.Agent(OBS, ACT, args, torch.device(device))
                 if path == "compiled":
-                    agent.compile_gradients()
+                    rlif_rlpd.compile_gradients(agent)
             update = rlif_rlpd.CudaGraph(agent.update) if device == "cuda" and path == "compiled" else agent.update
             updates[num_qs, utd, path, bf16] = update
             if device == "cpu" and utd == 1 and path == "compiled":

@@ -99,7 +99,7 @@ def evaluate_policy(actor, data, args):
     options = rlif_rlpd.Args(reward="task", num_qs=args.num_qs, num_min_qs=1, **rates)
     agent = rlif_rlpd.Agent(data["obs"].shape[1], data["actions"].shape[1], options, "cpu")
     agent.actor.load_state_dict(actor.state_dict())
-    agent.compile_gradients()
+    rlif_rlpd.compile_gradients(agent)
     data["rewards"] = data["rewards"] * (1 - options.gamma)
     bar = trange(args.critic_steps, desc="critics")
     for step in bar:

@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import minari
@@ -18,7 +15,6 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 import bc
 from experts import InputError, load_checkpoint, load_expert
 from tests import tiny
-from tests.test_resume import assert_same
 
 OPTIONS = (
     "--env-id", "Point-v0", "--dataset-id", "test/linear-v0", "--demo-episodes", 20, "--hidden-sizes", 32, 32,
@@ -98,30 +94,6 @@ def test_stops_early_and_keeps_the_policy_of_the_lowest_validation_loss(demonstr
     obs = np.zeros((1, 2), dtype=np.float32)
     saved = load_expert("Point-v0", str(run_dir / "model.safetensors")).act(obs, deterministic=True).numpy()
     np.testing.assert_allclose(saved, actor.act(obs, deterministic=True), atol=1e-6)
-
-
-def test_killed_and_resumed_is_the_uninterrupted_run_to_the_bit(demonstrations):
-    options = [str(option) for option in (*OPTIONS, "--checkpoint-frequency", 150, "--total-timesteps", 3_000)]
-    options[1] = tiny.POINT
-    whole = run("whole", "--checkpoint-frequency", 150, "--total-timesteps", 3_000, "--env-id", tiny.POINT)
-    command = [*options, "--exp-name", "killed"]
-    for after, signum in ((1, signal.SIGKILL), (8, signal.SIGTERM)):
-        process = tiny.start(*command, script="bc.py", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while not any(len(rows(path.parent)) >= after for path in Path("runs").glob("*__killed__*/eval.csv")):
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.01)
-        process.send_signal(signum)
-        assert process.wait() in (-signal.SIGKILL, 128 + signal.SIGTERM)
-        (killed,) = Path("runs").glob("*__killed__*")
-        command = ["--resume", str(killed)]
-    bc.main(bc.parse_args(command))
-    checkpoints = [load_checkpoint(folder / "checkpoint.pt") for folder in (whole, killed)]
-    for checkpoint in checkpoints:
-        del checkpoint["args"]  # the names differ
-        checkpoint["progress"] = checkpoint["progress"][:-1]  # all but the time
-        for row in checkpoint["progress"][2]:
-            del row["wall_seconds"]
-    assert_same(*checkpoints)
 
 
 @pytest.mark.parametrize(

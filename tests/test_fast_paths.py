@@ -53,7 +53,7 @@ def test_compiled_gradients_are_the_plain_ones_to_rounding(options, capsys):
     agent, *inputs = learner(**options)
     plain_losses, plain = gradients(agent, *inputs)
     before = copy.deepcopy(agent.state_dict())
-    agent.compile_gradients()
+    rlif_rlpd.compile_gradients(agent)
     assert "not compiled" not in capsys.readouterr().out
     assert all(torch.equal(value, before[name]) for name, value in agent.state_dict().items())  # it only warms up
     losses, compiled = gradients(agent, *inputs)
@@ -69,7 +69,7 @@ def test_compiled_gradients_are_the_plain_ones_to_rounding(options, capsys):
 @needs_compiler
 def test_nothing_is_compiled_after_the_warm_up(monkeypatch):
     agent, batch, *_ = learner(utd_ratio=3)
-    agent.compile_gradients()
+    rlif_rlpd.compile_gradients(agent)
     monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     batches = {name: torch.stack([values] * 3) for name, values in batch.items()}  # (G, B, ...)
     for progress in (0.0, 0.9):

@@ -2,9 +2,6 @@
 
 import copy
 import csv
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,6 @@ import bc
 import hg_dagger
 from experts import InputError, load_checkpoint, load_expert
 from tests import tiny
-from tests.test_resume import assert_same
 
 OPTIONS = (
     "--env-id", "Walled-v0", "--hidden-sizes", 16, "--eval-episodes", 2, "--demo-episodes", 0, "--num-threads", 1,
@@ -174,29 +170,6 @@ def test_learns_what_the_expert_can():
     options = "--total-timesteps", 1_000, "--round-updates", 200, "--eval-episodes", 10, "--threshold", 0.3
     returns = [float(row["return_mean"]) for row in rows(run("a", *options))]
     assert returns[-1] > 45  # of 50
-
-
-def test_killed_and_resumed_is_the_uninterrupted_run_to_the_bit():
-    options = "--env-id", tiny.POINT, "--total-timesteps", 2_000, "--doubt-novices", 1
-    whole = run("whole", *options)
-    command = [*map(str, (*OPTIONS, *options)), "--exp-name", "killed"]
-    for after, signum in ((1, signal.SIGKILL), (6, signal.SIGTERM)):
-        process = tiny.start(*command, script="hg_dagger.py", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while not any(len(rows(path.parent)) >= after for path in Path("runs").glob("*__killed__*/eval.csv")):
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.01)
-        process.send_signal(signum)
-        assert process.wait() in (-signal.SIGKILL, 128 + signal.SIGTERM)
-        (killed,) = Path("runs").glob("*__killed__*")
-        command = ["--resume", str(killed)]
-    hg_dagger.main(hg_dagger.parse_args(command))
-    checkpoints = [load_checkpoint(folder / "checkpoint.pt") for folder in (whole, killed)]
-    for checkpoint in checkpoints:
-        del checkpoint["args"]  # the names differ
-        checkpoint["progress"] = checkpoint["progress"][:-1]  # all but the time
-        for row in checkpoint["progress"][6]:
-            del row["wall_seconds"]
-    assert_same(*checkpoints)
 
 
 @pytest.mark.parametrize(

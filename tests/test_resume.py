@@ -11,6 +11,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import bc
+import dagger
+import hg_dagger
 import rlif_rlpd
 from experts import Expert, load_checkpoint
 from tests import tiny
@@ -138,6 +141,42 @@ def test_sigterm_and_sigint_leave_a_checkpoint_and_resume_to_the_bit(whole, plac
     assert tiny.start(*command, cwd=place, stderr=subprocess.DEVNULL).wait() == 0
     assert_same_run(the_run(place), expected)
     assert_logged_once(the_run(place))
+
+
+CLONING = "--env-id", tiny.POINT, "--hidden-sizes", 16, "--eval-episodes", 2, "--num-threads", 1, "--demo-episodes", 4
+ROUNDS = "--round-episodes", 2, "--round-updates", 100, "--eval-frequency", 100, "--total-timesteps", 2_000
+STEPS = "--eval-frequency", 200, "--total-timesteps", 3_000, "--checkpoint-frequency", 150
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        (bc, STEPS),
+        (dagger, (*ROUNDS, "--expert", "../expert.safetensors", "--mixture-decay", 0.9)),
+        (hg_dagger, (*ROUNDS, "--expert", "../expert.safetensors", "--doubt-novices", 1)),
+    ],
+)
+def test_the_cloning_scripts_resume_to_the_bit_as_well(script, options, tmp_path, monkeypatch):
+    write_files(tmp_path)
+    tiny.write_demonstrations("test/point-v0", episodes=4, steps=30)
+    options = [str(option) for option in (*CLONING, "--dataset-id", "test/point-v0", *options)]
+    run_dirs = {}
+    for name, interruptions in (("whole", ()), ("killed", ((signal.SIGKILL, 1), (signal.SIGTERM, 6)))):
+        monkeypatch.chdir(tmp_path / name)
+        command = options
+        for signum, after in interruptions:
+            process = tiny.start(
+                *command, script=f"{script.__name__}.py", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            assert interrupt(process, Path.cwd(), signum, after) in (-signal.SIGKILL, 128 + signal.SIGTERM)
+            command = ["--resume", str(the_run(Path()))]
+        script.main(script.parse_args(command))
+        run_dirs[name] = the_run(tmp_path / name)
+    checkpoints = [load_checkpoint(run_dir / "checkpoint.pt") for run_dir in run_dirs.values()]
+    for checkpoint in checkpoints:
+        checkpoint["progress"] = checkpoint["progress"][:-1]  # all but the time
+    assert_same(*checkpoints)
+    assert evaluations(run_dirs["whole"]) == evaluations(run_dirs["killed"])
 
 
 # --- in this process -------------------------------------------------------------------------------------------------
