@@ -81,7 +81,8 @@ class Args:
 def make_env(env_id, render_mode=None):
     """The environment, with flat observations and with actions rescaled to [-1, 1]."""
     try:
-        env = gym.make(env_id, render_mode=render_mode)
+        module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
+        env = gym.make(module + env_id, render_mode=render_mode)
     except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
@@ -91,6 +92,23 @@ def make_env(env_id, render_mode=None):
     if not env.action_space.is_bounded():
         raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+class EndWhenDropped(gym.Wrapper):
+    """AdroitHandPen with an end when the pen falls from the hand."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, bool(terminated or obs[26] < 0.075), truncated, info  # obs[26]: the pen's height in metres
+
+
+def make_training_env(env_id):
+    """The environment to learn in: AdroitHandPen as D4RL's pen, which ends when the pen is dropped or after 100 steps.
+
+    Evaluation has the full 200 steps, dropped or not.
+    """
+    env = make_env(env_id)
+    return gym.wrappers.TimeLimit(EndWhenDropped(env), 100) if env_id.startswith("AdroitHandPen") else env
 
 
 def seed_for(*key):
@@ -193,7 +211,13 @@ def evaluate(args, actor, envs, seed, deterministic):
                     running.remove(i)
     scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
     stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
-    return {name: float(value) for name, value in (stats | {"success_rate": successes.mean()}).items()}
+    return {name: float(value) for name, value in (stats | {"success_rate": 100 * successes.mean()}).items()}
+
+
+def headline(row):
+    """The column of eval.csv to judge by: the success rate (%), else D4RL's score, else the return; what is known."""
+    names = "success_rate", "normalized_score", "return_mean"
+    return next(name for name in names if not math.isnan(row.get(name, math.nan)))
 
 
 # --- main ------------------------------------------------------------------------------------------------------------
@@ -267,7 +291,7 @@ def main(args):
     if args.capture_video and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
 
-    env = make_env(args.env_id)  # to learn in
+    env = make_training_env(args.env_id)
     eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
     expert = load_expert(args.env_id, args.expert, env)
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
@@ -375,7 +399,7 @@ def main(args):
             lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
             write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
             counts[:] = 0
-            key = "return_mean" if math.isnan(row["normalized_score"]) else "normalized_score"
+            key = headline(row)
             bar.set_postfix(score=f"{row[key]:.0f}", labels=labels)
 
         seconds = time.perf_counter() - start
@@ -399,7 +423,7 @@ def main(args):
     writer.close()
 
     # what came out: a file that --expert can load, summary.json, a table
-    key = "return_mean" if math.isnan(rows[-1]["normalized_score"]) else "normalized_score"
+    key = headline(rows[-1])
     first, last, best = rows[0], rows[-1], max(rows, key=lambda row: row[key])
     if args.save_model:
         tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
@@ -411,7 +435,8 @@ def main(args):
         film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), f"{run_dir}/videos", disable_logger=True)
         evaluate(args, actor, [film], args.seed, deterministic=True)
         film.close()
-    summary = {"final": last, "best": best, "env_steps": global_step, "rounds": rounds, "labels": labels}
+    known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan in JSON
+    summary = {"final": known[0], "best": known[1], "env_steps": global_step, "rounds": rounds, "labels": labels}
     summary |= {"expert_steps": expert_steps, "takeovers": 0, "seconds": {"total": seconds}}
     write_file(run_dir / "summary.json", json.dumps(summary, indent=2).encode())
     for name, value in {

@@ -64,6 +64,7 @@ class Args:
     intervention_beta: float = 0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
     takeover_steps: int = 4  # threshold, value: steps that the expert keeps control
     grace_steps: int = 1  # threshold, value: unchecked steps of the novice after a takeover (official code: 1)
+    give_up: float = 0.0  # value: end the episode if Q falls to this share of the episode's best (not in the paper)
     random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
     store_novice_steps: bool = False  # official code's quirk: clone the novice's own steps as well
     doubt_novices: int = 2  # more novices, trained alike, whose disagreement is logged as doubt; 0: none
@@ -87,7 +88,8 @@ class Args:
 def make_env(env_id, render_mode=None):
     """The environment, with flat observations and with actions rescaled to [-1, 1]."""
     try:
-        env = gym.make(env_id, render_mode=render_mode)
+        module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
+        env = gym.make(module + env_id, render_mode=render_mode)
     except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
@@ -97,6 +99,23 @@ def make_env(env_id, render_mode=None):
     if not env.action_space.is_bounded():
         raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+class EndWhenDropped(gym.Wrapper):
+    """AdroitHandPen with an end when the pen falls from the hand."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, bool(terminated or obs[26] < 0.075), truncated, info  # obs[26]: the pen's height in metres
+
+
+def make_training_env(env_id):
+    """The environment to learn in: AdroitHandPen as D4RL's pen, which ends when the pen is dropped or after 100 steps.
+
+    Evaluation has the full 200 steps, dropped or not.
+    """
+    env = make_env(env_id)
+    return gym.wrappers.TimeLimit(EndWhenDropped(env), 100) if env_id.startswith("AdroitHandPen") else env
 
 
 def seed_for(*key):
@@ -119,6 +138,7 @@ class SimulatedHuman:
 
     def new_episode(self):
         self.takeover_left = 0  # steps the expert still keeps control
+        self.best_value = -math.inf  # of the states of the episode, by the reference
         self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
 
     def draw(self, which):
@@ -133,6 +153,14 @@ class SimulatedHuman:
         # the threshold is relative to |Q|: alpha * Q would flip its meaning where Q < 0
         gap = (1 - self.args.intervention_alpha) * abs(q_reference) + self.args.intervention_delta
         return q_novice < q_reference - gap
+
+    def gives_up(self, obs):
+        """Has the reference value fallen below a share of the best that this episode has seen?"""
+        if self.args.intervention != "value" or self.args.give_up == 0:
+            return False
+        value = self.reference.q(obs[None], self.reference.act(obs[None], deterministic=True)).item()
+        self.best_value = max(self.best_value, value)
+        return value < self.best_value - (1 - self.args.give_up) * abs(self.best_value)
 
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, flagged (None if not looked)."""
@@ -151,7 +179,6 @@ class SimulatedHuman:
             return proposal, False, started, flagged
         self.takeover_left -= 1
         return self.expert.act(obs[None])[0].numpy(), True, started, flagged
-
 
 
 class ThresholdHuman(SimulatedHuman):
@@ -247,7 +274,13 @@ def evaluate(args, actor, envs, seed, deterministic):
                     running.remove(i)
     scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
     stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
-    return {name: float(value) for name, value in (stats | {"success_rate": successes.mean()}).items()}
+    return {name: float(value) for name, value in (stats | {"success_rate": 100 * successes.mean()}).items()}
+
+
+def headline(row):
+    """The column of eval.csv to judge by: the success rate (%), else D4RL's score, else the return; what is known."""
+    names = "success_rate", "normalized_score", "return_mean"
+    return next(name for name in names if not math.isnan(row.get(name, math.nan)))
 
 
 # --- main ------------------------------------------------------------------------------------------------------------
@@ -274,7 +307,7 @@ def check(args):
     positive = "total_timesteps eval_frequency eval_episodes batch_size num_threads round_episodes round_updates"
     for names, holds, rule in (
         (f"{positive} takeover_steps", lambda x: x > 0, "positive"),
-        ("intervention_beta", lambda x: 0 <= x <= 1, "in [0, 1]"),
+        ("intervention_beta give_up", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("intervention_alpha intervention_delta", math.isfinite, "finite"),
         ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
         ("weight_decay", lambda x: 0 <= x < math.inf, "zero or more"),
@@ -322,7 +355,7 @@ def main(args):
     if args.capture_video and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
 
-    env = make_env(args.env_id)  # to learn in
+    env = make_training_env(args.env_id)
     eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
     expert = load_expert(args.env_id, args.expert, env)
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
@@ -411,7 +444,7 @@ def main(args):
                 global_step += 1
                 bar.update()
                 episodic_return += task_reward
-                ended = terminated or truncated
+                ended = terminated or truncated or human.gives_up(obs)
             writer.add_scalar("charts/episodic_return", episodic_return, global_step)
         if visited:  # (Alg. 1, line 13)
             new = np.array(visited, dtype=np.float32), np.array(executed, dtype=np.float32)
@@ -443,7 +476,7 @@ def main(args):
             lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
             write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
             counts[:] = 0
-            key = "return_mean" if math.isnan(row["normalized_score"]) else "normalized_score"
+            key = headline(row)
             bar.set_postfix(score=f"{row[key]:.0f}", takeovers=takeovers)
 
         seconds = time.perf_counter() - start
@@ -468,7 +501,7 @@ def main(args):
     writer.close()
 
     # what came out: a file that --expert can load, summary.json, a table
-    key = "return_mean" if math.isnan(rows[-1]["normalized_score"]) else "normalized_score"
+    key = headline(rows[-1])
     first, last, best = rows[0], rows[-1], max(rows, key=lambda row: row[key])
     if args.save_model:
         tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
@@ -480,7 +513,8 @@ def main(args):
         film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), f"{run_dir}/videos", disable_logger=True)
         evaluate(args, actor, [film], args.seed, deterministic=True)
         film.close()
-    summary = {"final": last, "best": best, "env_steps": global_step, "rounds": rounds, "labels": expert_steps}
+    known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan in JSON
+    summary = {"final": known[0], "best": known[1], "env_steps": global_step, "rounds": rounds, "labels": expert_steps}
     summary |= {"expert_steps": expert_steps, "takeovers": takeovers, "seconds": {"total": seconds}}
     write_file(run_dir / "summary.json", json.dumps(summary, indent=2).encode())
     for name, value in {

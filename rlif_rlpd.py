@@ -68,12 +68,14 @@ class Args:
     intervention_beta: float = 0.95  # probability of a takeover if flagged; 1 - this if not
     takeover_steps: int = 4  # value: steps that the expert keeps control
     grace_steps: int = 1  # value: unchecked steps of the novice after a takeover (official code: 1)
+    give_up: float = 0.0  # value: end the episode if Q falls to this share of the episode's best (not in the paper)
     random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
     drop_expert_transitions: bool = False  # official code's quirk: store only the last transition of a takeover
 
     demo_episodes: int = 50  # demonstrations to begin with, their rewards set to zero
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
     offline_ratio: float = 0.0  # share of each batch from demonstrations alone (RLPD: 0.5); 0: they join the buffer
+    bc_weight: float = 0.0  # of the mean action's squared distance from the demonstrated one, in the actor's loss
     reward: Literal["intervention", "task"] = "intervention"  # task: the environment's own, i.e. plain RLPD
     termination: Literal["reset", "bootstrap", "mask"] | None = None  # see ReplayBuffer; default reset (task: mask)
     clip_target: bool = True  # keep targets in [-1 / (1 - gamma), 0], all that intervention rewards can sum to
@@ -101,7 +103,8 @@ class Args:
 def make_env(env_id, render_mode=None):
     """The environment, with flat observations and with actions rescaled to [-1, 1]."""
     try:
-        env = gym.make(env_id, render_mode=render_mode)
+        module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
+        env = gym.make(module + env_id, render_mode=render_mode)
     except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
@@ -111,6 +114,23 @@ def make_env(env_id, render_mode=None):
     if not env.action_space.is_bounded():
         raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+class EndWhenDropped(gym.Wrapper):
+    """AdroitHandPen with an end when the pen falls from the hand."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, bool(terminated or obs[26] < 0.075), truncated, info  # obs[26]: the pen's height in metres
+
+
+def make_training_env(env_id):
+    """The environment to learn in: AdroitHandPen as D4RL's pen, which ends when the pen is dropped or after 100 steps.
+
+    Evaluation has the full 200 steps, dropped or not.
+    """
+    env = make_env(env_id)
+    return gym.wrappers.TimeLimit(EndWhenDropped(env), 100) if env_id.startswith("AdroitHandPen") else env
 
 
 def seed_for(*key):
@@ -133,6 +153,7 @@ class SimulatedHuman:
 
     def new_episode(self):
         self.takeover_left = 0  # steps the expert still keeps control
+        self.best_value = -math.inf  # of the states of the episode, by the reference
         self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
 
     def draw(self, which):
@@ -147,6 +168,14 @@ class SimulatedHuman:
         # the threshold is relative to |Q|: alpha * Q would flip its meaning where Q < 0
         gap = (1 - self.args.intervention_alpha) * abs(q_reference) + self.args.intervention_delta
         return q_novice < q_reference - gap
+
+    def gives_up(self, obs):
+        """Has the reference value fallen below a share of the best that this episode has seen?"""
+        if self.args.intervention != "value" or self.args.give_up == 0:
+            return False
+        value = self.reference.q(obs[None], self.reference.act(obs[None], deterministic=True)).item()
+        self.best_value = max(self.best_value, value)
+        return value < self.best_value - (1 - self.args.give_up) * abs(self.best_value)
 
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, flagged (None if not looked)."""
@@ -290,6 +319,10 @@ class Agent(nn.Module):
         q = self.qf(batch["obs"], actions, bf16=self.args.bf16).mean(0)  # (N, B) -> (B,)
         alpha, entropy = self.log_alpha.exp(), -log_prob.mean()
         actor_loss = (alpha.detach() * log_prob - q).mean()
+        if self.args.bc_weight:  # hold the actor to the demonstrations, which are the first rows of a batch
+            n = round(self.args.offline_ratio * len(q))
+            distances = self.actor(batch["obs"][:n], self.args.bf16)[0].tanh() - batch["actions"][:n]  # (n, A)
+            actor_loss = actor_loss + self.args.bc_weight * distances.pow(2).sum(-1).mean()
         alpha_loss = (alpha * (entropy.detach() - self.target_entropy)).sum()
         losses = {"actor_loss": actor_loss.detach(), "alpha": alpha.detach()[0], "entropy": entropy.detach()}
         return losses, torch.autograd.grad(actor_loss + alpha_loss, [*self.actor.parameters(), self.log_alpha])
@@ -365,7 +398,7 @@ class ReplayBuffer:
     def sample(self, rng, num_batches, batch_size, offline_ratio, device):
         """num_batches minibatches in one gather: a dict of tensors (G, B, ...).
 
-        Every one of them, not just their sum, holds its share of demonstrations (symmetric sampling).
+        Every one of them, not just their sum, holds its share of demonstrations (symmetric sampling): its first rows.
         """
         offline = round(offline_ratio * batch_size) if self.first else 0
         ages = rng.integers(self.size, size=(num_batches, batch_size - offline))  # 0: the newest
@@ -437,7 +470,13 @@ def evaluate(args, actor, envs, seed, deterministic):
                     running.remove(i)
     scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
     stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
-    return {name: float(value) for name, value in (stats | {"success_rate": successes.mean()}).items()}
+    return {name: float(value) for name, value in (stats | {"success_rate": 100 * successes.mean()}).items()}
+
+
+def headline(row):
+    """The column of eval.csv to judge by: the success rate (%), else D4RL's score, else the return; what is known."""
+    names = "success_rate", "normalized_score", "return_mean"
+    return next(name for name in names if not math.isnan(row.get(name, math.nan)))
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
@@ -524,11 +563,12 @@ def check(args):
     """Everything that can be wrong with the options themselves; returns them with defaults filled in."""
     positive = "total_timesteps eval_frequency eval_episodes checkpoint_frequency batch_size buffer_size num_threads"
     for names, holds, rule in (
-        ("intervention_beta offline_ratio tau final_lr_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
+        ("intervention_beta give_up offline_ratio tau final_lr_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("gamma", lambda x: 0 <= x < 1, "in [0, 1)"),
         (f"{positive} num_qs num_min_qs utd_ratio takeover_steps", lambda x: x > 0, "positive"),
         ("learning_rate init_temperature", lambda x: 0 < x < math.inf, "positive"),
         ("seed grace_steps demo_episodes", lambda x: x >= 0, "zero or more"),
+        ("bc_weight", lambda x: 0 <= x < math.inf, "zero or more"),
         ("intervention_alpha intervention_delta", math.isfinite, "finite"),
     ):
         for name in names.split():
@@ -542,6 +582,8 @@ def check(args):
         (args.num_min_qs > args.num_qs, f"--num-min-qs {args.num_min_qs} is more than --num-qs {args.num_qs}"),
         (size >= args.buffer_size, f"--batch-size {size} does not fit into --buffer-size {args.buffer_size}"),
         (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
+        (args.bc_weight and not args.offline_ratio, "--bc-weight needs an --offline-ratio above 0"),
+        (args.bc_weight and not args.demo_episodes, "--bc-weight needs demonstrations, not --demo-episodes 0"),
         (task and args.termination == "reset", "--termination reset needs --reward intervention"),
         (not task and args.intervention == "none", "--intervention none leaves no reward but --reward task"),
         (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
@@ -580,7 +622,7 @@ def main(args):
     if args.capture_video and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
 
-    env = make_env(args.env_id)  # to learn in
+    env = make_training_env(args.env_id)
     eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
     expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
@@ -613,7 +655,7 @@ def main(args):
         torch.set_rng_state(checkpoint["torch_rng"])
         if args.cuda:
             torch.cuda.set_rng_state(checkpoint["cuda_rng"])
-        human.takeover_left, human.wait = checkpoint["human"]
+        human.takeover_left, human.wait, human.best_value = checkpoint["human"]
         global_step, updates, episode, staged, rows = checkpoint["progress"]
         counts, seconds = checkpoint["counts"].numpy(), checkpoint["seconds"].numpy()
         episode_actions = list(checkpoint["episode_actions"].numpy())
@@ -653,6 +695,7 @@ def main(args):
             rb.commit(reward=-1.0 if started and args.reward == "intervention" else None)
 
         next_obs, task_reward, terminated, truncated, _ = env.step(actions)
+        terminated = terminated or human.gives_up(next_obs)  # which counts as a fall
         global_step += 1
         if not np.isfinite(next_obs).all():
             sys.exit(f"step {global_step}: {args.env_id} is no longer finite, the last checkpoint is kept: {run_dir}")
@@ -707,7 +750,7 @@ def main(args):
             lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
             write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
             counts[:] = 0
-            key = "return_mean" if math.isnan(row["normalized_score"]) else "normalized_score"
+            key = headline(row)
             bar.set_postfix(score=f"{row[key]:.0f}", interventions=f"{row['intervention_rate']:.0%}")
         seconds += (t1 - t0, t2 - t1, time.perf_counter() - t2, 0)
         bar.update()
@@ -720,7 +763,7 @@ def main(args):
             checkpoint |= {"cuda_rng": torch.cuda.get_rng_state() if args.cuda else None}
             checkpoint |= {"obs": torch.as_tensor(obs), "episode_actions": torch.tensor(np.array(episode_actions))}
             checkpoint |= {"counts": torch.from_numpy(counts), "seconds": torch.from_numpy(seconds)}
-            checkpoint |= {"human": (human.takeover_left, human.wait)}
+            checkpoint |= {"human": (human.takeover_left, human.wait, human.best_value)}
             checkpoint |= {"progress": (global_step, updates, episode, staged, rows)}
             writer.flush()
             try:
@@ -736,7 +779,7 @@ def main(args):
     writer.close()
 
     # what came out: a file that --expert can load, summary.json, a table
-    key = "return_mean" if math.isnan(rows[-1]["normalized_score"]) else "normalized_score"
+    key = headline(rows[-1])
     first, last, best = rows[0], rows[-1], max(rows, key=lambda row: row[key])
     if args.save_model:
         tensors = {k: v for k, v in agent.state_dict().items() if k.startswith(("actor.", "qf."))}
@@ -749,8 +792,9 @@ def main(args):
         evaluate(args, agent.actor, [film], args.seed, deterministic=True)
         film.close()
     times = dict(zip(("environment", "update", "evaluation", "total"), seconds.tolist()))
-    summary = {"final": last, "best": best, "env_steps": global_step, "critic_updates": updates, "seconds": times}
-    write_file(run_dir / "summary.json", json.dumps(summary, indent=2).encode())
+    known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan in JSON
+    summary = {"final": known[0], "best": known[1], "env_steps": global_step, "critic_updates": updates}
+    write_file(run_dir / "summary.json", json.dumps(summary | {"seconds": times}, indent=2).encode())
     for name, value in {
         "expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}" if expert else "no expert",
         "first, last, best evaluation": f"{first[key]:.1f}, {last[key]:.1f}, {best[key]:.1f}",

@@ -8,6 +8,7 @@ each folder of results, and the tables of speed; draws timeline.png, the method.
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
+
+import tables
+from experts import list_experts, load_expert
+from rlif_rlpd import headline
+
 NOVICE, EXPERT, FLAG = "#4c78a8", "#f58518", "#d62728"
 
 
@@ -112,6 +119,55 @@ def comparison(folders):
     return "\n".join(lines)
 
 
+# the paper's Tables 1 and 3, in the order of tables.METHODS (but for BC) and of tables.REFERENCES
+PAPER = {
+    "AdroitHandPen-v1-top": (88.5, 42.9, 73.5, 74.3, 78.1, 79.1),
+    "AdroitHandPen-v1-middle": (80.9, 34.1, 60.0, 29.3, 35.7, 38.7),
+    "AdroitHandPen-v1-low": (64.0, 28.3, 28.5, 9.5, 8.9, 12.8),
+    "AdroitHandPen-v1-bc": (54.1,),
+    "Walker2d-v5-top": (109.0, 106.5, 53.6, 112.7, 57.9, 76.1),
+    "Walker2d-v5-high": (99.7, 75.6, 44.8, 69.7, 20.5, 43.6),
+    "Walker2d-v5-low": (102.9, 19.1, 11.9, 19.7, 12.4, 20.1),
+    "Walker2d-v5-bc": (44.5,),
+    "Hopper-v5-top": (109.2, 93.8, 80.3, 86.9, 70.6, 61.6),
+    "Hopper-v5-middle": (108.4, 103.9, 40.7, 42.7, 38.7, 19.6),
+    "Hopper-v5-low": (108.0, 75.1, 25.2, 24.4, 19.5, 10.3),
+    "Hopper-v5-bc": (64.8,),
+}
+PAPER_REFERENCES = {"top": (78.9, 85.9, 109.0), "middle": (38.8, 71.2, 99.7), "low": (33.6, 66.8, 102.9)}
+
+
+def cell(path, paper):
+    """The last evaluation of a run, mean action, and the paper's figure in brackets."""
+    if not path.exists():
+        return f"- ({paper})"
+    final = json.loads(path.read_text())["final"]
+    return f"{final[headline(final)]:.1f} ({paper})"
+
+
+def paper_tables(results, seed=1):
+    """Two Markdown tables: the paper's Tables 1 and 3 with one seed of ours beside them, for the experts shipped."""
+    methods = [method for method in tables.METHODS if method != "bc"]
+    lines = [f"| task, expert | {' | '.join(methods)} | bc |", "|-|" + "-|" * (len(methods) + 1)]
+    for env_id, (levels, *_) in tables.TASKS.items():
+        for level in [level for level in levels if level in list_experts().get(env_id, [])]:
+            row = [f"{env_id}-{level}-{method}" for method in methods]
+            cells = [
+                cell(results / "table1" / name / f"seed_{seed}.json", paper)
+                for name, paper in zip(row, PAPER[f"{env_id}-{level}"])
+            ]
+            bc = f"{env_id}-bc"
+            cells.append(cell(results / "table1" / bc / f"seed_{seed}.json", *PAPER[bc]) if level == levels[0] else "")
+            score = load_expert(env_id, level).facts["score_mean"]
+            lines.append(f"| {env_id}, {level} ({score:.0f}) | {' | '.join(cells)} |")
+    lines += ["", f"| expert \\ reference | {' | '.join(tables.REFERENCES)} |", "|-|-|-|-|"]
+    for expert in tables.EXPERTS:
+        row = zip(tables.REFERENCES, PAPER_REFERENCES[expert])
+        cells = [cell(results / "table3" / f"{expert}-{name}" / f"seed_{seed}.json", paper) for name, paper in row]
+        lines.append(f"| {expert} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def speed_tables(folder):
     """Two Markdown tables: milliseconds of an update by number of critics and UTD ratio; the default run's speed."""
     with open(folder / "updates.csv") as updates, open(folder / "runs.csv") as runs:
@@ -148,6 +204,7 @@ def main():
     print("\n".join(lines))
     methods = [FOLDER / "results" / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]
     print(f"\n{comparison(methods)}")
+    print(f"\n{paper_tables(FOLDER / 'results')}")
     print(f"\n{speed_tables(FOLDER / 'results' / 'speed')}")
 
 

@@ -19,6 +19,9 @@ from pathlib import Path
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from rlif_rlpd import headline
 
 
 @dataclass
@@ -29,35 +32,42 @@ class Args:
     jobs: int = 2  # runs at a time
 
 
-def run(args, seed):
-    kept = ROOT / "benchmark" / "results" / args.name
+def run(name, command, seed, jobs):
+    """One run, unless its files are there already; returns a line that says what came out."""
+    kept = ROOT / "benchmark" / "results" / name
+    title = f"{name}, seed {seed}"
     if (kept / f"seed_{seed}.json").exists():
-        return f"seed {seed}: there already"
+        return f"{title}: there already"
     kept.mkdir(parents=True, exist_ok=True)
-    script, *options = shlex.split(args.command)
-    exp_name = f"{Path(script).stem}-{args.name}"
+    script, *options = shlex.split(command)
+    exp_name = f"{Path(script).stem}-{name.replace('/', '-')}"
     started = sorted((ROOT / "runs").glob(f"*__{exp_name}__{seed}__*"))
     options = ["--resume", str(started[-1])] if started else [*options, "--seed", str(seed), "--exp-name", exp_name]
     # one thread a core: several threads of several runs would wait for each other
-    env = os.environ | ({"OMP_NUM_THREADS": "1"} if args.jobs > 1 else {})
+    env = os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
     with open(kept / f"seed_{seed}.log", "w") as log:
         code = subprocess.run([sys.executable, script, *options], cwd=ROOT, env=env, stdout=log, stderr=log).returncode
     if code:
-        return f"seed {seed}: failed with exit code {code}, see {kept / f'seed_{seed}.log'}"
+        return f"{title}: failed with exit code {code}, see {kept / f'seed_{seed}.log'}"
     run_dir = sorted((ROOT / "runs").glob(f"*__{exp_name}__{seed}__*"))[-1]
     summary = json.loads((run_dir / "summary.json").read_text())
     shutil.copy(run_dir / "eval.csv", kept / f"seed_{seed}.csv")
-    summary = {"command": f"python {args.command}"} | summary
+    summary = {"command": f"python {command}"} | summary
     (kept / f"seed_{seed}.json").write_text(json.dumps(summary, indent=2) + "\n")
     (kept / f"seed_{seed}.log").unlink()
-    last, best = (summary[which]["normalized_score"] for which in ("final", "best"))
-    return f"seed {seed}: last {last:.1f}, best {best:.1f}"
+    key = headline(summary["final"])
+    return f"{title}: last {summary['final'][key]:.1f}, best {summary['best'][key]:.1f}"
+
+
+def run_all(runs, jobs):
+    """So many runs at a time, each (name, command, seed); prints a line for each."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for line in pool.map(lambda what: run(*what, jobs), runs):
+            print(line, flush=True)
 
 
 def main(args):
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for line in pool.map(lambda seed: run(args, seed), args.seeds):
-            print(line, flush=True)
+    run_all([(args.name, args.command, seed) for seed in args.seeds], args.jobs)
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def load_expert(env_id, level, env=None):
 def load_demonstrations(env, env_id, episodes, dataset_id=None, keep_rewards=False):
     """The first `episodes` episodes of a Minari dataset as arrays of transitions, in the order they happened.
 
-    Without dataset_id, stochastic rollouts of the shipped top expert: made once, kept as a local Minari dataset.
+    Without dataset_id, stochastic rollouts of the shipped top expert in env: made once, kept as a local Minari dataset.
     With one, that dataset, downloaded if it is not there. Rewards are zero unless keep_rewards, which only
     `--reward task` asks for.
 
@@ -214,7 +214,7 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, keep_rewards=Fal
     """
     import minari
 
-    dataset_id = dataset_id or _record_demonstrations(env_id, episodes)
+    dataset_id = dataset_id or _record_demonstrations(env, env_id, episodes)
     try:
         dataset = minari.load_dataset(dataset_id, download=True)
         chosen = list(dataset.iterate_episodes(range(min(episodes, dataset.total_episodes))))
@@ -245,9 +245,8 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, keep_rewards=Fal
     return {name: values.astype(np.float32) for name, values in data.items()}
 
 
-def _record_demonstrations(env_id, episodes):
+def _record_demonstrations(env, env_id, episodes):
     """Roll out the shipped top expert unless that was done before; returns the Minari id."""
-    import gymnasium as gym
     import minari
     from minari.data_collector import EpisodeBuffer
     from minari.storage.datasets_root_dir import get_dataset_path
@@ -262,8 +261,7 @@ def _record_demonstrations(env_id, episodes):
     place = get_dataset_path(dataset_id)
     if place.exists():
         return dataset_id
-    env = gym.make(env_id)
-    low, high = env.action_space.low, env.action_space.high
+    low, high = env.unwrapped.action_space.low, env.unwrapped.action_space.high
     buffers = []
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -271,10 +269,10 @@ def _record_demonstrations(env_id, episodes):
             obs, _ = env.reset(seed=episode)
             observations, actions, rewards, terminated, truncated = [obs], [], [], False, False
             while not (terminated or truncated):
-                action = low + (expert.act(obs[None])[0].numpy() + 1) / 2 * (high - low)
+                action = expert.act(obs[None])[0].numpy()
                 obs, reward, terminated, truncated, _ = env.step(action)
                 observations.append(obs)
-                actions.append(action)
+                actions.append(low + (action + 1) / 2 * (high - low))  # in the environment's own units
                 rewards.append(reward)
             last = np.arange(len(rewards)) == len(rewards) - 1
             ends = {"terminations": last & terminated, "truncations": last & truncated}
@@ -286,7 +284,7 @@ def _record_demonstrations(env_id, episodes):
     os.environ["MINARI_DATASETS_PATH"] = str(staging)
     try:
         minari.create_dataset_from_buffers(
-            dataset_id, buffers, env=env_id, algorithm_name=f"shipped top expert {fingerprint}", author="experts"
+            dataset_id, buffers, env=env.unwrapped, algorithm_name=f"shipped top expert {fingerprint}", author="experts"
         )
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():

@@ -4,12 +4,15 @@
     python -m experts.train --env-id Hopper-v5 --level middle
     python -m experts.train --env-id Hopper-v5 --level low
 
-The top expert is cloned from the demonstrations that score 100 or more. Its critics, the reference Q functions, are
-trained on the true reward by policy evaluation: RLPD's critic update with the actor held fixed, on rollouts that are
-disturbed for a while and then left to the expert again, so that they know what a bad action costs. The other levels
-are cloned from a few transitions of the top expert (RLIF, section 5.2: policies trained on subsampled datasets).
+experts/README.md lists the shipped files; RECIPES holds what each command does. A top expert is cloned from
+demonstrations; where the clone falls too often, reinforcement learning on the true reward goes on from it. The other
+levels are cloned from a few transitions of the top expert (RLIF, section 5.2: policies trained on subsampled datasets).
 
-An expert by RLPD instead, on the environment's own reward:
+Some levels come with critics, the reference Q functions. They are trained on the true reward by policy evaluation:
+RLPD's critic update with the actor held fixed, on rollouts that are disturbed for a while and then left to the policy
+again, so that they know what a bad action costs.
+
+An expert by RLPD alone, on the environment's own reward:
 
     python rlif_rlpd.py --reward task --intervention none --offline-ratio 0.5 --dataset-id <demonstrations>
 """
@@ -27,27 +30,51 @@ import rlif_rlpd
 from experts import FOLDER, MAX_ACTION, InputError, load_demonstrations, load_expert, normalized_score, save_expert
 
 NOISE = 0.1  # standard deviation of every policy, before the tanh
-# (transitions, seed) of the subsample: tried until the score lay in its level's band, then measured on new episodes
-RECIPES = {("Hopper-v5", "low"): (700, 7), ("Hopper-v5", "middle"): (1_000, 6)}
+# Subsamples were tried until the score lay in its level's band, and then measured on new episodes.
+RECIPES = {
+    ("Hopper-v5", "top"): {"min_score": 100.0, "critics": True},
+    ("Hopper-v5", "middle"): {"transitions": 1_000, "seed": 6},
+    ("Hopper-v5", "low"): {"transitions": 700, "seed": 7},
+    ("Walker2d-v5", "top"): {
+        "min_score": 93.0, "improve_steps": 300_000, "final_hold": 0.0, "bf16": True, "critics": True,
+    },
+    ("AdroitHandPen-v1", "top"): {
+        "min_score": 97.0, "improve_steps": 30_000, "reward_scale": 0.001, "critics": True,
+        "weak_clones": (30, 50, 70, 100, 150, 200, 300, 500, 1_000, 2_000),
+        "critic_transitions": 300_000, "critic_steps": 50_000,
+    },
+    ("AdroitHandPen-v1", "middle"): {"transitions": 300, "seed": 2},
+}  # fmt: skip
 
 
 @dataclass
 class Args:
+    """The defaults of a shipped level are its recipe."""
+
     env_id: str = "Hopper-v5"
-    level: str = "low"  # top: cloned from --dataset-id, with critics; others: cloned from the top expert's rollouts
+    level: str = "low"  # top: cloned from --dataset-id; others: cloned from the top expert's rollouts
     dataset_id: str | None = None  # top: Minari demonstrations
-    transitions: int | None = None  # others: size of the subsample; default: the recipe's
-    seed: int | None = None  # default: the recipe's, 1 for top
-    critic_transitions: int = 200_000  # top: disturbed rollouts to train the critics on
-    critic_steps: int = 40_000  # top: gradient steps of the critics
-    num_qs: int = 5  # top: critics
+    min_score: float = -np.inf  # top: clone the episodes of this score or more
+    improve_steps: int = 0  # top: environment steps of reinforcement learning from the clone
+    final_hold: float = 1.0  # top: how much of the hold on the demonstrations is left at the end of these
+    transitions: int = 1_000  # others: size of the subsample
+    seed: int = 1
+    critics: bool = False  # train critics as well
+    critic_transitions: int = 200_000  # disturbed rollouts to train them on
+    critic_steps: int = 40_000  # gradient steps
+    weak_clones: tuple[int, ...] = ()  # clones of so few transitions disturb as well
+    num_qs: int = 5  # critics
+    reward_scale: float = 0.01  # so that Q is of order 1 while learning
+    bf16: bool = False  # bfloat16 in the hidden layers' products
     output: str | None = None  # default: experts/<env_id>/<level>.safetensors
 
 
 def clone(obs, actions):
-    """Behavioural cloning of standardised obs (n, O) and actions (n, A) by the squared error of the mean action."""
+    """Behavioural cloning of obs (n, O) and actions (n, A) by the squared error of the mean action."""
     steps, batch_size = (3_000, 256) if len(obs) < 10_000 else (9_000, 1024)
     actor = rlif_rlpd.Actor(obs.shape[1], actions.shape[1], (256, 256))
+    actor.obs_mean.copy_(obs.mean(0))
+    actor.obs_std.copy_(obs.std(0).clamp_min(0.01))
     torch.nn.init.zeros_(actor.log_std.weight)
     torch.nn.init.constant_(actor.log_std.bias, np.log(NOISE))
     optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3)
@@ -62,11 +89,18 @@ def clone(obs, actions):
     return actor.requires_grad_(False)
 
 
-def rollouts(env_id, act, transitions, seed, disturb):
+def subsample(data, size):
+    """So many of the observations (size, O) and actions (size, A) in data, at random."""
+    i = torch.randperm(len(data["obs"]))[:size]
+    return data["obs"][i], data["actions"][i]
+
+
+def rollouts(env_id, act, transitions, seed, disturb, others=()):
     """Transitions of a policy, with true rewards: a dict of tensors, obs (n, O), actions (n, A), rewards (n,), ...
 
     If disturbed: in spells of 1 to 40 steps, half of them at the start of an episode, the actions get a drift and
-    noise of random size; then the policy is left alone until it has recovered or fallen.
+    noise of random size; then the policy is left alone until it has recovered or fallen. Given other policies, one of
+    them acts instead for up to 100 steps, in every second spell.
     """
     rng, env, episode, rows = np.random.default_rng(seed), rlif_rlpd.make_env(env_id), 0, []
     with tqdm(total=transitions, desc="rollouts") as bar:
@@ -77,7 +111,12 @@ def rollouts(env_id, act, transitions, seed, disturb):
                 action = act(obs[None])[0]
                 if disturb and spell == 0 and rng.random() < chance:
                     spell, drift, scale = rng.integers(1, 41), rng.normal(size=len(action)), rng.random()
-                if spell > 0:
+                    other = others[rng.integers(len(others))] if others and rng.random() < 0.5 else None
+                    spell = rng.integers(1, 101) if other else spell
+                if spell > 0 and other:
+                    spell -= 1
+                    action = other(obs[None])[0]
+                elif spell > 0:
                     spell -= 1
                     action = action + scale * (drift + rng.normal(size=len(action)))
                     action = action.clip(-MAX_ACTION, MAX_ACTION).astype(np.float32)
@@ -89,89 +128,157 @@ def rollouts(env_id, act, transitions, seed, disturb):
     return {name: torch.tensor(np.array(column), dtype=torch.float32) for name, column in zip(names, zip(*rows))}
 
 
-def evaluate_policy(actor, data, args):
-    """Critics of a fixed actor by RLPD's critic update, on standardised observations; returns the agent.
+def batch_of(data, size, count):
+    """A minibatch of the first `count` rows of every tensor in data."""
+    i = torch.randint(count, (size,))
+    return {name: values[i] for name, values in data.items()}
 
-    Rewards are scaled by 1 - gamma, so that Q is of order 1, and the last layer is scaled back at the end. Targets
-    take one random critic instead of a minimum: the value itself is wanted, not a cautious one.
-    """
-    rates = {"learning_rate": 1e-3, "final_lr_fraction": 0.01}
-    options = rlif_rlpd.Args(reward="task", num_qs=args.num_qs, num_min_qs=1, **rates)
-    agent = rlif_rlpd.Agent(data["obs"].shape[1], data["actions"].shape[1], options, "cpu")
+
+def learner(actor, args, **options):
+    """RLPD's agent around an actor, with untrained critics."""
+    options = rlif_rlpd.Args(reward="task", num_qs=args.num_qs, bf16=args.bf16, **options)
+    agent = rlif_rlpd.Agent(len(actor.obs_mean), len(actor.mean.bias), options, "cpu")
+    for network in (agent.qf, agent.qf_target):
+        network.obs_mean.copy_(actor.obs_mean)
+        network.obs_std.copy_(actor.obs_std)
     agent.actor.load_state_dict(actor.state_dict())
-    rlif_rlpd.compile_gradients(agent)
-    data["rewards"] = data["rewards"] * (1 - options.gamma)
-    bar = trange(args.critic_steps, desc="critics")
-    for step in bar:
-        agent.set_learning_rate(step / args.critic_steps)
-        i = torch.randint(len(data["rewards"]), (options.batch_size,))
-        losses = agent.update_critics({name: values[i] for name, values in data.items()})
-        if step % 500 == 0:
-            bar.set_postfix(loss=f"{losses['qf_loss'].item():.2g}", q=f"{losses['qf_values'].item() / 0.01:.0f}")
-    for part in (agent.qf.weights, agent.qf.biases):
-        part[-1].data /= 1 - options.gamma
     return agent
 
 
-def fold(weight, bias, mean, std):
-    """Fold (x - mean) / std into a first layer, weight (..., in, out) and bias (..., 1, out), in place."""
-    rows = weight[..., : len(mean), :]
-    rows /= std[:, None]
-    bias -= mean @ rows if weight.dim() == 2 else (mean @ rows)[:, None]
+def evaluate_policy(actor, data, args, steps):
+    """Critics of a fixed actor by RLPD's critic update; returns the agent. Rewards in data are scaled already.
+
+    Targets take one random critic instead of a minimum: the value itself is wanted, not a cautious one.
+    """
+    agent = learner(actor, args, num_min_qs=1, learning_rate=1e-3, final_lr_fraction=0.01)
+    rlif_rlpd.compile_gradients(agent)
+    bar = trange(steps, desc="critics")
+    for step in bar:
+        agent.set_learning_rate(step / steps)
+        losses = agent.update_critics(batch_of(data, agent.args.batch_size, len(data["rewards"])))
+        if step % 500 == 0:
+            bar.set_postfix(loss=f"{losses['qf_loss'].item():.2g}", q=f"{losses['qf_values'].item():.2g}")
+    return agent
+
+
+def improve(actor, demos, args):
+    """Reinforcement learning from a clone: TD3+BC (Fujimoto and Gu, 2021, Eq. 5) with RLPD's critics, online.
+
+    A quarter of each batch are demonstrations; on them the actor is also held to the demonstrated actions, in the end
+    final_hold times as firmly. The critics begin as those of the clone. Returns the best actor of the evaluations on
+    the way.
+    """
+    warm_up, steps = 60_000, args.improve_steps
+    data = rollouts(args.env_id, actor.act, warm_up, args.seed + 2, disturb=True)
+    data["rewards"] *= args.reward_scale
+    agent = learner(actor, args, num_min_qs=2, final_lr_fraction=0.05)
+    critics = evaluate_policy(actor, data, args, steps=20_000)
+    for network in ("qf", "qf_target"):
+        getattr(agent, network).load_state_dict(getattr(critics, network).state_dict())
+    data = {name: torch.cat([values, torch.zeros(steps, *values.shape[1:])]) for name, values in data.items()}
+    rlif_rlpd.compile_gradients(agent)
+    size = agent.args.batch_size
+    learned = [*agent.actor.layers.parameters(), *agent.actor.mean.parameters()]
+    optimizer = torch.optim.Adam(learned, lr=torch.tensor(1e-4), fused=True)
+
+    def actor_gradients(batch, noise, hold):
+        mean = agent.actor(batch["obs"])[0]  # (B, A), before the tanh
+        q = agent.qf(batch["obs"], (mean + NOISE * noise).tanh()).mean(0)  # (N, B) -> (B,)
+        held = (mean[: size // 4].tanh() - batch["actions"][: size // 4]).pow(2).mean()
+        return torch.autograd.grad(hold * held - 2.5 * q.mean() / q.detach().abs().mean(), learned)
+
+    actor_gradients = torch.compile(actor_gradients, dynamic=False, fullgraph=True)
+    env, envs = rlif_rlpd.make_env(args.env_id), [rlif_rlpd.make_env(args.env_id) for _ in range(20)]
+    episode, best = 0, (-np.inf, None)
+    obs, _ = env.reset(seed=rlif_rlpd.seed_for(args.seed, 5, episode))
+    bar = trange(1, steps + 1, desc="improving")
+    for step in bar:
+        action = agent.actor.act(obs[None])[0]
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        row = obs, next_obs, action, reward * args.reward_scale, terminated
+        for name, value in zip(rlif_rlpd.ReplayBuffer.FIELDS, row):
+            data[name][warm_up + step - 1] = torch.as_tensor(value)
+        obs = next_obs
+        if terminated or truncated:
+            episode += 1
+            obs, _ = env.reset(seed=rlif_rlpd.seed_for(args.seed, 5, episode))
+        shown, seen = batch_of(demos, size // 4, len(demos["obs"])), batch_of(data, size - size // 4, warm_up + step)
+        batch = {name: torch.cat([shown[name], seen[name]]) for name in seen}
+        agent.set_learning_rate(step / steps)
+        agent.update_critics(batch)
+        optimizer.param_groups[0]["lr"] = agent.learning_rate / 3
+        hold = torch.tensor(1 - (1 - args.final_hold) * step / steps)
+        rlif_rlpd.descend(optimizer, actor_gradients(batch, torch.randn_like(batch["actions"]), hold))
+        if step % 5_000 == 0 or step == steps:
+            row = rlif_rlpd.evaluate(args, agent.actor, envs, rlif_rlpd.seed_for(args.seed, 6, step), False)
+            score = row[rlif_rlpd.headline(row)]
+            bar.write(f"step {step}: {score:.1f}")
+            if score > best[0]:
+                best = score, {name: value.clone() for name, value in agent.actor.state_dict().items()}
+    actor.load_state_dict(best[1])
+    return actor
+
+
+def parse_args(argv=None):
+    """The command line, on top of the level's recipe."""
+    args = tyro.cli(Args, args=argv)
+    recipe = RECIPES.get((args.env_id, args.level), {})
+    return tyro.cli(Args, args=argv, default=Args(args.env_id, args.level, **recipe))
 
 
 def main(args):
-    recipe = RECIPES.get((args.env_id, args.level), (None, 1))
-    transitions, seed = args.transitions or recipe[0], recipe[1] if args.seed is None else args.seed
-    top = args.level == "top"
-    if top and not args.dataset_id or not top and not transitions:
-        raise InputError("--level top needs --dataset-id, a level without a recipe needs --transitions")
-    torch.manual_seed(seed)
+    if args.level == "top" and not args.dataset_id:
+        raise InputError("--level top needs --dataset-id")
+    torch.manual_seed(args.seed)
     env = rlif_rlpd.make_env(args.env_id)
-    if top:
+    if args.level == "top":
         demos = load_demonstrations(env, args.env_id, 1_000_000, args.dataset_id, keep_rewards=True)
         episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each one's episode
-        good = normalized_score(args.env_id, np.bincount(episode, demos["rewards"]))[episode] >= 100  # (n,)
+        good = normalized_score(args.env_id, np.bincount(episode, demos["rewards"]))[episode] >= args.min_score
         data = {name: torch.from_numpy(values[good]) for name, values in demos.items()}
-        note = f"cloned from {good.sum()} transitions of {args.dataset_id}; critics: policy evaluation"
+        data["rewards"] *= args.reward_scale
+        note = f"cloned from {good.sum()} transitions of {args.dataset_id}"
     else:
         expert = load_expert(args.env_id, "top", env)
-        data = rollouts(args.env_id, lambda obs: expert.act(obs).numpy(), 50_000, seed, disturb=False)
-        torch.manual_seed(seed)
-        subsample = torch.randperm(len(data["obs"]))[:transitions]
-        data = {name: values[subsample] for name, values in data.items()}
-        note = f"cloned from {transitions} transitions of the top expert, seed {seed}"
-    mean, std = data["obs"].mean(0), data["obs"].std(0)
-    actor = clone((data["obs"] - mean) / std, data["actions"])
+        data = rollouts(args.env_id, lambda obs: expert.act(obs).numpy(), 50_000, args.seed, disturb=False)
+        torch.manual_seed(args.seed)
+        data = dict(zip(("obs", "actions"), subsample(data, args.transitions)))
+        note = f"cloned from {args.transitions} transitions of the top expert, seed {args.seed}"
+    actor = clone(data["obs"], data["actions"])
+    if args.improve_steps:
+        actor = improve(actor, data, args)
+        note += f", {args.improve_steps} steps of reinforcement learning"
     networks = {"actor": actor}
-    if top:
-        standard = rlif_rlpd.Actor(len(mean), env.action_space.shape[0], (256, 256))
-        standard.load_state_dict(actor.state_dict())
-    fold(actor.layers[0].weight.T, actor.layers[0].bias, mean, std)
-    if top:
-        data = rollouts(args.env_id, actor.act, args.critic_transitions, seed + 1, disturb=True)
-        data |= {name: (data[name] - mean) / std for name in ("obs", "next_obs")}
-        networks["qf"] = evaluate_policy(standard, data, args).qf.requires_grad_(False)
-        fold(networks["qf"].weights[0], networks["qf"].biases[0], mean, std)
+    if args.critics:
+        others = [clone(*subsample(data, size)).act for size in args.weak_clones]
+        data = rollouts(args.env_id, actor.act, args.critic_transitions, args.seed + 1, True, others)
+        data["rewards"] *= args.reward_scale
+        networks["qf"] = qf = evaluate_policy(actor, data, args, args.critic_steps).qf.requires_grad_(False)
+        for part in (qf.weights, qf.biases):
+            part[-1].data /= args.reward_scale
+        note += "; critics: policy evaluation"
 
-    options = rlif_rlpd.Args(env_id=args.env_id)
     envs = [rlif_rlpd.make_env(args.env_id) for _ in range(100)]
-    score = rlif_rlpd.evaluate(options, actor, envs, seed=rlif_rlpd.seed_for(12345), deterministic=False)
-    print(score)
+    row = rlif_rlpd.evaluate(args, actor, envs, seed=rlif_rlpd.seed_for(12345), deterministic=False)
+    print(row)
     facts = {"env_id": args.env_id, "level": args.level, "distribution": "tanh_gaussian", "hidden_sizes": (256, 256)}
-    facts |= {"obs_dim": len(mean), "act_dim": env.action_space.shape[0], "trained_by": note}
-    low, high = normalized_score(args.env_id, score["return_mean"] + np.array([0, score["return_std"]]))
-    facts |= {"score_mean": low, "score_std": high - low, "score_episodes": 100}
+    facts |= {"obs_dim": len(actor.obs_mean), "act_dim": len(actor.mean.bias), "trained_by": note}
+    mean = row[rlif_rlpd.headline(row)]
+    if rlif_rlpd.headline(row) == "success_rate":
+        std = (mean * (100 - mean)) ** 0.5  # of a single episode, which succeeds or not
+    else:
+        std = normalized_score(args.env_id, row["return_mean"] + row["return_std"]) - mean
+    facts |= {"score_mean": mean, "score_std": std, "score_episodes": 100}
     tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
     path = Path(args.output or FOLDER / args.env_id / f"{args.level}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_expert(path, tensors, **facts)
-    print(f"{path}: score {low:.1f} +- {high - low:.1f} over 100 episodes")
+    print(f"{path}: score {mean:.1f} +- {std:.1f} over 100 episodes")
 
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args))
+        main(parse_args())
     except InputError as error:
         print(f"experts.train: {error}", file=sys.stderr)
         sys.exit(2)

@@ -22,3 +22,11 @@ def own_folder(tmp_path, monkeypatch):
     yield tmp_path
     for signum, handler in handlers.items():  # main() installs its own
         signal.signal(signum, handler)
+
+
+@pytest.fixture
+def centring_expert(tmp_path, monkeypatch):
+    """../expert.safetensors, a policy that pushes the point back to 0, with untrained critics."""
+    tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]], qf=tiny.critics(2, 1))
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")

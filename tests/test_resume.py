@@ -257,6 +257,7 @@ def test_a_folder_with_options_but_no_checkpoint_starts_over(expert):
     run_dir, whole = short("a"), evaluations(short("b"))
     for name in ("checkpoint.pt", "eval.csv", "model.safetensors", "summary.json"):
         (run_dir / name).unlink()
+    time.sleep(1)  # TensorBoard reads event files in the order of the seconds in which they were begun
     rlif_rlpd.main(rlif_rlpd.parse_args(["--resume", str(run_dir)]))
     assert evaluations(run_dir) == whole
     assert_logged_once(run_dir, steps=120, frequency=40)  # what was logged the first time is forgotten

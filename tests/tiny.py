@@ -1,5 +1,6 @@
 """Environments of a few lines that learn in seconds, and policy files for them."""
 
+import csv
 import math
 import os
 import subprocess
@@ -143,6 +144,26 @@ def run(name, *options):
     """Run the script in this process, as runs/*__<name>__*; returns that folder."""
     rlif_rlpd.main(rlif_rlpd.parse_args([*plain(options), "--exp-name", name]))
     return next(Path("runs").glob(f"*__{name}__*"))
+
+
+# dagger.py and hg_dagger.py on a point between two walls
+ROUNDS = (
+    "--env-id", "Walled-v0", "--hidden-sizes", 16, "--eval-episodes", 2, "--demo-episodes", 0, "--num-threads", 1,
+    "--round-episodes", 2, "--round-updates", 50, "--eval-frequency", 100, "--total-timesteps", 300,
+    "--learning-rate", 3e-3, "--expert", "../expert.safetensors",
+)  # fmt: skip
+
+
+def run_rounds(script, name, *options):
+    """Run the module dagger or hg_dagger in this process, as runs/*__<name>__*; returns that folder."""
+    script.main(script.parse_args([*map(str, (*ROUNDS, *options)), "--exp-name", name]))
+    return next(Path("runs").glob(f"*__{name}__*"))
+
+
+def rows(run_dir):
+    """The lines of a run's eval.csv, each a dict of strings."""
+    with open(run_dir / "eval.csv") as file:
+        return list(csv.DictReader(file))
 
 
 def start(*options, script="rlif_rlpd.py", **kwargs):

@@ -1,0 +1,81 @@
+"""Runs one seed of every cell of the RLIF paper's Table 1, or Table 3, with fewer environment steps than the paper.
+
+    python benchmark/tables.py --table 1
+    python benchmark/tables.py --table 3
+    python benchmark/tables.py --table 1 --only Hopper-v5-low     # the cells whose name contains this
+    python benchmark/tables.py --table 1 --list                   # only print the commands
+
+The files of a cell are benchmark/results/table1/<env_id>-<expert>-<method>/seed_1.csv and .json; a cell whose files
+are there is not run again, an interrupted one is resumed. `python benchmark/report.py` prints the tables.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+from run import run_all
+
+# by task: the experts of Table 1, the options that all scripts share, those of rlif_rlpd.py alone
+TASKS = {
+    "AdroitHandPen-v1": (("top", "middle", "low"), "--demo-episodes 50", ""),
+    "Walker2d-v5": (("top", "high", "low"), "--demo-episodes 10", ""),
+    "Hopper-v5": (("top", "middle", "low"), "--demo-episodes 50", ""),
+}
+METHODS = {
+    "rlif": "rlif_rlpd.py",
+    "rlif-random": "rlif_rlpd.py --intervention random",
+    "hg-dagger": "hg_dagger.py --doubt-novices 0",
+    "hg-dagger-85": "hg_dagger.py --doubt-novices 0 --intervention random --random-rate 85",
+    "dagger": "dagger.py",
+    "dagger-85": "dagger.py --labels random --random-rate 85",
+    "bc": "bc.py",
+}
+EXPERTS, REFERENCES = ("top", "middle", "low"), ("poor", "high", "top")  # of Table 3
+
+
+@dataclass
+class Args:
+    table: Literal[1, 3] = 1  # 1: methods by tasks and experts; 3: RLIF on Walker2d-v5 by experts and references
+    only: str = ""  # cells whose name contains this
+    list: bool = False  # print the commands, run nothing
+    seed: int = 1
+    steps: int = 100_000  # environment steps
+    jobs: int = 2  # runs at a time
+
+
+def command(env_id, method, steps, *options):
+    """The command of a cell."""
+    _, common, rlif = TASKS[env_id]
+    parts = [METHODS[method], f"--env-id {env_id}", common, "--num-threads 1", *options]
+    parts += [f"--total-timesteps {steps}"] * (method != "bc") + [rlif] * method.startswith("rlif")
+    return " ".join(part for part in parts if part)
+
+
+def cells(table, steps):
+    """The commands of a table's cells by their names; cloning has no expert, and one cell for each task."""
+    if table == 3:
+        return {
+            f"{expert}-{reference}": command(
+                "Walker2d-v5", "rlif", steps, f"--expert {expert}", f"--reference {reference}"
+            )
+            for expert in EXPERTS
+            for reference in REFERENCES
+        }
+    commands = {f"{env_id}-bc": command(env_id, "bc", steps) for env_id in TASKS}
+    for env_id, (levels, *_) in TASKS.items():
+        for level in levels:
+            for method in [method for method in METHODS if method != "bc"]:
+                commands[f"{env_id}-{level}-{method}"] = command(env_id, method, steps, f"--expert {level}")
+    return commands
+
+
+def main(args):
+    chosen = {name: line for name, line in cells(args.table, args.steps).items() if args.only in name}
+    if args.list:
+        print("\n".join(f"{name}: python {line}" for name, line in chosen.items()))
+    else:
+        run_all([(f"table{args.table}/{name}", line, args.seed) for name, line in chosen.items()], args.jobs)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
