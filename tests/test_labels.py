@@ -104,6 +104,17 @@ def test_task_reward_is_the_environments_own_with_no_label(monkeypatch, terminat
     assert rows == [(obs, who, 10 * (obs % 100 + 1), mark, next_obs) for obs, who, _, mark, next_obs in expected]
 
 
+def test_a_person_who_judges_actions_sees_each_a_step_later_and_labels_the_one_to_blame(monkeypatch):
+    # Flagged at 0, the takeover begins at 1 and the reward is that of 0. Under the expert at 1 and 2 nobody looks.
+    # At 3 the step at 2 is judged, the expert's, as there is no grace. The last step of an episode nobody judges.
+    rows = scripted_run(monkeypatch, "Falls-v0", "--judge", "action")[1]
+    first = [(0, False, -1, 0, 1), (1, True, 0, 0, 2), (2, True, -1, 0, 3), (3, True, -1, 0, 100)]
+    sound = [(100 * n + t, False, 0, 0, 100 * n + t + 1) for n in (1, 2) for t in range(3)]
+    ends = [(103, False, -1, 0, 200), (203, False, -1, 0, 300)]  # the falls
+    last = [(300, False, -1, 0, 301), (301, True, 0, 0, 302), (302, True, 0, 0, 303), (303, False, -1, 0, 400)]
+    assert rows == first + sound[:3] + ends[:1] + sound[3:] + ends[1:] + last
+
+
 def test_where_the_person_gives_up_the_episode_ends_as_after_a_fall(monkeypatch):
     monkeypatch.setattr(rlif_rlpd.SimulatedHuman, "gives_up", lambda self, obs: int(obs[0]) == 102)
     rows = scripted_run(monkeypatch, "Falls-v0")[1]
@@ -205,6 +216,18 @@ def test_without_grace_takeovers_follow_back_to_back():
     outcomes = watch(person(intervention_beta=1.0, takeover_steps=2, grace_steps=0), 6)
     assert [started for _, _, started, _ in outcomes] == [True, False] * 3
     assert all(in_control for _, in_control, _, _ in outcomes)
+
+
+def test_the_action_judged_is_the_one_just_executed_where_it_was_executed():
+    seen = []
+    human = person(judge="action", intervention_beta=1.0, takeover_steps=1, grace_steps=1)
+    human.flags = lambda obs, action: seen.append((float(obs[0]), float(action[0]))) or obs[0] == 1
+    for t in range(6):
+        human.watch(np.array([t], dtype=np.float32), np.array([t / 10], dtype=np.float32))
+    # at 2 the expert acts, at 3 the novice has its step of grace
+    assert seen == [(0, 0), (1, pytest.approx(0.1)), (3, pytest.approx(0.3)), (4, pytest.approx(0.4))]
+    human.new_episode()
+    assert human.watch(np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.float32))[3] is None
 
 
 def test_a_new_episode_begins_with_the_novice_looked_at():
