@@ -44,6 +44,7 @@ RECIPES = {
         "critic_transitions": 300_000, "critic_steps": 50_000,
     },
     ("AdroitHandPen-v1", "middle"): {"transitions": 300, "seed": 2},
+    ("AdroitHandPen-v1", "low"): {"transitions": 50, "seed": 2},
 }  # fmt: skip
 
 
