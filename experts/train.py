@@ -39,7 +39,7 @@ RECIPES = {
         "min_score": 93.0, "improve_steps": 300_000, "final_hold": 0.0, "bf16": True, "critics": True,
     },
     ("Walker2d-v5", "high"): {"transitions": 6_000, "seed": 2, "bf16": True, "critics": True},
-    ("Walker2d-v5", "middle"): {"transitions": 3_500, "seed": 2},
+    ("Walker2d-v5", "middle"): {"transitions": 4_000, "seed": 1},
     ("Walker2d-v5", "low"): {"transitions": 2_000, "seed": 1},
     ("Walker2d-v5", "poor"): {"transitions": 200, "seed": 1, "bf16": True, "critics": True},
     ("AdroitHandPen-v1", "top"): {
