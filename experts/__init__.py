@@ -36,7 +36,7 @@ REFERENCE_RETURNS = {
 
 # Standard deviation of the noise on the actions of recorded demonstrations. The top experts' own episodes are cloned to
 # nearly their score; with this noise cloning scores about what the RLIF paper's does (Table 1: 65, 44 and 54).
-DEMO_NOISE = {"Hopper-v5": 0.09, "Walker2d-v5": 0.2, "AdroitHandPen-v1": 0.35}
+DEMO_NOISE = {"Hopper-v5": 0.09, "Walker2d-v5": 0.3, "AdroitHandPen-v1": 0.35}
 
 
 class InputError(Exception):
