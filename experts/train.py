@@ -41,7 +41,7 @@ RECIPES = {
     ("Walker2d-v5", "high"): {"transitions": 6_000, "seed": 2, "bf16": True, "critics": True},
     ("Walker2d-v5", "middle"): {"transitions": 4_000, "seed": 1},
     ("Walker2d-v5", "low"): {"transitions": 2_000, "seed": 1},
-    ("Walker2d-v5", "poor"): {"transitions": 200, "seed": 1, "bf16": True, "critics": True},
+    ("Walker2d-v5", "poor"): {"transitions": 300, "seed": 1, "bf16": True, "critics": True},
     ("AdroitHandPen-v1", "top"): {
         "min_score": 97.0, "improve_steps": 30_000, "reward_scale": 0.001, "critics": True,
         "weak_clones": (30, 50, 70, 100, 150, 200, 300, 500, 1_000, 2_000),
