@@ -50,6 +50,7 @@ class Args:
     env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
     demo_episodes: int = 50  # demonstrations to clone
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
+    demo_noise: float | None = None  # on their actions, to be worse than the expert; default: experts.DEMO_NOISE
     total_timesteps: int = 20_000  # gradient steps: cloning takes no steps in the environment
     eval_frequency: int = 2_000  # gradient steps between evaluations
     eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
@@ -147,7 +148,7 @@ def nll(actor, obs, actions):
 
 def split_demonstrations(args, env, device):
     """Observations (n, O) and actions (n, A) to train on, and those of the episodes held out for validation."""
-    demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id)
+    demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise)
     episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each transition's episode
     episodes = episode[-1] + 1
     held_out = round(args.validation_fraction * episodes)
@@ -219,6 +220,7 @@ def check(args):
         ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
         ("validation_fraction", lambda x: 0 <= x < 1, "in [0, 1)"),
         ("weight_decay", lambda x: 0 <= x < math.inf, "zero or more"),
+        ("demo_noise", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
         ("seed", lambda x: x >= 0, "zero or more"),
     ):
         for name in names.split():

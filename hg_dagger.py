@@ -72,6 +72,7 @@ class Args:
 
     demo_episodes: int = 50  # demonstrations to begin with; 0: none
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
+    demo_noise: float | None = None  # on their actions, to be worse than the expert; default: experts.DEMO_NOISE
     pretrain_updates: int = 10_000  # gradient steps on the demonstrations, before the first round
     round_episodes: int = 5  # episodes of a round
     round_updates: int = 2_500  # gradient steps after a round, from where the policy stands
@@ -314,7 +315,7 @@ def check(args):
         ("intervention_alpha intervention_delta", math.isfinite, "finite"),
         ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
         ("weight_decay", lambda x: 0 <= x < math.inf, "zero or more"),
-        ("threshold", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
+        ("threshold demo_noise", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
         ("seed demo_episodes pretrain_updates grace_steps doubt_novices", lambda x: x >= 0, "zero or more"),
     ):
         for name in names.split():
@@ -367,7 +368,7 @@ def main(args):
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     data = [torch.empty(0, obs_dim), torch.empty(0, act_dim)]  # D: observations (n, O) and the expert's actions (n, A)
     if args.demo_episodes:
-        demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id)
+        demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise)
         data = [torch.from_numpy(demos[name]) for name in ("obs", "actions")]
     run_dir, checkpoint = open_run(args)
     novices = [Actor(obs_dim, act_dim, args.hidden_sizes) for _ in range(1 + args.doubt_novices)]

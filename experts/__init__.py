@@ -205,10 +205,11 @@ def load_expert(env_id, level, env=None):
 # --- demonstrations --------------------------------------------------------------------------------------------------
 
 
-def load_demonstrations(env, env_id, episodes, dataset_id=None, keep_rewards=False):
+def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep_rewards=False):
     """The first `episodes` episodes of a Minari dataset as arrays of transitions, in the order they happened.
 
-    Without dataset_id, stochastic rollouts of the shipped top expert in env: made once, kept as a local Minari dataset.
+    Without dataset_id, stochastic rollouts of the shipped top expert in env, with Gaussian noise of this standard
+    deviation on the actions (default: DEMO_NOISE): made once, kept as a local Minari dataset.
     With one, that dataset, downloaded if it is not there. Rewards are zero unless keep_rewards, which only
     `--reward task` asks for.
 
@@ -218,7 +219,7 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, keep_rewards=Fal
     """
     import minari
 
-    dataset_id = dataset_id or _record_demonstrations(env, env_id, episodes)
+    dataset_id = dataset_id or _record_demonstrations(env, env_id, episodes, noise)
     try:
         dataset = minari.load_dataset(dataset_id, download=True)
         chosen = list(dataset.iterate_episodes(range(min(episodes, dataset.total_episodes))))
@@ -249,7 +250,7 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, keep_rewards=Fal
     return {name: values.astype(np.float32) for name, values in data.items()}
 
 
-def _record_demonstrations(env, env_id, episodes):
+def _record_demonstrations(env, env_id, episodes, noise):
     """Roll out the shipped top expert unless that was done before; returns the Minari id."""
     import minari
     from minari.data_collector import EpisodeBuffer
@@ -259,7 +260,7 @@ def _record_demonstrations(env, env_id, episodes):
     if "top" not in list_experts().get(env_id, []):
         raise InputError(f"no top expert is shipped for {env_id}: give --dataset-id, or --demo-episodes 0")
     expert = load_expert(env_id, "top")
-    noise = DEMO_NOISE.get(env_id, 0.0)
+    noise = DEMO_NOISE.get(env_id, 0.0) if noise is None else noise
     # the name tells expert and noise: others mean other demonstrations
     fingerprint = hashlib.sha256(expert.path.read_bytes() + str(noise).encode()).hexdigest()[:8]
     dataset_id = f"interventions/{re.sub(r'[^a-z0-9]+', '-', env_id.lower())}/top-{fingerprint}-{episodes}-v0"

@@ -37,6 +37,8 @@ RECIPES = {
     ("Hopper-v5", "low"): {"transitions": 700, "seed": 7},
     ("Walker2d-v5", "top"): {
         "min_score": 93.0, "improve_steps": 300_000, "final_hold": 0.0, "bf16": True, "critics": True,
+        "weak_clones": (300, 500, 1_000, 1_500, 2_000, 2_500, 3_000, 4_000, 5_000, 7_000),
+        "critic_transitions": 300_000,
     },
     ("Walker2d-v5", "high"): {"transitions": 6_000, "seed": 2, "bf16": True, "critics": True},
     ("Walker2d-v5", "middle"): {"transitions": 4_000, "seed": 1},

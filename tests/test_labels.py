@@ -41,8 +41,8 @@ def scripted_run(monkeypatch, env_id, *options):
     expert = tiny.write_expert("expert.safetensors", [[0.0]], bias=np.arctanh(EXPERT), qf=tiny.critics(1, 1))
     folder = tiny.run(
         "labels", "--env-id", env_id, "--expert", expert, "--reference", expert, "--intervention-beta", 1,
-        "--takeover-steps", 2, "--grace-steps", 0, "--total-timesteps", 16, "--eval-episodes", 1, "--demo-episodes", 0,
-        "--hidden-sizes", 8, *options,
+        "--judge", "proposal", "--takeover-steps", 2, "--grace-steps", 0, "--total-timesteps", 16, "--eval-episodes", 1,
+        "--demo-episodes", 0, "--hidden-sizes", 8, *options,
     )  # fmt: skip
     rb = load_checkpoint(folder / "checkpoint.pt")["rb"]
     rows = {name: values[: rb["size"]].squeeze(-1) for name, values in rb["data"].items()}
@@ -141,7 +141,7 @@ class Policy:
 
 def person(value=None, seed=0, **options):
     """A person whose reference acts at 0 and whose expert acts at EXPERT."""
-    args = rlif_rlpd.check(rlif_rlpd.Args(**options))
+    args = rlif_rlpd.check(rlif_rlpd.Args(**{"judge": "proposal"} | options))
     rng = np.random.default_rng(seed)
     return rlif_rlpd.SimulatedHuman(args, Policy(EXPERT), Policy(0.0, value or (lambda s, a: -a.abs())), rng)
 
