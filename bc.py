@@ -50,7 +50,7 @@ class Args:
     env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
     demo_episodes: int = 50  # demonstrations to clone
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
-    demo_noise: float | None = None  # on their actions, to be worse than the expert; default: experts.DEMO_NOISE
+    demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
     total_timesteps: int = 20_000  # gradient steps: cloning takes no steps in the environment
     eval_frequency: int = 2_000  # gradient steps between evaluations
     eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
@@ -219,8 +219,7 @@ def check(args):
         ("patience", lambda x: x is None or x > 0, "positive"),
         ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
         ("validation_fraction", lambda x: 0 <= x < 1, "in [0, 1)"),
-        ("weight_decay", lambda x: 0 <= x < math.inf, "zero or more"),
-        ("demo_noise", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
+        ("weight_decay demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
         ("seed", lambda x: x >= 0, "zero or more"),
     ):
         for name in names.split():

@@ -72,7 +72,7 @@ class Args:
 
     demo_episodes: int = 50  # demonstrations to begin with; 0: none
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
-    demo_noise: float | None = None  # on their actions, to be worse than the expert; default: experts.DEMO_NOISE
+    demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
     pretrain_updates: int = 10_000  # gradient steps on the demonstrations, before the first round
     round_episodes: int = 5  # episodes of a round
     round_updates: int = 2_500  # gradient steps after a round, from where the policy stands
@@ -314,8 +314,8 @@ def check(args):
         ("intervention_beta give_up", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("intervention_alpha intervention_delta", math.isfinite, "finite"),
         ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
-        ("weight_decay", lambda x: 0 <= x < math.inf, "zero or more"),
-        ("threshold demo_noise", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
+        ("weight_decay demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
+        ("threshold", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
         ("seed demo_episodes pretrain_updates grace_steps doubt_novices", lambda x: x >= 0, "zero or more"),
     ):
         for name in names.split():

@@ -68,14 +68,14 @@ class Args:
     intervention_beta: float = 0.95  # probability of a takeover if flagged; 1 - this if not
     takeover_steps: int = 4  # value: steps that the expert keeps control
     grace_steps: int = 1  # value: unchecked steps of the novice after a takeover (official code: 1)
-    judge: Literal["proposal", "action"] = "action"  # what the novice is about to do, or just did (not in the paper)
+    judge: Literal["proposal", "action"] = "proposal"  # what the novice is about to do, or just did (not in the paper)
     give_up: float = 0.0  # value: end the episode if Q falls to this share of the episode's best (not in the paper)
     random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
     drop_expert_transitions: bool = False  # official code's quirk: store only the last transition of a takeover
 
     demo_episodes: int = 50  # demonstrations to begin with, their rewards set to zero
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
-    demo_noise: float | None = None  # on their actions, to be worse than the expert; default: experts.DEMO_NOISE
+    demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
     offline_ratio: float = 0.0  # share of each batch from demonstrations alone (RLPD: 0.5); 0: they join the buffer
     bc_weight: float = 0.0  # of the mean action's squared distance from the demonstrated one, in the actor's loss
     reward: Literal["intervention", "task"] = "intervention"  # task: the environment's own, i.e. plain RLPD
@@ -95,7 +95,7 @@ class Args:
     critic_layer_norm: bool = True  # LayerNorm in the critics
     utd_ratio: int = 1  # critic updates per environment step; the actor gets one, on the last minibatch
     init_temperature: float = 0.1  # of the entropy bonus, at the start (RLPD: 1)
-    target_entropy: float | None = None  # default: -3/2 A, little noise, for noise is judged as well (RLPD: -A / 2)
+    target_entropy: float | None = None  # default: -A / 2
     backup_entropy: bool = False  # entropy bonus in the targets
 
 
@@ -281,7 +281,7 @@ class Agent(nn.Module):
         self.qf_target.load_state_dict(self.qf.state_dict())
         self.log_alpha = nn.Parameter(torch.tensor([math.log(args.init_temperature)]))
         self.to(device)
-        self.target_entropy = -1.5 * act_dim if args.target_entropy is None else args.target_entropy
+        self.target_entropy = -act_dim / 2 if args.target_entropy is None else args.target_entropy
         self.learning_rate = torch.tensor(args.learning_rate, device=device)
         learned = [*self.actor.parameters(), self.log_alpha], list(self.qf.parameters())
         options = {"lr": self.learning_rate, "fused": True, "capturable": args.cuda}
@@ -573,8 +573,7 @@ def check(args):
         (f"{positive} num_qs num_min_qs utd_ratio takeover_steps", lambda x: x > 0, "positive"),
         ("learning_rate init_temperature", lambda x: 0 < x < math.inf, "positive"),
         ("seed grace_steps demo_episodes", lambda x: x >= 0, "zero or more"),
-        ("bc_weight", lambda x: 0 <= x < math.inf, "zero or more"),
-        ("demo_noise", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
+        ("demo_noise bc_weight", lambda x: 0 <= x < math.inf, "zero or more"),
         ("intervention_alpha intervention_delta", math.isfinite, "finite"),
     ):
         for name in names.split():

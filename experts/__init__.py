@@ -34,10 +34,6 @@ REFERENCE_RETURNS = {
     "AdroitHandPen": (96.262799, 3076.8331),
 }
 
-# Standard deviation of the noise on the actions of recorded demonstrations. The top experts' own episodes are cloned to
-# nearly their score; with this noise cloning scores about what the RLIF paper's does (Table 1: 65, 44 and 54).
-DEMO_NOISE = {"Hopper-v5": 0.09, "Walker2d-v5": 0.3, "AdroitHandPen-v1": 0.35}
-
 
 class InputError(Exception):
     """What is wrong with the user's input: one line. The scripts print it and exit with code 2."""
@@ -205,11 +201,11 @@ def load_expert(env_id, level, env=None):
 # --- demonstrations --------------------------------------------------------------------------------------------------
 
 
-def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep_rewards=False):
+def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=0.0, keep_rewards=False):
     """The first `episodes` episodes of a Minari dataset as arrays of transitions, in the order they happened.
 
     Without dataset_id, stochastic rollouts of the shipped top expert in env, with Gaussian noise of this standard
-    deviation on the actions (default: DEMO_NOISE): made once, kept as a local Minari dataset.
+    deviation on the actions: made once, kept as a local Minari dataset.
     With one, that dataset, downloaded if it is not there. Rewards are zero unless keep_rewards, which only
     `--reward task` asks for.
 
@@ -260,9 +256,8 @@ def _record_demonstrations(env, env_id, episodes, noise):
     if "top" not in list_experts().get(env_id, []):
         raise InputError(f"no top expert is shipped for {env_id}: give --dataset-id, or --demo-episodes 0")
     expert = load_expert(env_id, "top")
-    noise = DEMO_NOISE.get(env_id, 0.0) if noise is None else noise
-    # the name tells expert and noise: others mean other demonstrations
-    fingerprint = hashlib.sha256(expert.path.read_bytes() + str(noise).encode()).hexdigest()[:8]
+    # another file of the expert, or another noise, means other demonstrations
+    fingerprint = hashlib.sha256(expert.path.read_bytes() + str(float(noise)).encode()).hexdigest()[:8]
     dataset_id = f"interventions/{re.sub(r'[^a-z0-9]+', '-', env_id.lower())}/top-{fingerprint}-{episodes}-v0"
     place = get_dataset_path(dataset_id)
     if place.exists():
@@ -276,7 +271,9 @@ def _record_demonstrations(env, env_id, episodes, noise):
             observations, actions, rewards, terminated, truncated = [obs], [], [], False, False
             while not (terminated or truncated):
                 action = expert.act(obs[None])[0]  # (A,)
-                action = (action + noise * torch.randn_like(action)).clamp(-MAX_ACTION, MAX_ACTION).numpy()
+                if noise:
+                    action = (action + noise * torch.randn_like(action)).clamp(-MAX_ACTION, MAX_ACTION)
+                action = action.numpy()
                 obs, reward, terminated, truncated, _ = env.step(action)
                 observations.append(obs)
                 actions.append(low + (action + 1) / 2 * (high - low))  # in the environment's own units

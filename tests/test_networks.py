@@ -270,11 +270,11 @@ def test_temperature_moves_towards_the_target_entropy(target_entropy, sign):
     assert sign * (agent.log_alpha.item() - before) > 0
 
 
-def test_default_target_entropy_is_minus_three_halves_of_the_action_size():
+def test_default_target_entropy_is_minus_half_the_action_size():
     agent, batch = learner(init_temperature=0.5)
     entropy = agent.update_actor(batch)["entropy"]
     # d/d log_alpha of alpha * (entropy - target)
-    torch.testing.assert_close(agent.log_alpha.grad.sum(), 0.5 * (entropy + 1.5 * ACT))
+    torch.testing.assert_close(agent.log_alpha.grad.sum(), 0.5 * (entropy + ACT / 2))
 
 
 def test_learning_rate_falls_linearly_over_the_second_half():
