@@ -15,7 +15,7 @@ from typing import Literal
 import tyro
 from run import run_all
 
-# by task: the experts of Table 1, the options that all scripts share, those of rlif_rlpd.py alone; the noise is such that
+# by task: the experts of Table 1, the options that all scripts share, those of rlif_rlpd.py alone; with this noise
 # cloning the demonstrations scores about what it does in the paper (pen 54, Walker2d 44, Hopper 65)
 TASKS = {
     "AdroitHandPen-v1": (("top", "middle", "low"), "--demo-episodes 50 --demo-noise 0.35", ""),
