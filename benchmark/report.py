@@ -100,9 +100,11 @@ def table(runs):
 def overview(name, command, runs):
     """A line about a folder of results: the scores of its seeds in their order."""
     seeds = ", ".join(str(seed) for seed in runs)
-    reached = [c["normalized_score"][c["global_step"] == 30_000] for c in runs.values()]  # or nothing
+    first = next(iter(runs.values()))
+    key = headline({name: first[name][-1] for name in first.dtype.names})
+    reached = [c[key][c["global_step"] == 30_000] for c in runs.values()]  # or nothing
     early = ", ".join(f"{score[0]:.0f}" if len(score) else "-" for score in reached)
-    last = ", ".join(f"{c['normalized_score'][-1]:.0f} ({c['global_step'][-1] / 1000:.0f}k)" for c in runs.values())
+    last = ", ".join(f"{c[key][-1]:.0f} ({c['global_step'][-1] / 1000:.0f}k)" for c in runs.values())
     return f"| {name} | `{command}` | {seeds} | {early} | {last} |"
 
 
