@@ -79,7 +79,8 @@ class Args:
     offline_ratio: float = 0.0  # share of each batch from demonstrations alone (RLPD: 0.5); 0: they join the buffer
     bc_weight: float = 0.0  # of the mean action's squared distance from the demonstrated one, in the actor's loss
     reward: Literal["intervention", "task"] = "intervention"  # task: the environment's own, i.e. plain RLPD
-    termination: Literal["reset", "bootstrap", "mask"] | None = None  # see ReplayBuffer; default reset (task: mask)
+    # what a fall is worth, see ReplayBuffer; default: forever (task: mask)
+    termination: Literal["forever", "reset", "bootstrap", "mask"] | None = None
     clip_target: bool = True  # keep targets in [-1 / (1 - gamma), 0], all that intervention rewards can sum to
 
     buffer_size: int = 1_000_000  # transitions
@@ -375,7 +376,9 @@ class ReplayBuffer:
     counted by commit(). The end of an episode is worth what --termination says. The suicide trap: rewards are never
     positive, so an episode that ends has value 0, and with `mask` the agent learns to fall as fast as it can.
     `bootstrap` reads the critic at terminal states, which are never updated. `reset` counts a fall as an
-    intervention (a person has to pick the robot up): reward -1, next state the first of the next episode.
+    intervention (a person has to pick the robot up): reward -1, next state the first of the next episode; where the
+    robot stands badly, a fall is then a cheap way back to a good start. `forever` lets a fall cost what a robot costs
+    that is taken over again and again: -1 now and every takeover_steps + grace_steps = m steps, -1 / (1 - gamma^m).
     """
 
     FIELDS = ("obs", "next_obs", "actions", "rewards", "terminations")
@@ -425,6 +428,8 @@ class ReplayBuffer:
 
 def end_of_episode(args, terminated, reward, next_obs, reset_obs):
     """How the last transition of an episode is stored: reward, next_obs, termination (see ReplayBuffer)."""
+    if terminated and args.termination == "forever":
+        return -1.0 / (1.0 - args.gamma ** (args.takeover_steps + args.grace_steps)), next_obs, 1.0
     if terminated and args.termination == "reset":
         return -1.0, reset_obs, 0.0
     return reward, next_obs, float(terminated and args.termination == "mask")  # a time limit is no end
@@ -580,7 +585,7 @@ def check(args):
             if not holds(getattr(args, name)):
                 raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
     if args.termination is None:
-        args = replace(args, termination="reset" if args.reward == "intervention" else "mask")
+        args = replace(args, termination="forever" if args.reward == "intervention" else "mask")
     missing = [name for name in ["wandb"] * args.track + ["moviepy"] * args.capture_video if not find_spec(name)]
     size, task = args.batch_size, args.reward == "task"
     for wrong, message in (
@@ -589,7 +594,7 @@ def check(args):
         (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
         (args.bc_weight and not args.offline_ratio, "--bc-weight needs an --offline-ratio above 0"),
         (args.bc_weight and not args.demo_episodes, "--bc-weight needs demonstrations, not --demo-episodes 0"),
-        (task and args.termination == "reset", "--termination reset needs --reward intervention"),
+        (task and args.termination in ("forever", "reset"), "--reward task needs --termination bootstrap or mask"),
         (not task and args.intervention == "none", "--intervention none leaves no reward but --reward task"),
         (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
         (missing, f"this run needs another package: python -m pip install {' '.join(missing)}"),

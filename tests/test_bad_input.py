@@ -77,7 +77,8 @@ def refused(*options):
     ("--num-min-qs 3", "--num-min-qs"),
     ("--batch-size 100 --buffer-size 50", "--buffer-size"),
     ("--intervention none", "--reward task"),
-    ("--reward task --termination reset", "--termination reset"),
+    ("--reward task --termination reset", "--termination bootstrap"),
+    ("--reward task --termination forever", "--termination bootstrap"),
     ("--dataset-id no/such/dataset-v0", "no/such/dataset-v0"),
 ])  # fmt: skip
 def test_refused_in_one_line_before_anything_is_written(options, said):

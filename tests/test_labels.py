@@ -70,8 +70,12 @@ def test_labels_of_a_scripted_run_where_a_fall_counts_as_intervention(monkeypatc
     assert float(evaluation["flagged_rate"]) == pytest.approx(4 / 13)
 
 
-def test_reset_is_the_default_termination(monkeypatch):
-    assert scripted_run(monkeypatch, "Falls-v0")[1] == table(end_reward=-1, end_mark=0)
+def test_a_fall_by_default_costs_what_being_taken_over_for_ever_does(monkeypatch):
+    # takeovers of two steps with no grace: -1 now, in 2 steps, in 4 steps, ...
+    for_ever = torch.tensor([0.99**t for t in range(0, 5_000, 2)]).sum().neg().item()
+    rows = scripted_run(monkeypatch, "Falls-v0")[1]
+    expected = table(end_reward=pytest.approx(for_ever, rel=1e-5), end_mark=1, own_next=True)
+    assert rows == expected
 
 
 def test_labels_of_a_scripted_run_that_bootstraps_through_falls(monkeypatch):
@@ -84,14 +88,14 @@ def test_labels_of_a_scripted_run_that_masks_falls(monkeypatch):
     assert rows == table(end_reward=0, end_mark=1, own_next=True)
 
 
-@pytest.mark.parametrize("termination", ["reset", "bootstrap", "mask"])
+@pytest.mark.parametrize("termination", ["forever", "reset", "bootstrap", "mask"])
 def test_a_time_limit_is_neither_fall_nor_end(monkeypatch, termination):
     _, rows = scripted_run(monkeypatch, "TimesOut-v0", "--termination", termination)
     assert rows == table(end_reward=0, end_mark=0, own_next=True)
 
 
 def test_dropping_expert_transitions_keeps_the_last_of_each_takeover(monkeypatch):
-    _, rows = scripted_run(monkeypatch, "Falls-v0", "--drop-expert-transitions")
+    _, rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "reset", "--drop-expert-transitions")
     dropped = {0, 2, 300}  # the expert keeps control after them; after 103 the episode is over
     assert rows == [row for row in table(end_reward=-1, end_mark=0) if row[0] not in dropped]
 
@@ -107,7 +111,7 @@ def test_task_reward_is_the_environments_own_with_no_label(monkeypatch, terminat
 def test_a_person_who_judges_actions_sees_each_a_step_later_and_labels_the_one_to_blame(monkeypatch):
     # Flagged at 0, the takeover begins at 1 and the reward is that of 0. Under the expert at 1 and 2 nobody looks.
     # At 3 the step at 2 is judged, the expert's, as there is no grace. The last step of an episode nobody judges.
-    rows = scripted_run(monkeypatch, "Falls-v0", "--judge", "action")[1]
+    rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "reset", "--judge", "action")[1]
     first = [(0, False, -1, 0, 1), (1, True, 0, 0, 2), (2, True, -1, 0, 3), (3, True, -1, 0, 100)]
     sound = [(100 * n + t, False, 0, 0, 100 * n + t + 1) for n in (1, 2) for t in range(3)]
     ends = [(103, False, -1, 0, 200), (203, False, -1, 0, 300)]  # the falls
@@ -117,7 +121,7 @@ def test_a_person_who_judges_actions_sees_each_a_step_later_and_labels_the_one_t
 
 def test_where_the_person_gives_up_the_episode_ends_as_after_a_fall(monkeypatch):
     monkeypatch.setattr(rlif_rlpd.SimulatedHuman, "gives_up", lambda self, obs: int(obs[0]) == 102)
-    rows = scripted_run(monkeypatch, "Falls-v0")[1]
+    rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "reset")[1]
     second = [(100, False, 0, 0, 101), (101, False, -1, 0, 200)]  # the state given up is not stored
     assert rows[:6] == table(end_reward=-1, end_mark=0)[:4] + second
     assert [obs for obs, *_ in rows[6:]] == [200, 201, 202, 203, 300, 301, 302, 303, 400]  # 401 has no label yet

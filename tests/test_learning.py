@@ -2,6 +2,7 @@
 
 import csv
 
+import pytest
 import torch
 
 import rlif_rlpd
@@ -31,8 +32,9 @@ def test_the_suicide_trap_with_masked_ends_the_agent_learns_to_fall():
     assert final_return("mask") < 10  # 4 steps are the fastest fall
 
 
-def test_out_of_the_trap_with_falls_as_interventions_the_agent_learns_to_live():
-    assert final_return("reset") > 35
+@pytest.mark.parametrize("termination", ["forever", "reset"])
+def test_out_of_the_trap_with_falls_as_interventions_the_agent_learns_to_live(termination):
+    assert final_return(termination) > 35
 
 
 def analytic_critics():
