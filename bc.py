@@ -50,7 +50,7 @@ class Args:
     env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
     demo_episodes: int = 50  # demonstrations to clone
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
-    demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
+    demo_noise: float = 0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
     total_timesteps: int = 20_000  # gradient steps: cloning takes no steps in the environment
     eval_frequency: int = 2_000  # gradient steps between evaluations
     eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh

@@ -64,7 +64,7 @@ class Args:
 
     demo_episodes: int = 50  # demonstrations to begin with; 0: none
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
-    demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
+    demo_noise: float = 0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
     pretrain_updates: int = 10_000  # gradient steps on the demonstrations, before the first round
     round_episodes: int = 5  # episodes of a round
     round_updates: int = 2_500  # gradient steps after a round, from where the policy stands

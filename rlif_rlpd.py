@@ -75,7 +75,7 @@ class Args:
 
     demo_episodes: int = 50  # demonstrations to begin with, their rewards set to zero
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
-    demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
+    demo_noise: float = 0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
     offline_ratio: float = 0.0  # share of each batch from demonstrations alone (RLPD: 0.5); 0: they join the buffer
     bc_weight: float = 0.0  # of the mean action's squared distance from the demonstrated one, in the actor's loss
     reward: Literal["intervention", "task"] = "intervention"  # task: the environment's own, i.e. plain RLPD
