@@ -40,7 +40,7 @@ class Args:
     only: str = ""  # cells whose name contains this
     list: bool = False  # print the commands, run nothing
     seed: int = 1
-    steps: int = 100_000  # environment steps
+    steps: int = 50_000  # environment steps
     jobs: int = 2  # runs at a time
 
 
