@@ -6,7 +6,7 @@ other step 0, and off-policy RL learns to avoid takeovers: the policy can become
 Paper: Luo et al., RLIF, ICLR 2024, https://arxiv.org/abs/2311.12996. "Alg. 2" and "Eq. 1" in comments are its.
 Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): SAC with LayerNorm, many critics, prior data.
 
-    python rlif_rlpd.py                        # Hopper-v5: an expert of 16 %, a policy near 110 % after six minutes
+    python rlif_rlpd.py                        # Hopper-v5: an expert of 16 %, a policy near 110 % in seven minutes
     python rlif_rlpd.py --help                 # every option
     python rlif_rlpd.py --resume runs/<run>    # go on after a stop, to the bit
 

@@ -62,8 +62,8 @@ def load(folder):
     return command, {seed: np.genfromtxt(files[seed], delimiter=",", names=True) for seed in sorted(files)}
 
 
-def curves(runs):
-    """Score and intervention rate over environment steps: every seed thin, the mean thick."""
+def curves(runs, levels):
+    """Score and intervention rate over environment steps: every seed thin, the mean thick; levels: {name: score}."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     steps = next(iter(runs.values()))["global_step"]
     for axis, name, scale in ((axes[0], "normalized_score", 1), (axes[1], "intervention_rate", 100)):
@@ -73,6 +73,9 @@ def curves(runs):
         axis.plot(steps, values.mean(0), color=NOVICE, linewidth=2.5)
         axis.set(xlabel="environment steps", ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
+    for name, score in levels.items():
+        axes[0].axhline(score, color="0.5", linewidth=1, linestyle="--")
+        axes[0].text(steps[-1], score + 1, name, ha="right", va="bottom", fontsize=8, color="0.4")
     axes[0].set_ylabel("normalised score (mean action)")
     axes[1].set_ylabel("steps under expert control (%)")
     figure.tight_layout()
@@ -196,12 +199,17 @@ def speed_tables(folder):
 def main():
     (FOLDER / "figures").mkdir(exist_ok=True)
     timeline().savefig(FOLDER / "figures" / "timeline.png", dpi=130, bbox_inches="tight")
+    cloning = json.loads((FOLDER / "results" / "hopper-bc" / "seed_1.json").read_text())["final"]
+    levels = {
+        "cloning the demonstrations": cloning["normalized_score"],
+        "the expert who takes over": load_expert("Hopper-v5", "low").facts["score_mean"],
+    }
     lines = ["| name | command | seeds | score at 30,000 steps | last score (at step) |", "|-|-|-|-|-|"]
     for folder in sorted(path for path in (FOLDER / "results").iterdir() if any(path.glob("seed_*.csv"))):
         command, runs = load(folder)
         lines.append(overview(folder.name, command, runs))
         if len(runs) > 2:
-            curves(runs).savefig(FOLDER / "figures" / f"{folder.name}.png", dpi=130)
+            curves(runs, levels).savefig(FOLDER / "figures" / f"{folder.name}.png", dpi=130)
             print(f"{command}\n\n{table(runs)}\n")
     print("\n".join(lines))
     methods = [FOLDER / "results" / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]

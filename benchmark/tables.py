@@ -1,7 +1,8 @@
-"""Runs one seed of every cell of the RLIF paper's Table 1, or Table 3, with fewer environment steps than the paper.
+"""Runs one seed of every cell of a table: the RLIF paper's 1 and 3, with fewer environment steps, or our options.
 
     python benchmark/tables.py --table 1
     python benchmark/tables.py --table 3
+    python benchmark/tables.py --table options                    # the default command with one option changed
     python benchmark/tables.py --table 1 --only Hopper-v5-low     # the cells whose name contains this
     python benchmark/tables.py --table 1 --list                   # only print the commands
 
@@ -32,11 +33,20 @@ METHODS = {
     "bc": "bc.py",
 }
 EXPERTS, REFERENCES = ("top", "middle", "low"), ("poor", "high", "top")  # of Table 3
+OPTIONS = {
+    name.removeprefix("--").replace(" ", "-"): name
+    for name in (
+        "--termination reset", "--termination bootstrap", "--termination mask", "--no-standardize-obs",
+        "--final-lr-fraction 1", "--intervention-alpha 0.975", "--intervention-alpha 0.998", "--num-qs 10",
+        "--target-entropy -4.5", "--judge action", "--demo-episodes 0", "--bf16",
+    )
+}  # fmt: skip
 
 
 @dataclass
 class Args:
-    table: Literal[1, 3] = 1  # 1: methods by tasks and experts; 3: RLIF on Walker2d-v5 by experts and references
+    # 1: methods by tasks and experts; 3: RLIF on Walker2d-v5 by experts and references; options: RLIF on Hopper-v5
+    table: Literal["1", "3", "options"] = "1"
     only: str = ""  # cells whose name contains this
     list: bool = False  # print the commands, run nothing
     seed: int = 1
@@ -54,7 +64,9 @@ def command(env_id, method, steps, *options):
 
 def cells(table, steps):
     """The commands of a table's cells by their names; cloning has no expert, and one cell for each task."""
-    if table == 3:
+    if table == "options":
+        return {name: f"rlif_rlpd.py --num-threads 1 --total-timesteps {steps} {OPTIONS[name]}" for name in OPTIONS}
+    if table == "3":
         return {
             f"{expert}-{reference}": command(
                 "Walker2d-v5", "rlif", steps, f"--expert {expert}", f"--reference {reference}"
@@ -75,7 +87,8 @@ def main(args):
     if args.list:
         print("\n".join(f"{name}: python {line}" for name, line in chosen.items()))
     else:
-        run_all([(f"table{args.table}/{name}", line, args.seed) for name, line in chosen.items()], args.jobs)
+        folder = args.table if args.table == "options" else f"table{args.table}"
+        run_all([(f"{folder}/{name}", line, args.seed) for name, line in chosen.items()], args.jobs)
 
 
 if __name__ == "__main__":
