@@ -255,6 +255,98 @@ def open_run(args):
     return run_dir, checkpoint
 
 
+class Run:
+    """A run's folder: its options, TensorBoard events, evaluations and last checkpoint; and the signals to stop it."""
+
+    def __init__(self, args, folder, checkpoint, global_step):
+        """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had."""
+        self.args, self.options, self.folder = args, asdict(replace(args, resume=None)), folder
+        self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
+        folder.mkdir(exist_ok=True)
+        write_file(folder / "args.json", json.dumps(self.options, indent=2).encode())
+        if args.track:
+            import wandb
+
+            wandb.init(project="rlif", id=folder.name, resume="allow", config=vars(args), sync_tensorboard=True)
+        # what a killed run logged after its checkpoint is logged again: TensorBoard is to forget the first time
+        self.writer = SummaryWriter(folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
+        if checkpoint:
+            torch.set_rng_state(checkpoint["torch_rng"])
+            if args.cuda:
+                torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        else:
+            table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
+            self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
+        self.signals = []  # SIGINT and SIGTERM are heard where the loop asks for them
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, lambda received, _: self.signals.append(received))
+        self.start = time.perf_counter() - self.total
+        options = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.05}
+        self.bar = tqdm(total=args.total_timesteps, initial=global_step, **options)
+
+    def seconds(self):
+        """How long the run has taken, interruptions apart."""
+        return time.perf_counter() - self.start
+
+    def evaluate(self, actor, envs, global_step, facts, **shown):
+        """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
+        seed = seed_for(self.args.seed, 1, global_step)
+        row = {"global_step": global_step} | evaluate(self.args, actor, envs, seed, deterministic=True) | facts
+        row["wall_seconds"] = self.seconds()
+        sampled = evaluate(self.args, actor, envs, seed, deterministic=False)
+        row |= {f"stochastic_{name}": value for name, value in sampled.items()}
+        for name, value in row.items():
+            if name != "global_step" and not math.isnan(value):
+                self.writer.add_scalar(f"eval/{name}", value, global_step)
+        self.rows.append(row)
+        lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in self.rows]  # no nan
+        write_file(self.folder / "eval.csv", "\n".join(lines + [""]).encode())
+        self.bar.set_postfix(score=f"{row[headline(row)]:.0f}", **shown)
+
+    def save(self, global_step, state):
+        """Write the checkpoint from which --resume goes on; ends the run, after that, if a signal has come."""
+        self.total = self.seconds()
+        state = state | {"args": self.options, "run": (self.rows, self.total), "torch_rng": torch.get_rng_state()}
+        state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.cuda else None
+        go_on = f"python {Path(__file__).name} --resume {self.folder}"
+        self.writer.flush()
+        try:
+            save_checkpoint(self.folder / "checkpoint.pt", state)
+        except OSError as error:
+            sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
+                     f"make room, then: {go_on}")  # fmt: skip
+        if self.signals:
+            self.bar.close()
+            print(f"stopped at step {global_step}; go on with: {go_on}")
+            sys.exit(128 + self.signals[0])
+
+    def finish(self, last, actor, tensors, summary, shown):
+        """Write what came out, judged by the row `last`: a file that --expert can load, summary.json, a table."""
+        self.bar.close()
+        self.writer.close()
+        args, key = self.args, headline(last)
+        best = max(self.rows, key=lambda row: row[key])
+        if args.save_model:
+            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
+            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": len(actor.mean.bias)}
+            facts |= {"hidden_sizes": args.hidden_sizes, "trained_by": f"{Path(__file__).name}, seed {args.seed}"}
+            facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
+            save_expert(self.folder / "model.safetensors", tensors, **facts)
+        if args.capture_video:
+            film = make_env(args.env_id, "rgb_array")
+            film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
+            evaluate(args, actor, [film], args.seed, deterministic=True)
+            film.close()
+        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
+        summary = {"final": known[0], "best": known[1], **summary}
+        write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
+        scores = f"{self.rows[0][key]:.1f}, {last[key]:.1f}, {best[key]:.1f}"
+        shown = {"first, last, best evaluation": scores} | shown
+        shown |= {"time": f"{self.total / 60:.1f} minutes", "checkpoint": self.folder / "checkpoint.pt"}
+        for name, value in shown.items():
+            print(f"{name:<30} {value}")
+
+
 def main(args):
     args = check(args)
     torch.set_num_threads(args.num_threads)
@@ -276,33 +368,14 @@ def main(args):
     optimizer = torch.optim.AdamW(actor.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
 
     global_step, losses = 0, []  # losses: since the last evaluation
-    rows = []  # of eval.csv
     best_loss, best_actor, waited = math.inf, None, 0  # by validation loss
-    seconds = 0.0
     if checkpoint:
         actor.load_state_dict(checkpoint["actor"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        torch.set_rng_state(checkpoint["torch_rng"])
-        global_step, losses, best_loss, waited, rows, seconds = checkpoint["progress"]
+        global_step, losses, best_loss, waited = checkpoint["progress"]
         best_actor = checkpoint["best_actor"]
 
-    run_dir.mkdir(exist_ok=True)
-    write_file(run_dir / "args.json", json.dumps(asdict(replace(args, resume=None)), indent=2).encode())
-    if args.track:
-        import wandb
-
-        wandb.init(project="rlif", id=run_dir.name, resume="allow", config=vars(args), sync_tensorboard=True)
-    # what a killed run logged after its checkpoint is logged again: purge_step makes TensorBoard forget the first time
-    writer = SummaryWriter(run_dir, purge_step=global_step + bool(checkpoint) if args.resume else None)
-    if not checkpoint:
-        table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
-        writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
-    signals = []  # SIGINT and SIGTERM are heard at the end of a step
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda received, _: signals.append(received))
-
-    start = time.perf_counter() - seconds
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True, smoothing=0.05)
+    run = Run(args, run_dir, checkpoint, global_step)
     while global_step < args.total_timesteps and waited != args.patience:
         i = torch.randint(len(obs), (args.batch_size,)).to(device)
         loss = nll(actor, obs[i], actions[i])
@@ -315,78 +388,30 @@ def main(args):
             sys.exit(f"step {global_step}: learning broke down (loss {losses[-1]}), checkpoint kept: {run_dir}")
 
         if global_step % args.eval_frequency == 0 or global_step == args.total_timesteps:
-            seed = seed_for(args.seed, 1, global_step)
-            row = {"global_step": global_step} | evaluate(args, actor, eval_envs, seed, deterministic=True)
-            row |= {"train_loss": float(np.mean(losses)), "validation_loss": math.nan}
+            facts = {"train_loss": float(np.mean(losses)), "validation_loss": math.nan}
             if len(validation_obs):
                 with torch.no_grad():
-                    row["validation_loss"] = nll(actor, validation_obs, validation_actions).item()
-            row["wall_seconds"] = time.perf_counter() - start
-            sampled = evaluate(args, actor, eval_envs, seed, deterministic=False)
-            row |= {f"stochastic_{name}": value for name, value in sampled.items()}
-            waited += 1
-            if row["validation_loss"] < best_loss:
-                best_loss, waited = row["validation_loss"], 0
+                    facts["validation_loss"] = nll(actor, validation_obs, validation_actions).item()
+            shown = {"validation_loss": f"{facts['validation_loss']:.2f}"}
+            run.evaluate(actor, eval_envs, global_step, facts, **shown)
+            losses, waited = [], waited + 1
+            if facts["validation_loss"] < best_loss:
+                best_loss, waited = facts["validation_loss"], 0
                 best_actor = {name: value.clone() for name, value in actor.state_dict().items()}
-            for name, value in row.items():
-                if name != "global_step" and not math.isnan(value):
-                    writer.add_scalar(f"eval/{name}", value, global_step)
-            losses = []
-            rows.append(row)
-            lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
-            write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
-            key = headline(row)
-            bar.set_postfix(score=f"{row[key]:.0f}", validation_loss=f"{row['validation_loss']:.2f}")
-        bar.update()
+        run.bar.update()
 
         over = global_step == args.total_timesteps or waited == args.patience
-        if global_step % args.checkpoint_frequency == 0 or over or signals:
-            seconds = time.perf_counter() - start
-            checkpoint = {"args": asdict(replace(args, resume=None)), "actor": actor.state_dict()}
-            checkpoint |= {"optimizer": optimizer.state_dict(), "torch_rng": torch.get_rng_state()}
-            checkpoint |= {"best_actor": best_actor}
-            checkpoint |= {"progress": (global_step, losses, best_loss, waited, rows, seconds)}
-            writer.flush()
-            try:
-                save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
-            except OSError as error:
-                sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
-                         f"make room, then: python {Path(__file__).name} --resume {run_dir}")  # fmt: skip
-        if signals:
-            bar.close()
-            print(f"stopped at step {global_step}; go on with: python {Path(__file__).name} --resume {run_dir}")
-            sys.exit(128 + signals[0])
-    bar.close()
-    writer.close()
+        if global_step % args.checkpoint_frequency == 0 or over or run.signals:
+            state = {"actor": actor.state_dict(), "optimizer": optimizer.state_dict(), "best_actor": best_actor}
+            run.save(global_step, state | {"progress": (global_step, losses, best_loss, waited)})
 
-    # what came out: a file that --expert can load, summary.json, a table
-    key = headline(rows[-1])
+    last = run.rows[-1]
     if args.patience:  # the policy of the lowest validation loss, not of the best score: a clone cannot know its score
         actor.load_state_dict(best_actor)
-        last = next(row for row in rows if row["validation_loss"] == best_loss)
-    else:
-        last = rows[-1]
-    best = max(rows, key=lambda row: row[key])
-    if args.save_model:
-        tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
-        facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
-        facts |= {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": args.hidden_sizes}
-        facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
-        save_expert(run_dir / "model.safetensors", tensors, **facts, trained_by=f"bc.py, seed {args.seed}")
-    if args.capture_video:
-        film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), f"{run_dir}/videos", disable_logger=True)
-        evaluate(args, actor, [film], args.seed, deterministic=True)
-        film.close()
-    known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan in JSON
-    summary = {"final": known[0], "best": known[1], "gradient_steps": global_step, "demonstrated_transitions": len(obs)}
-    write_file(run_dir / "summary.json", json.dumps(summary | {"seconds": {"total": seconds}}, indent=2).encode())
-    for name, value in {
-        "final evaluation": f"{last[key]:.1f} (sampled actions: {last[f'stochastic_{key}']:.1f})",
-        "transitions cloned": len(obs),
-        "time": f"{seconds / 60:.1f} minutes",
-        "checkpoint": run_dir / "checkpoint.pt",
-    }.items():
-        print(f"{name:<30} {value}")
+        last = next(row for row in run.rows if row["validation_loss"] == best_loss)
+    tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
+    summary = {"gradient_steps": global_step, "demonstrated_transitions": len(obs), "seconds": {"total": run.total}}
+    run.finish(last, actor, tensors, summary, {"transitions cloned": len(obs)})
 
 
 if __name__ == "__main__":

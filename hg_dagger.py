@@ -350,6 +350,98 @@ def open_run(args):
     return run_dir, checkpoint
 
 
+class Run:
+    """A run's folder: its options, TensorBoard events, evaluations and last checkpoint; and the signals to stop it."""
+
+    def __init__(self, args, folder, checkpoint, global_step):
+        """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had."""
+        self.args, self.options, self.folder = args, asdict(replace(args, resume=None)), folder
+        self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
+        folder.mkdir(exist_ok=True)
+        write_file(folder / "args.json", json.dumps(self.options, indent=2).encode())
+        if args.track:
+            import wandb
+
+            wandb.init(project="rlif", id=folder.name, resume="allow", config=vars(args), sync_tensorboard=True)
+        # what a killed run logged after its checkpoint is logged again: TensorBoard is to forget the first time
+        self.writer = SummaryWriter(folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
+        if checkpoint:
+            torch.set_rng_state(checkpoint["torch_rng"])
+            if args.cuda:
+                torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        else:
+            table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
+            self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
+        self.signals = []  # SIGINT and SIGTERM are heard where the loop asks for them
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, lambda received, _: self.signals.append(received))
+        self.start = time.perf_counter() - self.total
+        options = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.05}
+        self.bar = tqdm(total=args.total_timesteps, initial=global_step, **options)
+
+    def seconds(self):
+        """How long the run has taken, interruptions apart."""
+        return time.perf_counter() - self.start
+
+    def evaluate(self, actor, envs, global_step, facts, **shown):
+        """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
+        seed = seed_for(self.args.seed, 1, global_step)
+        row = {"global_step": global_step} | evaluate(self.args, actor, envs, seed, deterministic=True) | facts
+        row["wall_seconds"] = self.seconds()
+        sampled = evaluate(self.args, actor, envs, seed, deterministic=False)
+        row |= {f"stochastic_{name}": value for name, value in sampled.items()}
+        for name, value in row.items():
+            if name != "global_step" and not math.isnan(value):
+                self.writer.add_scalar(f"eval/{name}", value, global_step)
+        self.rows.append(row)
+        lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in self.rows]  # no nan
+        write_file(self.folder / "eval.csv", "\n".join(lines + [""]).encode())
+        self.bar.set_postfix(score=f"{row[headline(row)]:.0f}", **shown)
+
+    def save(self, global_step, state):
+        """Write the checkpoint from which --resume goes on; ends the run, after that, if a signal has come."""
+        self.total = self.seconds()
+        state = state | {"args": self.options, "run": (self.rows, self.total), "torch_rng": torch.get_rng_state()}
+        state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.cuda else None
+        go_on = f"python {Path(__file__).name} --resume {self.folder}"
+        self.writer.flush()
+        try:
+            save_checkpoint(self.folder / "checkpoint.pt", state)
+        except OSError as error:
+            sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
+                     f"make room, then: {go_on}")  # fmt: skip
+        if self.signals:
+            self.bar.close()
+            print(f"stopped at step {global_step}; go on with: {go_on}")
+            sys.exit(128 + self.signals[0])
+
+    def finish(self, last, actor, tensors, summary, shown):
+        """Write what came out, judged by the row `last`: a file that --expert can load, summary.json, a table."""
+        self.bar.close()
+        self.writer.close()
+        args, key = self.args, headline(last)
+        best = max(self.rows, key=lambda row: row[key])
+        if args.save_model:
+            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
+            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": len(actor.mean.bias)}
+            facts |= {"hidden_sizes": args.hidden_sizes, "trained_by": f"{Path(__file__).name}, seed {args.seed}"}
+            facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
+            save_expert(self.folder / "model.safetensors", tensors, **facts)
+        if args.capture_video:
+            film = make_env(args.env_id, "rgb_array")
+            film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
+            evaluate(args, actor, [film], args.seed, deterministic=True)
+            film.close()
+        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
+        summary = {"final": known[0], "best": known[1], **summary}
+        write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
+        scores = f"{self.rows[0][key]:.1f}, {last[key]:.1f}, {best[key]:.1f}"
+        shown = {"first, last, best evaluation": scores} | shown
+        shown |= {"time": f"{self.total / 60:.1f} minutes", "checkpoint": self.folder / "checkpoint.pt"}
+        for name, value in shown.items():
+            print(f"{name:<30} {value}")
+
+
 def main(args):
     args = check(args)
     torch.set_num_threads(args.num_threads)
@@ -386,9 +478,7 @@ def main(args):
 
     global_step, rounds, expert_steps, takeovers, episode = 0, 0, 0, 0, 0
     doubts = []  # at takeovers
-    rows = []  # of eval.csv
     counts = np.zeros(4, dtype=int)  # since the last evaluation: steps, under expert control, looks, flagged
-    seconds = 0.0
     if checkpoint:
         if checkpoint["files"] != files:
             raise InputError(f"--resume {run_dir}: an expert's file has changed since")
@@ -397,34 +487,15 @@ def main(args):
             optimizer.load_state_dict(states[1])
         data = [values.to(device) for values in checkpoint["data"]]
         rng.bit_generator.state = checkpoint["rng"]
-        torch.set_rng_state(checkpoint["torch_rng"])
-        if args.cuda:
-            torch.cuda.set_rng_state(checkpoint["cuda_rng"])
-        global_step, rounds, expert_steps, takeovers, episode, doubts, rows, seconds = checkpoint["progress"]
+        global_step, rounds, expert_steps, takeovers, episode, doubts = checkpoint["progress"]
         counts = checkpoint["counts"].numpy()
 
-    run_dir.mkdir(exist_ok=True)
-    write_file(run_dir / "args.json", json.dumps(asdict(replace(args, resume=None)), indent=2).encode())
-    if args.track:
-        import wandb
-
-        wandb.init(project="rlif", id=run_dir.name, resume="allow", config=vars(args), sync_tensorboard=True)
-    # what a killed run logged after its checkpoint is logged again: purge_step makes TensorBoard forget the first time
-    writer = SummaryWriter(run_dir, purge_step=global_step + bool(checkpoint) if args.resume else None)
-    if not checkpoint:
-        table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
-        writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
-    signals = []  # SIGINT and SIGTERM are heard at the end of a round
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda received, _: signals.append(received))
-
-    start = time.perf_counter() - seconds
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True, smoothing=0.05)
+    run = Run(args, run_dir, checkpoint, global_step)
     if not checkpoint and args.demo_episodes:  # train the novice on the demonstrations (Alg. 1, line 1)
-        bar.set_description("cloning the demonstrations")
+        run.bar.set_description("cloning the demonstrations")
         for novice, optimizer in zip(novices, optimizers):
             fit(novice, optimizer, *data, args.pretrain_updates, args.batch_size)
-        bar.set_description(None)
+        run.bar.set_description(None)
     while global_step < args.total_timesteps:
         # The novice acts until the expert takes over; its steps are recorded. (Alg. 1, lines 4 to 12)
         visited, executed = [], []
@@ -446,10 +517,10 @@ def main(args):
                 if not np.isfinite(obs).all():
                     sys.exit(f"{args.env_id} is no longer finite, the last checkpoint is kept: {run_dir}")
                 global_step += 1
-                bar.update()
+                run.bar.update()
                 episodic_return += task_reward
                 ended = terminated or truncated or human.gives_up(obs)
-            writer.add_scalar("charts/episodic_return", episodic_return, global_step)
+            run.writer.add_scalar("charts/episodic_return", episodic_return, global_step)
         if visited:  # (Alg. 1, line 13)
             new = np.array(visited, dtype=np.float32), np.array(executed, dtype=np.float32)
             data = [torch.cat([values, torch.from_numpy(more).to(device)]) for values, more in zip(data, new)]
@@ -459,76 +530,30 @@ def main(args):
                 loss = fit(novice, optimizer, *data, args.round_updates, args.batch_size)
                 if not math.isfinite(loss):
                     sys.exit(f"step {global_step}: learning broke down (loss {loss}), checkpoint kept: {run_dir}")
-            writer.add_scalar("losses/nll", loss, global_step)
+            run.writer.add_scalar("losses/nll", loss, global_step)
         rounds += 1
 
-        reached = rows[-1]["global_step"] // args.eval_frequency if rows else 0
+        reached = run.rows[-1]["global_step"] // args.eval_frequency if run.rows else 0
         if global_step // args.eval_frequency > reached or global_step >= args.total_timesteps:
-            seed = seed_for(args.seed, 1, global_step)
-            row = {"global_step": global_step} | evaluate(args, actor, eval_envs, seed, deterministic=True)
-            row["intervention_rate"] = float(counts[1] / counts[0])  # share of steps under expert control
-            row["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
-            row |= {"labels": expert_steps, "expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
-            row["risk_threshold"] = risk_threshold(doubts)
-            row["wall_seconds"] = time.perf_counter() - start
-            sampled = evaluate(args, actor, eval_envs, seed, deterministic=False)
-            row |= {f"stochastic_{name}": value for name, value in sampled.items()}
-            for name, value in row.items():
-                if name != "global_step" and not math.isnan(value):
-                    writer.add_scalar(f"eval/{name}", value, global_step)
-            rows.append(row)
-            lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in rows]  # no nan
-            write_file(run_dir / "eval.csv", "\n".join(lines + [""]).encode())
+            facts = {"intervention_rate": float(counts[1] / counts[0])}  # share of steps under expert control
+            facts["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
+            facts |= {"labels": expert_steps, "expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
+            facts["risk_threshold"] = risk_threshold(doubts)
+            run.evaluate(actor, eval_envs, global_step, facts, takeovers=takeovers)
             counts[:] = 0
-            key = headline(row)
-            bar.set_postfix(score=f"{row[key]:.0f}", takeovers=takeovers)
 
-        seconds = time.perf_counter() - start
-        checkpoint = {"args": asdict(replace(args, resume=None)), "files": files, "data": data}
         states = [(novice.state_dict(), optimizer.state_dict()) for novice, optimizer in zip(novices, optimizers)]
-        checkpoint |= {"novices": states}
-        checkpoint |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
-        checkpoint |= {"cuda_rng": torch.cuda.get_rng_state() if args.cuda else None}
-        checkpoint |= {"counts": torch.from_numpy(counts)}
-        checkpoint |= {"progress": (global_step, rounds, expert_steps, takeovers, episode, doubts, rows, seconds)}
-        writer.flush()
-        try:
-            save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
-        except OSError as error:
-            sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
-                     f"make room, then: python {Path(__file__).name} --resume {run_dir}")  # fmt: skip
-        if signals:
-            bar.close()
-            print(f"stopped at step {global_step}; go on with: python {Path(__file__).name} --resume {run_dir}")
-            sys.exit(128 + signals[0])
-    bar.close()
-    writer.close()
+        state = {"files": files, "data": data, "counts": torch.from_numpy(counts), "novices": states}
+        state |= {"rng": rng.bit_generator.state}
+        state |= {"progress": (global_step, rounds, expert_steps, takeovers, episode, doubts)}
+        run.save(global_step, state)
 
-    # what came out: a file that --expert can load, summary.json, a table
-    key = headline(rows[-1])
-    first, last, best = rows[0], rows[-1], max(rows, key=lambda row: row[key])
-    if args.save_model:
-        tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
-        facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
-        facts |= {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": args.hidden_sizes}
-        facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
-        save_expert(run_dir / "model.safetensors", tensors, **facts, trained_by=f"hg_dagger.py, seed {args.seed}")
-    if args.capture_video:
-        film = gym.wrappers.RecordVideo(make_env(args.env_id, "rgb_array"), f"{run_dir}/videos", disable_logger=True)
-        evaluate(args, actor, [film], args.seed, deterministic=True)
-        film.close()
-    known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan in JSON
-    summary = {"final": known[0], "best": known[1], "env_steps": global_step, "rounds": rounds, "labels": expert_steps}
-    summary |= {"expert_steps": expert_steps, "takeovers": takeovers, "seconds": {"total": seconds}}
-    write_file(run_dir / "summary.json", json.dumps(summary, indent=2).encode())
-    for name, value in {
-        "expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}",
-        "first, last, best evaluation": f"{first[key]:.1f}, {last[key]:.1f}, {best[key]:.1f}",
-        "expert steps, takeovers": f"{expert_steps}, {takeovers}",
-        "time": f"{seconds / 60:.1f} minutes",
-        "checkpoint": run_dir / "checkpoint.pt",
-    }.items():
-        print(f"{name:<30} {value}")
+    tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
+    summary = {"env_steps": global_step, "rounds": rounds, "labels": expert_steps, "expert_steps": expert_steps}
+    summary |= {"takeovers": takeovers, "seconds": {"total": run.total}}
+    shown = {"expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}"}
+    shown["expert steps, takeovers"] = f"{expert_steps}, {takeovers}"
+    run.finish(run.rows[-1], actor, tensors, summary, shown)
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def test_the_last_lines_are_the_same():
 
 
 def test_every_script_has_the_same_order():
-    """Args, environment, networks, evaluation, main."""
-    names = "Args", "make_env", "seed_for", "Actor", "evaluate", "parse_args", "check", "open_run", "main"
+    """Args, environment, networks, evaluation, keeping a run, main."""
+    names = "Args", "make_env", "seed_for", "Actor", "evaluate", "parse_args", "check", "open_run", "Run", "main"
     for path in SCRIPTS:
         defined = [getattr(node, "name", None) for node in ast.parse(path.read_text()).body]
         assert [name for name in defined if name in names] == list(names), path.name
