@@ -64,7 +64,6 @@ class Args:
     intervention_beta: float = 0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
     takeover_steps: int = 4  # threshold, value: steps that the expert keeps control
     grace_steps: int = 1  # threshold, value: unchecked steps of the novice after a takeover (official code: 1)
-    judge: Literal["proposal", "action"] = "proposal"  # what the novice is about to do, or just did (not in the paper)
     give_up: float = 0.0  # value: end the episode if Q falls to this share of the episode's best (not in the paper)
     random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
     store_novice_steps: bool = False  # official code's quirk: clone the novice's own steps as well
@@ -140,7 +139,6 @@ class SimulatedHuman:
 
     def new_episode(self):
         self.takeover_left = 0  # steps the expert still keeps control
-        self.last = None  # the step before: observation and executed action
         self.best_value = -math.inf  # of the states of the episode, by the reference
         self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
 
@@ -173,15 +171,13 @@ class SimulatedHuman:
                 self.wait -= 1
             elif self.args.intervention == "random":
                 started, self.takeover_left, self.wait = True, self.draw(1), self.draw(0)
-            elif self.args.judge == "proposal" or self.last:  # an episode's first step has none before it
-                flagged = self.flags(*((obs, proposal) if self.args.judge == "proposal" else self.last))
-                beta = self.args.intervention_beta
+            else:
+                flagged, beta = self.flags(obs, proposal), self.args.intervention_beta
                 if self.rng.random() < (beta if flagged else 1 - beta):  # Eq. 1
                     started, self.takeover_left, self.wait = True, self.args.takeover_steps, self.args.grace_steps
         in_control = self.takeover_left > 0
         self.takeover_left -= in_control
         actions = self.expert.act(obs[None])[0].numpy() if in_control else proposal  # (A,)
-        self.last = obs, actions
         return actions, in_control, started, flagged
 
 

@@ -68,7 +68,6 @@ class Args:
     intervention_beta: float = 0.95  # probability of a takeover if flagged; 1 - this if not
     takeover_steps: int = 4  # value: steps that the expert keeps control
     grace_steps: int = 1  # value: unchecked steps of the novice after a takeover (official code: 1)
-    judge: Literal["proposal", "action"] = "proposal"  # what the novice is about to do, or just did (not in the paper)
     give_up: float = 0.0  # value: end the episode if Q falls to this share of the episode's best (not in the paper)
     random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
     drop_expert_transitions: bool = False  # official code's quirk: store only the last transition of a takeover
@@ -156,7 +155,6 @@ class SimulatedHuman:
 
     def new_episode(self):
         self.takeover_left = 0  # steps the expert still keeps control
-        self.last = None  # the step before: observation and executed action
         self.best_value = -math.inf  # of the states of the episode, by the reference
         self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
 
@@ -189,15 +187,13 @@ class SimulatedHuman:
                 self.wait -= 1
             elif self.args.intervention == "random":
                 started, self.takeover_left, self.wait = True, self.draw(1), self.draw(0)
-            elif self.args.judge == "proposal" or self.last:  # an episode's first step has none before it
-                flagged = self.flags(*((obs, proposal) if self.args.judge == "proposal" else self.last))
-                beta = self.args.intervention_beta
+            else:
+                flagged, beta = self.flags(obs, proposal), self.args.intervention_beta
                 if self.rng.random() < (beta if flagged else 1 - beta):  # Eq. 1
                     started, self.takeover_left, self.wait = True, self.args.takeover_steps, self.args.grace_steps
         in_control = self.takeover_left > 0
         self.takeover_left -= in_control
         actions = self.expert.act(obs[None])[0].numpy() if in_control else proposal  # (A,)
-        self.last = obs, actions
         return actions, in_control, started, flagged
 
 
@@ -760,7 +756,6 @@ def main(args):
     # an environment's state is the seed of its reset and the actions since: replay them
     obs, episodic_return = env.reset(seed=seed_for(args.seed, 0, episode))[0], 0.0
     for actions in episode_actions:
-        human.last = obs, actions
         obs, task_reward, *_ = env.step(actions)
         episodic_return += task_reward
     if checkpoint and not torch.equal(torch.as_tensor(obs), checkpoint["obs"]):

@@ -16,13 +16,19 @@ from typing import Literal
 import tyro
 from run import run_all
 
-# by task: the experts of Table 1, the options that all scripts share, those of rlif_rlpd.py alone; with this noise
-# cloning the demonstrations scores about what it does in the paper (pen 54, Walker2d 44, Hopper 65)
+# by task: the experts of Table 1, the environment steps, the options that all scripts share, those of rlif_rlpd.py
+# alone; with this noise cloning the demonstrations scores about what it does in the paper (pen 54, Walker2d 44, Hopper
+# 65)
 TASKS = {
-    "AdroitHandPen-v1": (("top", "middle", "low"), "--demo-episodes 50 --demo-noise 0.35", ""),
-    "Walker2d-v5": (("top", "high", "low"), "--demo-episodes 10 --demo-noise 0.3", ""),
-    "Hopper-v5": (("top", "middle", "low"), "--demo-episodes 50 --demo-noise 0.09", ""),
-}
+    "AdroitHandPen-v1": (
+        ("top", "middle", "low"), 50_000, "--demo-episodes 50 --demo-noise 0.35",
+        "--gamma 0.9 --target-entropy -36 --offline-ratio 0.25 --bc-weight 1",
+    ),
+    "Walker2d-v5": (
+        ("top", "high", "low"), 100_000, "--demo-episodes 10 --demo-noise 0.3", "--target-entropy -9"
+    ),
+    "Hopper-v5": (("top", "middle", "low"), 50_000, "--demo-episodes 50 --demo-noise 0.09", ""),
+}  # fmt: skip
 METHODS = {
     "rlif": "rlif_rlpd.py",
     "rlif-random": "rlif_rlpd.py --intervention random",
@@ -34,11 +40,11 @@ METHODS = {
 }
 EXPERTS, REFERENCES = ("top", "middle", "low"), ("poor", "high", "top")  # of Table 3
 OPTIONS = {
-    name.removeprefix("--").replace(" ", "-"): name
+    name.removeprefix("--").replace(" ", "-") or "default": name
     for name in (
-        "--termination reset", "--termination bootstrap", "--termination mask", "--no-standardize-obs",
+        "", "--termination reset", "--termination bootstrap", "--termination mask", "--no-standardize-obs",
         "--final-lr-fraction 1", "--intervention-alpha 0.975", "--intervention-alpha 0.998", "--num-qs 10",
-        "--target-entropy -4.5", "--judge action", "--demo-episodes 0", "--bf16",
+        "--target-entropy -4.5", "--demo-episodes 0", "--demo-noise 0", "--utd-ratio 4",
     )
 }  # fmt: skip
 
@@ -50,40 +56,39 @@ class Args:
     only: str = ""  # cells whose name contains this
     list: bool = False  # print the commands, run nothing
     seed: int = 1
-    steps: int = 50_000  # environment steps
     jobs: int = 2  # runs at a time
 
 
-def command(env_id, method, steps, *options):
+def command(env_id, method, *options):
     """The command of a cell."""
-    _, common, rlif = TASKS[env_id]
+    _, steps, common, rlif = TASKS[env_id]
     parts = [METHODS[method], f"--env-id {env_id}", common, "--num-threads 1", *options]
-    parts += [f"--total-timesteps {steps}"] * (method != "bc") + [rlif] * method.startswith("rlif")
+    parts += [f"--total-timesteps {steps}"] * (method != "bc") + ["--bf16", rlif] * method.startswith("rlif")
     return " ".join(part for part in parts if part)
 
 
-def cells(table, steps):
+def cells(table):
     """The commands of a table's cells by their names; cloning has no expert, and one cell for each task."""
     if table == "options":
-        return {name: f"rlif_rlpd.py --num-threads 1 --total-timesteps {steps} {OPTIONS[name]}" for name in OPTIONS}
+        return {name: f"rlif_rlpd.py --num-threads 1 --bf16 {option}".strip() for name, option in OPTIONS.items()}
     if table == "3":
         return {
             f"{expert}-{reference}": command(
-                "Walker2d-v5", "rlif", steps, f"--expert {expert}", f"--reference {reference}"
+                "Walker2d-v5", "rlif", f"--expert {expert}", f"--reference {reference}"
             )
             for expert in EXPERTS
             for reference in REFERENCES
         }
-    commands = {f"{env_id}-bc": command(env_id, "bc", steps) for env_id in TASKS}
+    commands = {f"{env_id}-bc": command(env_id, "bc") for env_id in TASKS}
     for env_id, (levels, *_) in TASKS.items():
         for level in levels:
             for method in [method for method in METHODS if method != "bc"]:
-                commands[f"{env_id}-{level}-{method}"] = command(env_id, method, steps, f"--expert {level}")
+                commands[f"{env_id}-{level}-{method}"] = command(env_id, method, f"--expert {level}")
     return commands
 
 
 def main(args):
-    chosen = {name: line for name, line in cells(args.table, args.steps).items() if args.only in name}
+    chosen = {name: line for name, line in cells(args.table).items() if args.only in name}
     if args.list:
         print("\n".join(f"{name}: python {line}" for name, line in chosen.items()))
     else:

@@ -41,7 +41,7 @@ def scripted_run(monkeypatch, env_id, *options):
     expert = tiny.write_expert("expert.safetensors", [[0.0]], bias=np.arctanh(EXPERT), qf=tiny.critics(1, 1))
     folder = tiny.run(
         "labels", "--env-id", env_id, "--expert", expert, "--reference", expert, "--intervention-beta", 1,
-        "--judge", "proposal", "--takeover-steps", 2, "--grace-steps", 0, "--total-timesteps", 16, "--eval-episodes", 1,
+        "--takeover-steps", 2, "--grace-steps", 0, "--total-timesteps", 16, "--eval-episodes", 1,
         "--demo-episodes", 0, "--hidden-sizes", 8, *options,
     )  # fmt: skip
     rb = load_checkpoint(folder / "checkpoint.pt")["rb"]
@@ -108,17 +108,6 @@ def test_task_reward_is_the_environments_own_with_no_label(monkeypatch, terminat
     assert rows == [(obs, who, 10 * (obs % 100 + 1), mark, next_obs) for obs, who, _, mark, next_obs in expected]
 
 
-def test_a_person_who_judges_actions_sees_each_a_step_later_and_labels_the_one_to_blame(monkeypatch):
-    # Flagged at 0, the takeover begins at 1 and the reward is that of 0. Under the expert at 1 and 2 nobody looks.
-    # At 3 the step at 2 is judged, the expert's, as there is no grace. The last step of an episode nobody judges.
-    rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "reset", "--judge", "action")[1]
-    first = [(0, False, -1, 0, 1), (1, True, 0, 0, 2), (2, True, -1, 0, 3), (3, True, -1, 0, 100)]
-    sound = [(100 * n + t, False, 0, 0, 100 * n + t + 1) for n in (1, 2) for t in range(3)]
-    ends = [(103, False, -1, 0, 200), (203, False, -1, 0, 300)]  # the falls
-    last = [(300, False, -1, 0, 301), (301, True, 0, 0, 302), (302, True, 0, 0, 303), (303, False, -1, 0, 400)]
-    assert rows == first + sound[:3] + ends[:1] + sound[3:] + ends[1:] + last
-
-
 def test_where_the_person_gives_up_the_episode_ends_as_after_a_fall(monkeypatch):
     monkeypatch.setattr(rlif_rlpd.SimulatedHuman, "gives_up", lambda self, obs: int(obs[0]) == 102)
     rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "reset")[1]
@@ -145,7 +134,7 @@ class Policy:
 
 def person(value=None, seed=0, **options):
     """A person whose reference acts at 0 and whose expert acts at EXPERT."""
-    args = rlif_rlpd.check(rlif_rlpd.Args(**{"judge": "proposal"} | options))
+    args = rlif_rlpd.check(rlif_rlpd.Args(**options))
     rng = np.random.default_rng(seed)
     return rlif_rlpd.SimulatedHuman(args, Policy(EXPERT), Policy(0.0, value or (lambda s, a: -a.abs())), rng)
 
@@ -220,18 +209,6 @@ def test_without_grace_takeovers_follow_back_to_back():
     outcomes = watch(person(intervention_beta=1.0, takeover_steps=2, grace_steps=0), 6)
     assert [started for _, _, started, _ in outcomes] == [True, False] * 3
     assert all(in_control for _, in_control, _, _ in outcomes)
-
-
-def test_the_action_judged_is_the_one_just_executed_where_it_was_executed():
-    seen = []
-    human = person(judge="action", intervention_beta=1.0, takeover_steps=1, grace_steps=1)
-    human.flags = lambda obs, action: seen.append((float(obs[0]), float(action[0]))) or obs[0] == 1
-    for t in range(6):
-        human.watch(np.array([t], dtype=np.float32), np.array([t / 10], dtype=np.float32))
-    # at 2 the expert acts, at 3 the novice has its step of grace
-    assert seen == [(0, 0), (1, pytest.approx(0.1)), (3, pytest.approx(0.3)), (4, pytest.approx(0.4))]
-    human.new_episode()
-    assert human.watch(np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.float32))[3] is None
 
 
 def test_a_new_episode_begins_with_the_novice_looked_at():

@@ -25,7 +25,6 @@ OPTIONS = (
 )  # fmt: skip
 MODES = {
     "value": ("--intervention", "value", "--intervention-beta", 0.9, "--buffer-size", 1_000),  # the ring turns over
-    "action": ("--judge", "action", "--grace-steps", 0),
     "random": ("--intervention", "random", "--utd-ratio", 2),
     "compiled": ("--compile",),
     "bf16": ("--compile", "--bf16", "--utd-ratio", 2, "--num-threads", 2),
