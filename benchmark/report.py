@@ -205,10 +205,11 @@ def main():
         "the expert who takes over": load_expert("Hopper-v5", "low").facts["score_mean"],
     }
     lines = ["| name | command | seeds | score at 30,000 steps | last score (at step) |", "|-|-|-|-|-|"]
-    for folder in sorted(path for path in (FOLDER / "results").iterdir() if any(path.glob("seed_*.csv"))):
+    folders = [*(FOLDER / "results").iterdir(), *(FOLDER / "results" / "options").glob("*")]
+    for folder in sorted(path for path in folders if any(path.glob("seed_*.csv"))):
         command, runs = load(folder)
         lines.append(overview(folder.name, command, runs))
-        if len(runs) > 2:
+        if len(runs) > 2 and folder.name in ("hopper", "walker"):
             curves(runs, levels).savefig(FOLDER / "figures" / f"{folder.name}.png", dpi=130)
             print(f"{command}\n\n{table(runs)}\n")
     print("\n".join(lines))
