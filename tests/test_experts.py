@@ -220,12 +220,20 @@ def demonstrations_in_the_buffer(*options):
 
 @pytest.mark.parametrize("offline_ratio", [0.0, 0.5])
 def test_demonstrations_get_the_rewards_and_ends_of_intervention(offline_ratio):
-    buffers, rb, rows = demonstrations_in_the_buffer("--offline-ratio", offline_ratio)
+    buffers, rb, rows = demonstrations_in_the_buffer("--offline-ratio", offline_ratio, "--termination", "reset")
     assert rb["first"] == (6 if offline_ratio else 0)
     assert rows["rewards"].tolist() == [0, 0, -1, 0, 0, 0]  # the fall
     assert not rows["terminations"].any()
     np.testing.assert_array_equal(rows["next_obs"][2], buffers[1].observations[0])  # up again, in the next episode
     np.testing.assert_array_equal(rows["next_obs"][5], buffers[1].observations[3])
+
+
+def test_a_demonstrated_fall_costs_as_much_as_one_of_the_novice():
+    buffers, _, rows = demonstrations_in_the_buffer()
+    for_ever = pytest.approx(-1 / (1 - 0.99**5))  # takeovers of four steps and one of grace
+    assert rows["rewards"].tolist() == [0, 0, for_ever, 0, 0, 0]
+    assert rows["terminations"].tolist() == [0, 0, 1, 0, 0, 0]  # running out of time is no fall
+    np.testing.assert_array_equal(rows["next_obs"][2], buffers[0].observations[3])
 
 
 def test_demonstrations_of_plain_rlpd_keep_their_rewards():
