@@ -192,7 +192,7 @@ def headline(row):
     return next(name for name in names if not math.isnan(row.get(name, math.nan)))
 
 
-# --- main ------------------------------------------------------------------------------------------------------------
+# --- keeping a run: options, folder, checkpoints, logs ---------------------------------------------------------------
 
 
 def parse_args(argv=None):
@@ -345,6 +345,9 @@ class Run:
         shown |= {"time": f"{self.total / 60:.1f} minutes", "checkpoint": self.folder / "checkpoint.pt"}
         for name, value in shown.items():
             print(f"{name:<30} {value}")
+
+
+# --- main ------------------------------------------------------------------------------------------------------------
 
 
 def main(args):

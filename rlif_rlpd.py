@@ -546,7 +546,7 @@ def keep_memory():
                 libc.mallopt(option, value)
 
 
-# --- main ------------------------------------------------------------------------------------------------------------
+# --- keeping a run: options, folder, checkpoints, logs ---------------------------------------------------------------
 
 
 def parse_args(argv=None):
@@ -708,6 +708,9 @@ class Run:
         shown |= {"time": f"{self.total / 60:.1f} minutes", "checkpoint": self.folder / "checkpoint.pt"}
         for name, value in shown.items():
             print(f"{name:<30} {value}")
+
+
+# --- main ------------------------------------------------------------------------------------------------------------
 
 
 def main(args):
