@@ -64,7 +64,6 @@ class Args:
     intervention_beta: float = 0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
     takeover_steps: int = 4  # threshold, value: steps that the expert keeps control
     grace_steps: int = 1  # threshold, value: unchecked steps of the novice after a takeover (official code: 1)
-    give_up: float = 0.0  # value: end the episode if Q falls to this share of the episode's best (not in the paper)
     random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
     store_novice_steps: bool = False  # official code's quirk: clone the novice's own steps as well
     doubt_novices: int = 2  # more novices, trained alike, whose disagreement is logged as doubt; 0: none
@@ -139,7 +138,6 @@ class SimulatedHuman:
 
     def new_episode(self):
         self.takeover_left = 0  # steps the expert still keeps control
-        self.best_value = -math.inf  # of the states of the episode, by the reference
         self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
 
     def draw(self, which):
@@ -154,14 +152,6 @@ class SimulatedHuman:
         # the threshold is relative to |Q|: alpha * Q would flip its meaning where Q < 0
         gap = (1 - self.args.intervention_alpha) * abs(q_reference) + self.args.intervention_delta
         return q_novice < q_reference - gap
-
-    def gives_up(self, obs):
-        """Has the reference value fallen below a share of the best that this episode has seen?"""
-        if self.args.intervention != "value" or self.args.give_up == 0:
-            return False
-        value = self.reference.q(obs[None], self.reference.act(obs[None], deterministic=True)).item()
-        self.best_value = max(self.best_value, value)
-        return value < self.best_value - (1 - self.args.give_up) * abs(self.best_value)
 
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, flagged (None if not looked)."""
@@ -307,7 +297,7 @@ def check(args):
     positive = "total_timesteps eval_frequency eval_episodes batch_size num_threads round_episodes round_updates"
     for names, holds, rule in (
         (f"{positive} takeover_steps", lambda x: x > 0, "positive"),
-        ("intervention_beta give_up", lambda x: 0 <= x <= 1, "in [0, 1]"),
+        ("intervention_beta", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("intervention_alpha intervention_delta", math.isfinite, "finite"),
         ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
         ("weight_decay demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
@@ -518,7 +508,7 @@ def main(args):
                 global_step += 1
                 run.bar.update()
                 episodic_return += task_reward
-                ended = terminated or truncated or human.gives_up(obs)
+                ended = terminated or truncated
             run.writer.add_scalar("charts/episodic_return", episodic_return, global_step)
         if visited:  # (Alg. 1, line 13)
             new = np.array(visited, dtype=np.float32), np.array(executed, dtype=np.float32)

@@ -68,7 +68,6 @@ class Args:
     intervention_beta: float = 0.95  # probability of a takeover if flagged; 1 - this if not
     takeover_steps: int = 4  # value: steps that the expert keeps control
     grace_steps: int = 1  # value: unchecked steps of the novice after a takeover (official code: 1)
-    give_up: float = 0.0  # value: end the episode if Q falls to this share of the episode's best (not in the paper)
     random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
     drop_expert_transitions: bool = False  # official code's quirk: store only the last transition of a takeover
 
@@ -155,7 +154,6 @@ class SimulatedHuman:
 
     def new_episode(self):
         self.takeover_left = 0  # steps the expert still keeps control
-        self.best_value = -math.inf  # of the states of the episode, by the reference
         self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
 
     def draw(self, which):
@@ -170,14 +168,6 @@ class SimulatedHuman:
         # the threshold is relative to |Q|: alpha * Q would flip its meaning where Q < 0
         gap = (1 - self.args.intervention_alpha) * abs(q_reference) + self.args.intervention_delta
         return q_novice < q_reference - gap
-
-    def gives_up(self, obs):
-        """Has the reference value fallen below a share of the best that this episode has seen?"""
-        if self.args.intervention != "value" or self.args.give_up == 0:
-            return False
-        value = self.reference.q(obs[None], self.reference.act(obs[None], deterministic=True)).item()
-        self.best_value = max(self.best_value, value)
-        return value < self.best_value - (1 - self.args.give_up) * abs(self.best_value)
 
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, flagged (None if not looked)."""
@@ -569,7 +559,7 @@ def check(args):
     """Everything that can be wrong with the options themselves; returns them with defaults filled in."""
     positive = "total_timesteps eval_frequency eval_episodes checkpoint_frequency batch_size buffer_size num_threads"
     for names, holds, rule in (
-        ("intervention_beta give_up offline_ratio tau final_lr_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
+        ("intervention_beta offline_ratio tau final_lr_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("gamma", lambda x: 0 <= x < 1, "in [0, 1)"),
         (f"{positive} num_qs num_min_qs utd_ratio takeover_steps", lambda x: x > 0, "positive"),
         ("learning_rate init_temperature", lambda x: 0 < x < math.inf, "positive"),
@@ -752,7 +742,7 @@ def main(args):
             optimizer.load_state_dict(state)
         rb.load_state(checkpoint["rb"])
         rng.bit_generator.state = checkpoint["rng"]
-        human.takeover_left, human.wait, human.best_value = checkpoint["human"]
+        human.takeover_left, human.wait = checkpoint["human"]
         global_step, updates, episode, staged = checkpoint["progress"]
         counts, seconds = checkpoint["counts"].numpy(), checkpoint["seconds"].numpy()
         episode_actions = list(checkpoint["episode_actions"].numpy())
@@ -776,7 +766,6 @@ def main(args):
             rb.commit(reward=-1.0 if started and args.reward == "intervention" else None)
 
         next_obs, task_reward, terminated, truncated, _ = env.step(actions)
-        terminated = terminated or human.gives_up(next_obs)  # which counts as a fall
         global_step += 1
         if not np.isfinite(next_obs).all():
             sys.exit(f"step {global_step}: {args.env_id} is no longer finite, the last checkpoint is kept: {run_dir}")
@@ -830,7 +819,7 @@ def main(args):
             state |= {"optimizers": [optimizer.state_dict() for optimizer in agent.optimizers]}
             state |= {"obs": torch.as_tensor(obs), "episode_actions": torch.tensor(np.array(episode_actions))}
             state |= {"counts": torch.from_numpy(counts), "seconds": torch.from_numpy(seconds)}
-            state |= {"human": (human.takeover_left, human.wait, human.best_value)}
+            state |= {"human": (human.takeover_left, human.wait)}
             run.save(global_step, state | {"progress": (global_step, updates, episode, staged)})
 
     tensors = {k: v for k, v in agent.state_dict().items() if k.startswith(("actor.", "qf."))}

@@ -63,7 +63,6 @@ def refused(*options):
     ("--offline-ratio 1.1", "--offline-ratio"),
     ("--tau 2", "--tau"),
     ("--gamma 1", "--gamma"),
-    ("--give-up 1.1", "--give-up"),
     ("--bc-weight -1", "--bc-weight"),
     ("--bc-weight 1", "--offline-ratio"),
     ("--bc-weight 1 --offline-ratio 0.5", "--demo-episodes"),

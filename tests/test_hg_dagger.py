@@ -60,13 +60,6 @@ def test_official_quirk_stores_the_novices_steps_as_well(tmp_path, monkeypatch):
     assert by_expert == [False, True, True, False] * 2
 
 
-def test_where_the_person_gives_up_the_episode_ends(tmp_path, monkeypatch):
-    scripted(monkeypatch, [1, 1, 1, 1])
-    monkeypatch.setattr(hg_dagger.SimulatedHuman, "gives_up", lambda self, obs: obs[0] % 100 == 2)
-    obs, _ = load_checkpoint(run("a", *counting(tmp_path)) / "checkpoint.pt")["data"]
-    assert obs.flatten().tolist() == [0, 1, 100, 101, 200, 201, 300, 301]
-
-
 def test_without_a_takeover_nothing_is_stored_and_nothing_learned(tmp_path, monkeypatch):
     scripted(monkeypatch, [0, 0, 0, 0])
     checkpoint = load_checkpoint(run("a", *counting(tmp_path)) / "checkpoint.pt")

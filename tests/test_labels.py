@@ -108,14 +108,6 @@ def test_task_reward_is_the_environments_own_with_no_label(monkeypatch, terminat
     assert rows == [(obs, who, 10 * (obs % 100 + 1), mark, next_obs) for obs, who, _, mark, next_obs in expected]
 
 
-def test_where_the_person_gives_up_the_episode_ends_as_after_a_fall(monkeypatch):
-    monkeypatch.setattr(rlif_rlpd.SimulatedHuman, "gives_up", lambda self, obs: int(obs[0]) == 102)
-    rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "reset")[1]
-    second = [(100, False, 0, 0, 101), (101, False, -1, 0, 200)]  # the state given up is not stored
-    assert rows[:6] == table(end_reward=-1, end_mark=0)[:4] + second
-    assert [obs for obs, *_ in rows[6:]] == [200, 201, 202, 203, 300, 301, 302, 303, 400]  # 401 has no label yet
-
-
 # --- the person ------------------------------------------------------------------------------------------------------
 
 
@@ -168,20 +160,6 @@ def test_the_reference_judges_at_the_observed_state():
     human = person(lambda s, a: 100 - 10 * (a - s).abs(), intervention_alpha=0.99)
     assert not human.flags(np.array([0.5], dtype=np.float32), np.array([0.5], dtype=np.float32))
     assert human.flags(np.array([-0.5], dtype=np.float32), np.array([0.5], dtype=np.float32))
-
-
-@pytest.mark.parametrize(("values", "given_up"), [
-    ((100, 120, 61, 59), (False, False, False, True)),  # half of the best so far
-    ((-100, -140, -149, -151), (False, False, False, True)),  # half as much again, where values are negative
-])  # fmt: skip
-def test_the_person_gives_up_where_the_value_has_fallen_to_a_share_of_its_best(values, given_up):
-    human = person(lambda s, a: s, give_up=0.5)
-    states = [np.array([value], dtype=np.float32) for value in values]
-    assert tuple(human.gives_up(state) for state in states) == given_up
-    human.new_episode()
-    assert not human.gives_up(states[-1])
-    patient = person(lambda s, a: s)  # the default
-    assert not any(patient.gives_up(state) for state in states)
 
 
 def watch(human, steps, proposal=1.0):
