@@ -17,17 +17,17 @@ import tyro
 from run import run_all
 
 # by task: the experts of Table 1, the environment steps, the options that all scripts share, those of rlif_rlpd.py
-# alone; with this noise cloning the demonstrations scores about what it does in the paper (pen 54, Walker2d 44, Hopper
-# 65)
+# alone, and those of dagger.py and hg_dagger.py; with this noise cloning the demonstrations scores about what it does in
+# the paper (pen 54, Walker2d 44, Hopper 65); episodes of the pen are short, so a round has more of them
 TASKS = {
     "AdroitHandPen-v1": (
         ("top", "middle", "low"), 50_000, "--demo-episodes 50 --demo-noise 0.35",
-        "--gamma 0.9 --target-entropy -36 --offline-ratio 0.25 --bc-weight 1",
+        "--gamma 0.9 --target-entropy -36 --offline-ratio 0.25 --bc-weight 1", "--round-episodes 25",
     ),
     "Walker2d-v5": (
-        ("top", "high", "low"), 100_000, "--demo-episodes 10 --demo-noise 0.3", "--target-entropy -9"
+        ("top", "high", "low"), 100_000, "--demo-episodes 10 --demo-noise 0.3", "--target-entropy -9", ""
     ),
-    "Hopper-v5": (("top", "middle", "low"), 50_000, "--demo-episodes 50 --demo-noise 0.09", ""),
+    "Hopper-v5": (("top", "middle", "low"), 50_000, "--demo-episodes 50 --demo-noise 0.09", "", ""),
 }  # fmt: skip
 METHODS = {
     "rlif": "rlif_rlpd.py",
@@ -61,9 +61,10 @@ class Args:
 
 def command(env_id, method, *options):
     """The command of a cell."""
-    _, steps, common, rlif = TASKS[env_id]
+    _, steps, common, rlif, dagger = TASKS[env_id]
     parts = [METHODS[method], f"--env-id {env_id}", common, "--num-threads 1", *options]
     parts += [f"--total-timesteps {steps}"] * (method != "bc") + ["--bf16", rlif] * method.startswith("rlif")
+    parts += [dagger] * ("dagger" in method)
     return " ".join(part for part in parts if part)
 
 
