@@ -67,19 +67,49 @@ class Args:
 # --- environment -----------------------------------------------------------------------------------------------------
 
 
+class MetaWorld(gym.Wrapper):
+    """A task of Meta-World with its goal in sight, drawn by the seed of reset; an episode ends at success."""
+
+    def __init__(self, task, render_mode):
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as tasks
+
+        if f"{task}-goal-observable" not in tasks:
+            raise InputError(f"no task {task!r} in Meta-World; it has {', '.join(t[:-16] for t in tasks)}")
+        super().__init__(tasks[f"{task}-goal-observable"](render_mode=render_mode))
+        self.unwrapped.seeded_rand_vec, self.unwrapped._freeze_rand_vec = True, False
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.unwrapped.seed(seed)  # its own reset ignores the seed
+        return self.env.reset(options=options)
+
+    def step(self, action):
+        obs, reward, _, truncated, info = self.env.step(action)
+        return obs, reward, bool(info["success"]), truncated, info
+
+
 def make_env(env_id, render_mode=None):
-    """The environment, with flat observations and with actions rescaled to [-1, 1]."""
+    """The environment with flat observations, actions rescaled to [-1, 1], discrete ones as one-hot vectors."""
     try:
-        module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
-        env = gym.make(module + env_id, render_mode=render_mode)
+        if env_id.startswith("Meta-World/"):  # the last four observations, as in MILE
+            env = MetaWorld(env_id.removeprefix("Meta-World/"), render_mode)
+            env = gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(env, 4))
+        else:
+            module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
+            env = gym.make(module + env_id, render_mode=render_mode)
     except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.float32)
+        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
     for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
     if not env.action_space.is_bounded():
         raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
+    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
+        return env
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
@@ -111,36 +141,73 @@ def seed_for(*key):
 class Actor(nn.Module):
     """Tanh-Gaussian policy."""
 
+    distribution, heads = "tanh_gaussian", ("mean", "log_std")
+    min_log_std = -20.0
+
     def __init__(self, obs_dim, act_dim, hidden_sizes):
         super().__init__()
-        sizes = [obs_dim, *hidden_sizes]
+        self.act_dim, sizes = act_dim, [obs_dim, *hidden_sizes]
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
-        self.mean = nn.Linear(sizes[-1], act_dim)
-        self.log_std = nn.Linear(sizes[-1], act_dim)
+        for head in self.heads:
+            self.add_module(head, nn.Linear(sizes[-1], act_dim))
 
-    def forward(self, obs):
-        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
+    def features(self, obs):
+        x = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
+        x = (x - self.obs_mean) / self.obs_std  # (B, O)
         for layer in self.layers:
             x = F.relu(layer(x))  # (B, hidden)
-        return self.mean(x), self.log_std(x).clamp(-20, 2)  # (B, A) each
+        return x
+
+    def forward(self, obs):
+        x = self.features(obs)
+        return self.mean(x), self.log_std(x).clamp(self.min_log_std, 2)  # (B, A) each
+
+    def log_prob(self, policy, actions):
+        """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
+        mean, log_std = policy
+        u = actions.atanh()  # (B, A), before the squashing
+        log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+        log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+        return log_prob.sum(-1)
 
     @torch.no_grad()
     def act(self, obs, deterministic=False):
         """What is executed, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
-        mean, log_std = self(torch.as_tensor(obs, dtype=torch.float32, device=self.mean.weight.device))
+        mean, log_std = self(obs)
         actions = (mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)).tanh()
         return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
 
 
+class CategoricalActor(Actor):
+    """Policy over A discrete actions, which are one-hot vectors."""
+
+    distribution, heads = "categorical", ("logits",)
+
+    def forward(self, obs):
+        return (self.logits(self.features(obs)),)  # (B, A)
+
+    def log_prob(self, policy, actions):
+        return (policy[0].log_softmax(-1) * actions).sum(-1)  # (B,)
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        (logits,) = self(obs)
+        choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+        return F.one_hot(choice, self.act_dim).float().cpu().numpy()  # (B, A)
+
+
+def make_actor(env, hidden_sizes):
+    """An untrained policy for the environment's observations and actions."""
+    discrete = isinstance(env.unwrapped.action_space, gym.spaces.Discrete)
+    sizes = *env.observation_space.shape, *env.action_space.shape, hidden_sizes
+    return (CategoricalActor if discrete else Actor)(*sizes)
+
+
 def nll(actor, obs, actions):
-    """-log pi(a|s), the mean over a batch: (B, O), (B, A) in [-0.999, 0.999] -> ()."""
-    mean, log_std = actor(obs)
-    u = actions.atanh()  # (B, A), before the squashing
-    log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
-    log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
-    return -log_prob.sum(-1).mean()
+    """-log pi(a|s), the mean over a batch: (B, O), (B, A) -> ()."""
+    return -actor.log_prob(actor(obs), actions).mean()
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -163,25 +230,28 @@ def split_demonstrations(args, env, device):
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def evaluate(args, actor, envs, seed, deterministic):
-    """One fresh episode in each environment, in lockstep with batched actions: statistics over the n episodes.
+def evaluate(env_id, actor, envs, episodes, seed, deterministic):
+    """Fresh episodes, as many at a time as there are environments, with batched actions: statistics over all.
 
-    It depends on the actor and the seed alone and leaves torch's generator as it was, so a resumed run gets the same.
+    They depend on the actor and the seed alone and leave torch's generator as it was, so a resumed run gets the same.
     """
-    returns, successes = np.zeros(len(envs)), np.full(len(envs), np.nan)
-    obs = [env.reset(seed=seed_for(seed, i))[0] for i, env in enumerate(envs)]
-    running = list(range(len(envs)))
+    returns, successes = np.zeros(episodes), np.full(episodes, np.nan)
+    waiting, playing, obs = list(range(episodes)), {}, {}  # playing: environment -> its episode
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        while running:
-            actions = actor.act(np.stack([obs[i] for i in running]), deterministic)  # (running, A)
-            for i, action in zip(tuple(running), actions):
-                obs[i], reward, terminated, truncated, info = envs[i].step(action)
+        while waiting or playing:
+            for env in envs:
+                if waiting and env not in playing:
+                    playing[env] = waiting.pop(0)
+                    obs[env], _ = env.reset(seed=seed_for(seed, playing[env]))
+            actions = actor.act(np.stack([obs[env] for env in playing]), deterministic)  # (playing, A)
+            for (env, i), action in zip(tuple(playing.items()), actions):
+                obs[env], reward, terminated, truncated, info = env.step(action)
                 returns[i] += reward
                 successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
                 if terminated or truncated:
-                    running.remove(i)
-    scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
+                    del playing[env]
+    scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
     stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
     return {name: float(value) for name, value in (stats | {"success_rate": 100 * successes.mean()}).items()}
 
@@ -202,7 +272,8 @@ def parse_args(argv=None):
         return args
     try:
         saved = json.loads((Path(args.resume) / "args.json").read_text())
-        saved = check(Args(**saved | {"resume": args.resume, "hidden_sizes": tuple(saved["hidden_sizes"])}))
+        tuples = {name: tuple(saved[name]) for name in vars(args) if isinstance(saved[name], list)}
+        saved = check(Args(**saved | tuples | {"resume": args.resume}))
     except (OSError, TypeError, ValueError, KeyError):
         raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
     for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
@@ -258,8 +329,11 @@ def open_run(args):
 class Run:
     """A run's folder: its options, TensorBoard events, evaluations and last checkpoint; and the signals to stop it."""
 
-    def __init__(self, args, folder, checkpoint, global_step):
-        """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had."""
+    def __init__(self, args, folder, checkpoint, global_step, **progress):
+        """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had.
+
+        progress: total, initial and unit of what the bar shows.
+        """
         self.args, self.options, self.folder = args, asdict(replace(args, resume=None)), folder
         self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
         folder.mkdir(exist_ok=True)
@@ -281,8 +355,7 @@ class Run:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda received, _: self.signals.append(received))
         self.start = time.perf_counter() - self.total
-        options = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.05}
-        self.bar = tqdm(total=args.total_timesteps, initial=global_step, **options)
+        self.bar = tqdm(**progress, dynamic_ncols=True, smoothing=0.05)
 
     def seconds(self):
         """How long the run has taken, interruptions apart."""
@@ -291,9 +364,10 @@ class Run:
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
         seed = seed_for(self.args.seed, 1, global_step)
-        row = {"global_step": global_step} | evaluate(self.args, actor, envs, seed, deterministic=True) | facts
+        what = self.args.env_id, actor, envs, self.args.eval_episodes, seed
+        row = {"global_step": global_step} | evaluate(*what, deterministic=True) | facts
         row["wall_seconds"] = self.seconds()
-        sampled = evaluate(self.args, actor, envs, seed, deterministic=False)
+        sampled = evaluate(*what, deterministic=False)
         row |= {f"stochastic_{name}": value for name, value in sampled.items()}
         for name, value in row.items():
             if name != "global_step" and not math.isnan(value):
@@ -327,15 +401,16 @@ class Run:
         args, key = self.args, headline(last)
         best = max(self.rows, key=lambda row: row[key])
         if args.save_model:
-            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
-            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": len(actor.mean.bias)}
-            facts |= {"hidden_sizes": args.hidden_sizes, "trained_by": f"{Path(__file__).name}, seed {args.seed}"}
+            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
+            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "min_log_std": actor.min_log_std}
+            facts |= {"hidden_sizes": [layer.out_features for layer in actor.layers]}
+            facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
         if args.capture_video:
             film = make_env(args.env_id, "rgb_array")
             film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
-            evaluate(args, actor, [film], args.seed, deterministic=True)
+            evaluate(args.env_id, actor, [film], 1, args.seed, deterministic=True)
             film.close()
         known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
         summary = {"final": known[0], "best": known[1], **summary}
@@ -359,11 +434,10 @@ def main(args):
         os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
 
     env = make_training_env(args.env_id)  # as for the others: demonstrations are recorded in it
-    eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
+    eval_envs = [make_env(args.env_id) for _ in range(min(args.eval_episodes, 20))]
     obs, actions, validation_obs, validation_actions = split_demonstrations(args, env, device)
     run_dir, checkpoint = open_run(args)
-    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
-    actor = Actor(obs_dim, act_dim, args.hidden_sizes)
+    actor = make_actor(env, args.hidden_sizes)
     if args.standardize_obs:
         actor.obs_mean.copy_(obs.mean(0))
         actor.obs_std.copy_(obs.std(0).clamp_min(0.01))
@@ -378,7 +452,8 @@ def main(args):
         global_step, losses, best_loss, waited = checkpoint["progress"]
         best_actor = checkpoint["best_actor"]
 
-    run = Run(args, run_dir, checkpoint, global_step)
+    progress = {"total": args.total_timesteps, "initial": global_step, "unit": "step"}
+    run = Run(args, run_dir, checkpoint, global_step, **progress)
     while global_step < args.total_timesteps and waited != args.patience:
         i = torch.randint(len(obs), (args.batch_size,)).to(device)
         loss = nll(actor, obs[i], actions[i])

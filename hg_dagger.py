@@ -14,6 +14,7 @@ O observation size, A action size, B batch, M novices.
 """
 
 import ctypes.util
+import functools
 import json
 import math
 import os
@@ -32,6 +33,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
+from scipy.special import gammaln, roots_genlaguerre
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -52,22 +54,30 @@ class Args:
 
     env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
     total_timesteps: int = 50_000  # environment steps; the round in which they are reached is the last
+    rounds: int | None = None  # stop after so many rounds
+    max_interventions: int | None = None  # stop where the expert has acted for so many steps
     eval_frequency: int = 5_000  # an evaluation after the round in which so many more steps are reached
     eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
 
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     reference: str = "top"  # value: by whose policy and Q function the person judges: a level or a .safetensors file
-    intervention: Literal["threshold", "value", "random"] = "threshold"  # where actions differ, by value, at random
+    # where actions differ, by value, at random, or as MILE's person
+    intervention: Literal["threshold", "value", "random", "mile"] = "threshold"
     threshold: float | None = None  # flag if the L1 distance of the two actions is this or more; default: A / 2
     intervention_alpha: float = 0.995  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
     intervention_delta: float = 0.0  # value: in units of the reference Q
     intervention_beta: float = 0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
-    takeover_steps: int = 4  # threshold, value: steps that the expert keeps control
+    # mile: what the person expects: a level or a .safetensors file, for good; robot: what the novice would do by now
+    human_model: str = "mental"
+    intervention_cost: float = 3.0  # mile: c, what it takes to take over
+    intervention_scale: float = 3.0  # mile: by which the gap minus c is divided
+    takeover_steps: int = 4  # but for random: steps that the expert keeps control
     grace_steps: int = 1  # threshold, value: unchecked steps of the novice after a takeover (official code: 1)
     random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
     store_novice_steps: bool = False  # official code's quirk: clone the novice's own steps as well
     doubt_novices: int = 2  # more novices, trained alike, whose disagreement is logged as doubt; 0: none
 
+    initial_policy: str | None = None  # begin with a level or a .safetensors file; default: clone the demonstrations
     demo_episodes: int = 50  # demonstrations to begin with; 0: none
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
     demo_noise: float = 0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
@@ -85,19 +95,49 @@ class Args:
 # --- environment -----------------------------------------------------------------------------------------------------
 
 
+class MetaWorld(gym.Wrapper):
+    """A task of Meta-World with its goal in sight, drawn by the seed of reset; an episode ends at success."""
+
+    def __init__(self, task, render_mode):
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as tasks
+
+        if f"{task}-goal-observable" not in tasks:
+            raise InputError(f"no task {task!r} in Meta-World; it has {', '.join(t[:-16] for t in tasks)}")
+        super().__init__(tasks[f"{task}-goal-observable"](render_mode=render_mode))
+        self.unwrapped.seeded_rand_vec, self.unwrapped._freeze_rand_vec = True, False
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.unwrapped.seed(seed)  # its own reset ignores the seed
+        return self.env.reset(options=options)
+
+    def step(self, action):
+        obs, reward, _, truncated, info = self.env.step(action)
+        return obs, reward, bool(info["success"]), truncated, info
+
+
 def make_env(env_id, render_mode=None):
-    """The environment, with flat observations and with actions rescaled to [-1, 1]."""
+    """The environment with flat observations, actions rescaled to [-1, 1], discrete ones as one-hot vectors."""
     try:
-        module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
-        env = gym.make(module + env_id, render_mode=render_mode)
+        if env_id.startswith("Meta-World/"):  # the last four observations, as in MILE
+            env = MetaWorld(env_id.removeprefix("Meta-World/"), render_mode)
+            env = gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(env, 4))
+        else:
+            module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
+            env = gym.make(module + env_id, render_mode=render_mode)
     except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.float32)
+        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
     for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
     if not env.action_space.is_bounded():
         raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
+    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
+        return env
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
@@ -179,42 +219,136 @@ class ThresholdHuman(SimulatedHuman):
         return bool(np.abs(self.expert.act(obs[None])[0].numpy() - proposal).sum() >= threshold)
 
 
+@functools.cache
+def laguerre(degrees, nodes=32):
+    """Nodes and log weights (nodes,) of generalised Gauss-Laguerre quadrature: the mean over half a chi^2."""
+    x, weights = roots_genlaguerre(nodes, degrees / 2 - 1)
+    log_weights = np.log(weights) - gammaln(degrees / 2)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(log_weights, dtype=torch.float32)
+
+
+def intervention_log_probs(policy, mental_model, cost, scale):
+    """ln p(nu=1 | s) and ln p(nu=0 | s) of MILE's Eq. 2, exactly: (B,) each.
+
+    policy and mental_model are what networks return at s: logits (B, A), or means and log stds (B, A) before the tanh,
+    where all is Gaussian. What counts is how much likelier an action a ~ policy is, to the policy, than what the mental
+    model expects of the robot: gap(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)].
+    """
+    if len(policy) == 1:  # the sum over actions of Eq. 1
+        log_weights = policy[0].log_softmax(-1)  # (B, A)
+        gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(-1, keepdim=True)  # (B, A)
+    else:
+        (mean, log_std), (mental_mean, mental_log_std) = policy, mental_model
+        # -E[ln pi(a')]; and -ln pi(a) is half a chi^2 of A degrees of freedom; what both have besides cancels
+        expected = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
+        half_chi2, log_weights = (x.to(mean.device) for x in laguerre(mean.shape[-1]))  # (nodes,) each
+        gap = expected.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
+    z = (gap - cost) / scale
+    return tuple(torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1))
+
+
+class ProbitHuman:
+    """Takes over with the probability of MILE's Eq. 2, which depends on the state and not on the robot's proposal."""
+
+    wait = 0  # it is always ready
+
+    def __init__(self, args, expert, model, rng):
+        self.args, self.expert, self.model, self.rng = args, expert, model, rng
+        self.cost = args.intervention_cost  # c
+        self.new_episode()
+
+    def new_episode(self):
+        self.takeover_left = 0  # steps the expert still keeps control
+
+    @torch.no_grad()
+    def watch(self, obs, proposal):
+        """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
+        started = False
+        if self.takeover_left == 0:
+            state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
+            expected = [x.cpu() for x in self.model(state)]
+            log_p, _ = intervention_log_probs(self.expert(state), expected, self.cost, self.args.intervention_scale)
+            started = bool(self.rng.random() < log_p.exp().item())
+            self.takeover_left = self.args.takeover_steps * started
+        in_control = self.takeover_left > 0
+        self.takeover_left -= in_control
+        actions = self.expert.act(obs[None])[0].numpy() if in_control else proposal  # (A,)
+        return actions, in_control, started, None
+
+
 # --- network ---------------------------------------------------------------------------------------------------------
 
 
 class Actor(nn.Module):
     """Tanh-Gaussian policy."""
 
+    distribution, heads = "tanh_gaussian", ("mean", "log_std")
+    min_log_std = -20.0
+
     def __init__(self, obs_dim, act_dim, hidden_sizes):
         super().__init__()
-        sizes = [obs_dim, *hidden_sizes]
+        self.act_dim, sizes = act_dim, [obs_dim, *hidden_sizes]
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
-        self.mean = nn.Linear(sizes[-1], act_dim)
-        self.log_std = nn.Linear(sizes[-1], act_dim)
+        for head in self.heads:
+            self.add_module(head, nn.Linear(sizes[-1], act_dim))
 
-    def forward(self, obs):
-        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
+    def features(self, obs):
+        x = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
+        x = (x - self.obs_mean) / self.obs_std  # (B, O)
         for layer in self.layers:
             x = F.relu(layer(x))  # (B, hidden)
-        return self.mean(x), self.log_std(x).clamp(-20, 2)  # (B, A) each
+        return x
+
+    def forward(self, obs):
+        x = self.features(obs)
+        return self.mean(x), self.log_std(x).clamp(self.min_log_std, 2)  # (B, A) each
+
+    def log_prob(self, policy, actions):
+        """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
+        mean, log_std = policy
+        u = actions.atanh()  # (B, A), before the squashing
+        log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+        log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+        return log_prob.sum(-1)
 
     @torch.no_grad()
     def act(self, obs, deterministic=False):
         """What is executed, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
-        mean, log_std = self(torch.as_tensor(obs, dtype=torch.float32, device=self.mean.weight.device))
+        mean, log_std = self(obs)
         actions = (mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)).tanh()
         return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
 
 
+class CategoricalActor(Actor):
+    """Policy over A discrete actions, which are one-hot vectors."""
+
+    distribution, heads = "categorical", ("logits",)
+
+    def forward(self, obs):
+        return (self.logits(self.features(obs)),)  # (B, A)
+
+    def log_prob(self, policy, actions):
+        return (policy[0].log_softmax(-1) * actions).sum(-1)  # (B,)
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        (logits,) = self(obs)
+        choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+        return F.one_hot(choice, self.act_dim).float().cpu().numpy()  # (B, A)
+
+
+def make_actor(env, hidden_sizes):
+    """An untrained policy for the environment's observations and actions."""
+    discrete = isinstance(env.unwrapped.action_space, gym.spaces.Discrete)
+    sizes = *env.observation_space.shape, *env.action_space.shape, hidden_sizes
+    return (CategoricalActor if discrete else Actor)(*sizes)
+
+
 def nll(actor, obs, actions):
-    """-log pi(a|s), the mean over a batch: (B, O), (B, A) in [-0.999, 0.999] -> ()."""
-    mean, log_std = actor(obs)
-    u = actions.atanh()  # (B, A), before the squashing
-    log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
-    log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
-    return -log_prob.sum(-1).mean()
+    """-log pi(a|s), the mean over a batch: (B, O), (B, A) -> ()."""
+    return -actor.log_prob(actor(obs), actions).mean()
 
 
 def fit(actor, optimizer, obs, actions, updates, batch_size):
@@ -244,25 +378,28 @@ def risk_threshold(doubts):
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def evaluate(args, actor, envs, seed, deterministic):
-    """One fresh episode in each environment, in lockstep with batched actions: statistics over the n episodes.
+def evaluate(env_id, actor, envs, episodes, seed, deterministic):
+    """Fresh episodes, as many at a time as there are environments, with batched actions: statistics over all.
 
-    It depends on the actor and the seed alone and leaves torch's generator as it was, so a resumed run gets the same.
+    They depend on the actor and the seed alone and leave torch's generator as it was, so a resumed run gets the same.
     """
-    returns, successes = np.zeros(len(envs)), np.full(len(envs), np.nan)
-    obs = [env.reset(seed=seed_for(seed, i))[0] for i, env in enumerate(envs)]
-    running = list(range(len(envs)))
+    returns, successes = np.zeros(episodes), np.full(episodes, np.nan)
+    waiting, playing, obs = list(range(episodes)), {}, {}  # playing: environment -> its episode
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        while running:
-            actions = actor.act(np.stack([obs[i] for i in running]), deterministic)  # (running, A)
-            for i, action in zip(tuple(running), actions):
-                obs[i], reward, terminated, truncated, info = envs[i].step(action)
+        while waiting or playing:
+            for env in envs:
+                if waiting and env not in playing:
+                    playing[env] = waiting.pop(0)
+                    obs[env], _ = env.reset(seed=seed_for(seed, playing[env]))
+            actions = actor.act(np.stack([obs[env] for env in playing]), deterministic)  # (playing, A)
+            for (env, i), action in zip(tuple(playing.items()), actions):
+                obs[env], reward, terminated, truncated, info = env.step(action)
                 returns[i] += reward
                 successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
                 if terminated or truncated:
-                    running.remove(i)
-    scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
+                    del playing[env]
+    scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
     stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
     return {name: float(value) for name, value in (stats | {"success_rate": 100 * successes.mean()}).items()}
 
@@ -283,7 +420,8 @@ def parse_args(argv=None):
         return args
     try:
         saved = json.loads((Path(args.resume) / "args.json").read_text())
-        saved = check(Args(**saved | {"resume": args.resume, "hidden_sizes": tuple(saved["hidden_sizes"])}))
+        tuples = {name: tuple(saved[name]) for name in vars(args) if isinstance(saved[name], list)}
+        saved = check(Args(**saved | tuples | {"resume": args.resume}))
     except (OSError, TypeError, ValueError, KeyError):
         raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
     for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
@@ -298,8 +436,9 @@ def check(args):
     for names, holds, rule in (
         (f"{positive} takeover_steps", lambda x: x > 0, "positive"),
         ("intervention_beta", lambda x: 0 <= x <= 1, "in [0, 1]"),
-        ("intervention_alpha intervention_delta", math.isfinite, "finite"),
-        ("learning_rate", lambda x: 0 < x < math.inf, "positive"),
+        ("intervention_alpha intervention_delta intervention_cost", math.isfinite, "finite"),
+        ("learning_rate intervention_scale", lambda x: 0 < x < math.inf, "positive"),
+        ("rounds max_interventions", lambda x: x is None or x > 0, "positive"),
         ("weight_decay demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
         ("threshold", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
         ("seed demo_episodes pretrain_updates grace_steps doubt_novices", lambda x: x >= 0, "zero or more"),
@@ -339,8 +478,11 @@ def open_run(args):
 class Run:
     """A run's folder: its options, TensorBoard events, evaluations and last checkpoint; and the signals to stop it."""
 
-    def __init__(self, args, folder, checkpoint, global_step):
-        """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had."""
+    def __init__(self, args, folder, checkpoint, global_step, **progress):
+        """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had.
+
+        progress: total, initial and unit of what the bar shows.
+        """
         self.args, self.options, self.folder = args, asdict(replace(args, resume=None)), folder
         self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
         folder.mkdir(exist_ok=True)
@@ -362,8 +504,7 @@ class Run:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda received, _: self.signals.append(received))
         self.start = time.perf_counter() - self.total
-        options = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.05}
-        self.bar = tqdm(total=args.total_timesteps, initial=global_step, **options)
+        self.bar = tqdm(**progress, dynamic_ncols=True, smoothing=0.05)
 
     def seconds(self):
         """How long the run has taken, interruptions apart."""
@@ -372,9 +513,10 @@ class Run:
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
         seed = seed_for(self.args.seed, 1, global_step)
-        row = {"global_step": global_step} | evaluate(self.args, actor, envs, seed, deterministic=True) | facts
+        what = self.args.env_id, actor, envs, self.args.eval_episodes, seed
+        row = {"global_step": global_step} | evaluate(*what, deterministic=True) | facts
         row["wall_seconds"] = self.seconds()
-        sampled = evaluate(self.args, actor, envs, seed, deterministic=False)
+        sampled = evaluate(*what, deterministic=False)
         row |= {f"stochastic_{name}": value for name, value in sampled.items()}
         for name, value in row.items():
             if name != "global_step" and not math.isnan(value):
@@ -408,15 +550,16 @@ class Run:
         args, key = self.args, headline(last)
         best = max(self.rows, key=lambda row: row[key])
         if args.save_model:
-            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
-            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": len(actor.mean.bias)}
-            facts |= {"hidden_sizes": args.hidden_sizes, "trained_by": f"{Path(__file__).name}, seed {args.seed}"}
+            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
+            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "min_log_std": actor.min_log_std}
+            facts |= {"hidden_sizes": [layer.out_features for layer in actor.layers]}
+            facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
         if args.capture_video:
             film = make_env(args.env_id, "rgb_array")
             film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
-            evaluate(args, actor, [film], args.seed, deterministic=True)
+            evaluate(args.env_id, actor, [film], 1, args.seed, deterministic=True)
             film.close()
         known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
         summary = {"final": known[0], "best": known[1], **summary}
@@ -441,9 +584,12 @@ def main(args):
         os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
 
     env = make_training_env(args.env_id)
-    eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
+    eval_envs = [make_env(args.env_id) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env)
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
+    initial = load_expert(args.env_id, args.initial_policy, env) if args.initial_policy else None
+    human_model = args.human_model if args.intervention == "mile" else "robot"
+    human_model = load_expert(args.env_id, human_model, env) if human_model != "robot" else None
     if reference and not reference.has_q:
         raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
@@ -452,18 +598,22 @@ def main(args):
         demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise)
         data = [torch.from_numpy(demos[name]) for name in ("obs", "actions")]
     run_dir, checkpoint = open_run(args)
-    novices = [Actor(obs_dim, act_dim, args.hidden_sizes) for _ in range(1 + args.doubt_novices)]
+    sizes = initial.facts["hidden_sizes"] if initial else args.hidden_sizes
+    novices = [make_actor(env, sizes) for _ in range(1 + args.doubt_novices)]
     actor = novices[0]  # the one that acts
     for novice in novices:
-        if args.standardize_obs and args.demo_episodes:
+        if initial:
+            novice.load_state_dict(initial.state)
+        elif args.standardize_obs and args.demo_episodes:
             novice.obs_mean.copy_(data[0].mean(0))
             novice.obs_std.copy_(data[0].std(0).clamp_min(0.01))
         novice.to(device)
     data = [values.to(device) for values in data]
     options = {"lr": args.learning_rate, "weight_decay": args.weight_decay, "fused": True}
     optimizers = [torch.optim.AdamW(novice.parameters(), **options) for novice in novices]
-    human = (ThresholdHuman if args.intervention == "threshold" else SimulatedHuman)(args, expert, reference, rng)
-    files = [policy.sha256 for policy in (expert, reference) if policy]
+    kind = {"threshold": ThresholdHuman, "mile": ProbitHuman}.get(args.intervention, SimulatedHuman)
+    human = kind(args, expert, human_model or reference or actor, rng)
+    files = [policy.sha256 for policy in (expert, reference, human_model, initial) if policy]
 
     global_step, rounds, expert_steps, takeovers, episode = 0, 0, 0, 0, 0
     doubts = []  # at takeovers
@@ -479,21 +629,25 @@ def main(args):
         global_step, rounds, expert_steps, takeovers, episode, doubts = checkpoint["progress"]
         counts = checkpoint["counts"].numpy()
 
-    run = Run(args, run_dir, checkpoint, global_step)
-    if not checkpoint and args.demo_episodes:  # train the novice on the demonstrations (Alg. 1, line 1)
+    progress = {"total": args.total_timesteps, "initial": global_step, "unit": "step"}
+    run = Run(args, run_dir, checkpoint, global_step, **progress)
+    if not checkpoint and args.demo_episodes and not initial:  # train the novice on the demonstrations (Alg. 1, line 1)
         run.bar.set_description("cloning the demonstrations")
         for novice, optimizer in zip(novices, optimizers):
             fit(novice, optimizer, *data, args.pretrain_updates, args.batch_size)
         run.bar.set_description(None)
-    while global_step < args.total_timesteps:
+    over = global_step >= args.total_timesteps or rounds == args.rounds or expert_steps == args.max_interventions
+    while not over:
         # The novice acts until the expert takes over; its steps are recorded. (Alg. 1, lines 4 to 12)
         visited, executed = [], []
         for _ in range(args.round_episodes):
+            if expert_steps == args.max_interventions:
+                break
             obs, _ = env.reset(seed=seed_for(args.seed, 0, episode))
             human.new_episode()
             episode, ended, episodic_return = episode + 1, False, 0.0
             while not ended:
-                proposal = actor.act(obs[None])[0]  # (A,)
+                proposal = actor.act(obs[None], args.intervention == "mile")[0]  # (A,), in MILE the mean action
                 actions, in_control, started, flagged = human.watch(obs, proposal)
                 counts += (1, in_control, flagged is not None, flagged is True)
                 expert_steps, takeovers = expert_steps + in_control, takeovers + started
@@ -508,7 +662,7 @@ def main(args):
                 global_step += 1
                 run.bar.update()
                 episodic_return += task_reward
-                ended = terminated or truncated
+                ended = terminated or truncated or expert_steps == args.max_interventions
             run.writer.add_scalar("charts/episodic_return", episodic_return, global_step)
         if visited:  # (Alg. 1, line 13)
             new = np.array(visited, dtype=np.float32), np.array(executed, dtype=np.float32)
@@ -521,9 +675,10 @@ def main(args):
                     sys.exit(f"step {global_step}: learning broke down (loss {loss}), checkpoint kept: {run_dir}")
             run.writer.add_scalar("losses/nll", loss, global_step)
         rounds += 1
+        over = global_step >= args.total_timesteps or rounds == args.rounds or expert_steps == args.max_interventions
 
         reached = run.rows[-1]["global_step"] // args.eval_frequency if run.rows else 0
-        if global_step // args.eval_frequency > reached or global_step >= args.total_timesteps:
+        if global_step // args.eval_frequency > reached or over:
             facts = {"intervention_rate": float(counts[1] / counts[0])}  # share of steps under expert control
             facts["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
             facts |= {"labels": expert_steps, "expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost

@@ -16,6 +16,7 @@ In shapes: O observation size, A action size, B batch, G updates a step, N criti
 """
 
 import ctypes.util
+import functools
 import json
 import math
 import os
@@ -34,6 +35,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
+from scipy.special import gammaln, roots_genlaguerre
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -57,20 +59,27 @@ class Args:
 
     env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
     total_timesteps: int = 50_000  # environment steps
+    max_interventions: int | None = None  # stop where the expert has acted for so many steps
     eval_frequency: int = 5_000  # steps between evaluations
     eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
 
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     reference: str = "top"  # by whose policy and Q function the person judges: a level or a .safetensors file
-    intervention: Literal["value", "random", "none"] = "value"  # by value (Eq. 1), at random, never
+    # by value (Eq. 1), at random, as MILE's person, never
+    intervention: Literal["value", "random", "mile", "none"] = "value"
     intervention_alpha: float = 0.995  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
     intervention_delta: float = 0.0  # Eq. 1's delta, in units of the reference Q
     intervention_beta: float = 0.95  # probability of a takeover if flagged; 1 - this if not
-    takeover_steps: int = 4  # value: steps that the expert keeps control
+    # mile: what the person expects: a level or a .safetensors file, for good; robot: what the novice would do by now
+    human_model: str = "mental"
+    intervention_cost: float = 3.0  # mile: c, what it takes to take over
+    intervention_scale: float = 3.0  # mile: by which the gap minus c is divided
+    takeover_steps: int = 4  # value, mile: steps that the expert keeps control
     grace_steps: int = 1  # value: unchecked steps of the novice after a takeover (official code: 1)
     random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
     drop_expert_transitions: bool = False  # official code's quirk: store only the last transition of a takeover
 
+    initial_policy: str | None = None  # the actor to begin with: a level or a .safetensors file; default: untrained
     demo_episodes: int = 50  # demonstrations to begin with, their rewards set to zero
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
     demo_noise: float = 0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
@@ -101,19 +110,49 @@ class Args:
 # --- environment -----------------------------------------------------------------------------------------------------
 
 
+class MetaWorld(gym.Wrapper):
+    """A task of Meta-World with its goal in sight, drawn by the seed of reset; an episode ends at success."""
+
+    def __init__(self, task, render_mode):
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as tasks
+
+        if f"{task}-goal-observable" not in tasks:
+            raise InputError(f"no task {task!r} in Meta-World; it has {', '.join(t[:-16] for t in tasks)}")
+        super().__init__(tasks[f"{task}-goal-observable"](render_mode=render_mode))
+        self.unwrapped.seeded_rand_vec, self.unwrapped._freeze_rand_vec = True, False
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.unwrapped.seed(seed)  # its own reset ignores the seed
+        return self.env.reset(options=options)
+
+    def step(self, action):
+        obs, reward, _, truncated, info = self.env.step(action)
+        return obs, reward, bool(info["success"]), truncated, info
+
+
 def make_env(env_id, render_mode=None):
-    """The environment, with flat observations and with actions rescaled to [-1, 1]."""
+    """The environment with flat observations, actions rescaled to [-1, 1], discrete ones as one-hot vectors."""
     try:
-        module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
-        env = gym.make(module + env_id, render_mode=render_mode)
+        if env_id.startswith("Meta-World/"):  # the last four observations, as in MILE
+            env = MetaWorld(env_id.removeprefix("Meta-World/"), render_mode)
+            env = gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(env, 4))
+        else:
+            module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
+            env = gym.make(module + env_id, render_mode=render_mode)
     except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.float32)
+        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
     for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
     if not env.action_space.is_bounded():
         raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
+    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
+        return env
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
@@ -187,6 +226,63 @@ class SimulatedHuman:
         return actions, in_control, started, flagged
 
 
+@functools.cache
+def laguerre(degrees, nodes=32):
+    """Nodes and log weights (nodes,) of generalised Gauss-Laguerre quadrature: the mean over half a chi^2."""
+    x, weights = roots_genlaguerre(nodes, degrees / 2 - 1)
+    log_weights = np.log(weights) - gammaln(degrees / 2)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(log_weights, dtype=torch.float32)
+
+
+def intervention_log_probs(policy, mental_model, cost, scale):
+    """ln p(nu=1 | s) and ln p(nu=0 | s) of MILE's Eq. 2, exactly: (B,) each.
+
+    policy and mental_model are what networks return at s: logits (B, A), or means and log stds (B, A) before the tanh,
+    where all is Gaussian. What counts is how much likelier an action a ~ policy is, to the policy, than what the mental
+    model expects of the robot: gap(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)].
+    """
+    if len(policy) == 1:  # the sum over actions of Eq. 1
+        log_weights = policy[0].log_softmax(-1)  # (B, A)
+        gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(-1, keepdim=True)  # (B, A)
+    else:
+        (mean, log_std), (mental_mean, mental_log_std) = policy, mental_model
+        # -E[ln pi(a')]; and -ln pi(a) is half a chi^2 of A degrees of freedom; what both have besides cancels
+        expected = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
+        half_chi2, log_weights = (x.to(mean.device) for x in laguerre(mean.shape[-1]))  # (nodes,) each
+        gap = expected.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
+    z = (gap - cost) / scale
+    return tuple(torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1))
+
+
+class ProbitHuman:
+    """Takes over with the probability of MILE's Eq. 2, which depends on the state and not on the robot's proposal."""
+
+    wait = 0  # it is always ready
+
+    def __init__(self, args, expert, model, rng):
+        self.args, self.expert, self.model, self.rng = args, expert, model, rng
+        self.cost = args.intervention_cost  # c
+        self.new_episode()
+
+    def new_episode(self):
+        self.takeover_left = 0  # steps the expert still keeps control
+
+    @torch.no_grad()
+    def watch(self, obs, proposal):
+        """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
+        started = False
+        if self.takeover_left == 0:
+            state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
+            expected = [x.cpu() for x in self.model(state)]
+            log_p, _ = intervention_log_probs(self.expert(state), expected, self.cost, self.args.intervention_scale)
+            started = bool(self.rng.random() < log_p.exp().item())
+            self.takeover_left = self.args.takeover_steps * started
+        in_control = self.takeover_left > 0
+        self.takeover_left -= in_control
+        actions = self.expert.act(obs[None])[0].numpy() if in_control else proposal  # (A,)
+        return actions, in_control, started, None
+
+
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
@@ -198,9 +294,11 @@ def product(x, weight, bf16):
 class Actor(nn.Module):
     """Tanh-Gaussian policy."""
 
+    distribution, min_log_std = "tanh_gaussian", -20.0
+
     def __init__(self, obs_dim, act_dim, hidden_sizes):
         super().__init__()
-        sizes = [obs_dim, *hidden_sizes]
+        self.act_dim, sizes = act_dim, [obs_dim, *hidden_sizes]
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
@@ -211,7 +309,7 @@ class Actor(nn.Module):
         x = (obs - self.obs_mean) / self.obs_std  # (B, O)
         for layer in self.layers:
             x = F.relu(product(x, layer.weight.T, bf16) + layer.bias)  # (B, hidden)
-        return self.mean(x), self.log_std(x).clamp(-20, 2)  # (B, A) each
+        return self.mean(x), self.log_std(x).clamp(self.min_log_std, 2)  # (B, A) each
 
     def sample(self, obs, noise, bf16=False):
         """Reparametrised actions for this standard normal noise, and their log-probabilities: (B, A), (B,)."""
@@ -280,6 +378,13 @@ class Agent(nn.Module):
         for network in (self.actor, self.qf, self.qf_target):
             network.obs_mean.copy_(obs.mean(0))
             network.obs_std.copy_(obs.std(0).clamp_min(0.01))
+
+    def begin_with(self, policy):
+        """Take over a pretrained actor, and for all networks what it standardises observations by."""
+        self.actor.load_state_dict(policy.state)
+        for network in (self.qf, self.qf_target):
+            network.obs_mean.copy_(policy.obs_mean)
+            network.obs_std.copy_(policy.obs_std)
 
     def set_learning_rate(self, progress):
         """Constant over the first half of training, then linear down to final_lr_fraction; progress in [0, 1]."""
@@ -446,25 +551,28 @@ def make_buffer(args, env):
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def evaluate(args, actor, envs, seed, deterministic):
-    """One fresh episode in each environment, in lockstep with batched actions: statistics over the n episodes.
+def evaluate(env_id, actor, envs, episodes, seed, deterministic):
+    """Fresh episodes, as many at a time as there are environments, with batched actions: statistics over all.
 
-    It depends on the actor and the seed alone and leaves torch's generator as it was, so a resumed run gets the same.
+    They depend on the actor and the seed alone and leave torch's generator as it was, so a resumed run gets the same.
     """
-    returns, successes = np.zeros(len(envs)), np.full(len(envs), np.nan)
-    obs = [env.reset(seed=seed_for(seed, i))[0] for i, env in enumerate(envs)]
-    running = list(range(len(envs)))
+    returns, successes = np.zeros(episodes), np.full(episodes, np.nan)
+    waiting, playing, obs = list(range(episodes)), {}, {}  # playing: environment -> its episode
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        while running:
-            actions = actor.act(np.stack([obs[i] for i in running]), deterministic)  # (running, A)
-            for i, action in zip(tuple(running), actions):
-                obs[i], reward, terminated, truncated, info = envs[i].step(action)
+        while waiting or playing:
+            for env in envs:
+                if waiting and env not in playing:
+                    playing[env] = waiting.pop(0)
+                    obs[env], _ = env.reset(seed=seed_for(seed, playing[env]))
+            actions = actor.act(np.stack([obs[env] for env in playing]), deterministic)  # (playing, A)
+            for (env, i), action in zip(tuple(playing.items()), actions):
+                obs[env], reward, terminated, truncated, info = env.step(action)
                 returns[i] += reward
                 successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
                 if terminated or truncated:
-                    running.remove(i)
-    scores = normalized_score(args.env_id, returns)  # every episode is normalised, then averaged
+                    del playing[env]
+    scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
     stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
     return {name: float(value) for name, value in (stats | {"success_rate": 100 * successes.mean()}).items()}
 
@@ -546,7 +654,8 @@ def parse_args(argv=None):
         return args
     try:
         saved = json.loads((Path(args.resume) / "args.json").read_text())
-        saved = check(Args(**saved | {"resume": args.resume, "hidden_sizes": tuple(saved["hidden_sizes"])}))
+        tuples = {name: tuple(saved[name]) for name in vars(args) if isinstance(saved[name], list)}
+        saved = check(Args(**saved | tuples | {"resume": args.resume}))
     except (OSError, TypeError, ValueError, KeyError):
         raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
     for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
@@ -562,16 +671,18 @@ def check(args):
         ("intervention_beta offline_ratio tau final_lr_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("gamma", lambda x: 0 <= x < 1, "in [0, 1)"),
         (f"{positive} num_qs num_min_qs utd_ratio takeover_steps", lambda x: x > 0, "positive"),
-        ("learning_rate init_temperature", lambda x: 0 < x < math.inf, "positive"),
+        ("learning_rate init_temperature intervention_scale", lambda x: 0 < x < math.inf, "positive"),
         ("seed grace_steps demo_episodes", lambda x: x >= 0, "zero or more"),
         ("demo_noise bc_weight", lambda x: 0 <= x < math.inf, "zero or more"),
-        ("intervention_alpha intervention_delta", math.isfinite, "finite"),
+        ("intervention_alpha intervention_delta intervention_cost", math.isfinite, "finite"),
+        ("max_interventions", lambda x: x is None or x > 0, "positive"),
     ):
         for name in names.split():
             if not holds(getattr(args, name)):
                 raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
     if args.termination is None:
-        args = replace(args, termination="forever" if args.reward == "intervention" else "mask")
+        fall = args.reward == "intervention" and not args.env_id.startswith("Meta-World/")  # where success is the end
+        args = replace(args, termination="forever" if fall else "mask")
     missing = [name for name in ["wandb"] * args.track + ["moviepy"] * args.capture_video if not find_spec(name)]
     size, task = args.batch_size, args.reward == "task"
     for wrong, message in (
@@ -611,8 +722,11 @@ def open_run(args):
 class Run:
     """A run's folder: its options, TensorBoard events, evaluations and last checkpoint; and the signals to stop it."""
 
-    def __init__(self, args, folder, checkpoint, global_step):
-        """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had."""
+    def __init__(self, args, folder, checkpoint, global_step, **progress):
+        """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had.
+
+        progress: total, initial and unit of what the bar shows.
+        """
         self.args, self.options, self.folder = args, asdict(replace(args, resume=None)), folder
         self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
         folder.mkdir(exist_ok=True)
@@ -634,8 +748,7 @@ class Run:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda received, _: self.signals.append(received))
         self.start = time.perf_counter() - self.total
-        options = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.05}
-        self.bar = tqdm(total=args.total_timesteps, initial=global_step, **options)
+        self.bar = tqdm(**progress, dynamic_ncols=True, smoothing=0.05)
 
     def seconds(self):
         """How long the run has taken, interruptions apart."""
@@ -644,9 +757,10 @@ class Run:
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
         seed = seed_for(self.args.seed, 1, global_step)
-        row = {"global_step": global_step} | evaluate(self.args, actor, envs, seed, deterministic=True) | facts
+        what = self.args.env_id, actor, envs, self.args.eval_episodes, seed
+        row = {"global_step": global_step} | evaluate(*what, deterministic=True) | facts
         row["wall_seconds"] = self.seconds()
-        sampled = evaluate(self.args, actor, envs, seed, deterministic=False)
+        sampled = evaluate(*what, deterministic=False)
         row |= {f"stochastic_{name}": value for name, value in sampled.items()}
         for name, value in row.items():
             if name != "global_step" and not math.isnan(value):
@@ -680,15 +794,16 @@ class Run:
         args, key = self.args, headline(last)
         best = max(self.rows, key=lambda row: row[key])
         if args.save_model:
-            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": "tanh_gaussian"}
-            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": len(actor.mean.bias)}
-            facts |= {"hidden_sizes": args.hidden_sizes, "trained_by": f"{Path(__file__).name}, seed {args.seed}"}
+            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
+            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "min_log_std": actor.min_log_std}
+            facts |= {"hidden_sizes": [layer.out_features for layer in actor.layers]}
+            facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
         if args.capture_video:
             film = make_env(args.env_id, "rgb_array")
             film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
-            evaluate(args, actor, [film], args.seed, deterministic=True)
+            evaluate(args.env_id, actor, [film], 1, args.seed, deterministic=True)
             film.close()
         known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
         summary = {"final": known[0], "best": known[1], **summary}
@@ -714,9 +829,17 @@ def main(args):
         os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
 
     env = make_training_env(args.env_id)
-    eval_envs = [make_env(args.env_id) for _ in range(args.eval_episodes)]
+    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
+        raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions, as in LunarLanderContinuous-v3")
+    eval_envs = [make_env(args.env_id) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
+    human_model = args.human_model if args.intervention == "mile" else "robot"
+    human_model = load_expert(args.env_id, human_model, env) if human_model != "robot" else None
+    initial = load_expert(args.env_id, args.initial_policy, env) if args.initial_policy else None
+    if initial and tuple(initial.facts["hidden_sizes"]) != args.hidden_sizes:
+        sizes = " ".join(map(str, initial.facts["hidden_sizes"]))
+        raise InputError(f"--initial-policy {args.initial_policy} needs --hidden-sizes {sizes}")
     if reference and not reference.has_q:
         raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
     run_dir, checkpoint = open_run(args)
@@ -725,13 +848,18 @@ def main(args):
     agent = Agent(obs_dim, act_dim, args, device)
     if args.standardize_obs and len(demo_obs):
         agent.standardize(demo_obs)
+    if initial:
+        agent.begin_with(initial)
     if args.compile:
         compile_gradients(agent)
     update = CudaGraph(agent.update) if args.cuda else agent.update
-    human = SimulatedHuman(args, expert, reference, rng)
-    files = [policy.sha256 for policy in (expert, reference) if policy]
+    if args.intervention == "mile":
+        human = ProbitHuman(args, expert, human_model or (lambda obs: agent.actor(obs.to(device))), rng)
+    else:
+        human = SimulatedHuman(args, expert, reference, rng)
+    files = [policy.sha256 for policy in (expert, reference, human_model, initial) if policy]
 
-    global_step, updates, episode, episode_actions, staged = 0, 0, 0, [], False
+    global_step, updates, expert_steps, episode, episode_actions, staged = 0, 0, 0, 0, [], False
     counts = np.zeros(4, dtype=int)  # since the last evaluation: steps, under expert control, looks, flagged
     seconds = np.zeros(3)  # environment, update, evaluation
     if checkpoint:
@@ -743,7 +871,7 @@ def main(args):
         rb.load_state(checkpoint["rb"])
         rng.bit_generator.state = checkpoint["rng"]
         human.takeover_left, human.wait = checkpoint["human"]
-        global_step, updates, episode, staged = checkpoint["progress"]
+        global_step, updates, expert_steps, episode, staged = checkpoint["progress"]
         counts, seconds = checkpoint["counts"].numpy(), checkpoint["seconds"].numpy()
         episode_actions = list(checkpoint["episode_actions"].numpy())
     # an environment's state is the seed of its reset and the actions since: replay them
@@ -754,19 +882,23 @@ def main(args):
     if checkpoint and not torch.equal(torch.as_tensor(obs), checkpoint["obs"]):
         raise InputError(f"--resume {run_dir}: {args.env_id} is not deterministic, its state did not come back")
 
-    run = Run(args, run_dir, checkpoint, global_step)
-    while global_step < args.total_timesteps:
+    progress = {"total": args.total_timesteps, "initial": global_step, "unit": "step"}
+    run = Run(args, run_dir, checkpoint, global_step, **progress)
+    over = global_step >= args.total_timesteps or expert_steps == args.max_interventions
+    while not over:
         t0 = time.perf_counter()
         # The novice proposes; does the person take over? (Alg. 2, line 4)
         proposal = agent.actor.act(obs[None])[0]  # (A,)
         actions, in_control, started, flagged = human.watch(obs, proposal)
         counts += (1, in_control, flagged is not None, flagged is True)
+        expert_steps += in_control
         # Now (s_{t-1}, a_{t-1}, s_t) gets its label and is appended. (Alg. 2, lines 5 and 7)
         if staged:
             rb.commit(reward=-1.0 if started and args.reward == "intervention" else None)
 
         next_obs, task_reward, terminated, truncated, _ = env.step(actions)
         global_step += 1
+        over = global_step == args.total_timesteps or expert_steps == args.max_interventions
         if not np.isfinite(next_obs).all():
             sys.exit(f"step {global_step}: {args.env_id} is no longer finite, the last checkpoint is kept: {run_dir}")
         episode_actions.append(actions)
@@ -805,26 +937,27 @@ def main(args):
             for name, value in losses.items():
                 run.writer.add_scalar(f"losses/{name}", value.item(), global_step)
             run.writer.add_scalar("charts/steps_per_second", global_step / run.seconds(), global_step)
-        if global_step % args.eval_frequency == 0 or global_step == args.total_timesteps:
+        if global_step % args.eval_frequency == 0 or over:
             facts = {"intervention_rate": float(counts[1] / counts[0])}  # share of steps under expert control
             facts["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
+            facts["expert_steps"] = expert_steps  # in all: the cost
             shown = {"interventions": f"{facts['intervention_rate']:.0%}"}
             run.evaluate(agent.actor, eval_envs, global_step, facts, **shown)
             counts[:] = 0
         seconds += (t1 - t0, t2 - t1, time.perf_counter() - t2)
         run.bar.update()
 
-        if global_step % args.checkpoint_frequency == 0 or global_step == args.total_timesteps or run.signals:
+        if global_step % args.checkpoint_frequency == 0 or over or run.signals:
             state = {"files": files, "agent": agent.state_dict(), "rb": rb.state(), "rng": rng.bit_generator.state}
             state |= {"optimizers": [optimizer.state_dict() for optimizer in agent.optimizers]}
             state |= {"obs": torch.as_tensor(obs), "episode_actions": torch.tensor(np.array(episode_actions))}
             state |= {"counts": torch.from_numpy(counts), "seconds": torch.from_numpy(seconds)}
             state |= {"human": (human.takeover_left, human.wait)}
-            run.save(global_step, state | {"progress": (global_step, updates, episode, staged)})
+            run.save(global_step, state | {"progress": (global_step, updates, expert_steps, episode, staged)})
 
     tensors = {k: v for k, v in agent.state_dict().items() if k.startswith(("actor.", "qf."))}
     times = dict(zip(("environment", "update", "evaluation"), seconds.tolist())) | {"total": run.total}
-    summary = {"env_steps": global_step, "critic_updates": updates, "seconds": times}
+    summary = {"env_steps": global_step, "expert_steps": expert_steps, "critic_updates": updates, "seconds": times}
     rates = [f"{row['intervention_rate']:.0%}" for row in (run.rows[0], run.rows[-1])]
     shown = {"expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}" if expert else "no expert"}
     shown |= {"interventions, first and last": f"{', '.join(rates)} of steps"}

@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium.spaces import Discrete
 from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 
 FOLDER = Path(__file__).parent
+HEADS = {"tanh_gaussian": ("mean", "log_std"), "categorical": ("logits",)}  # output layers by distribution
 MAX_ACTION = 0.999  # actions are kept off the edges of [-1, 1], where atanh is infinite
 
 # D4RL's returns of a random and of an expert policy: score = 100 (R - random) / (expert - random)
@@ -101,7 +103,8 @@ def save_expert(path, tensors, **facts):
 class Expert:
     """A frozen policy, with critics if its file has them.
 
-    Attributes: path, facts (the file's header), sha256 (of facts and tensors), obs_dim, act_dim, has_q.
+    Attributes: path, facts (the file's header), sha256 (of facts and tensors), obs_dim, act_dim, discrete, has_q, state
+    (the policy's tensors, by the names they have in the scripts' Actor).
     """
 
     def __init__(self, path):
@@ -120,13 +123,19 @@ class Expert:
             raise InputError(f"{path} is damaged: its checksum does not match its content")
         try:
             self.obs_dim, self.act_dim = int(self.facts["obs_dim"]), int(self.facts["act_dim"])
-            if self.facts["distribution"] != "tanh_gaussian":
-                raise InputError(f"{path}: the distribution must be tanh_gaussian, not {self.facts['distribution']}")
+            if self.facts["distribution"] not in HEADS:
+                raise InputError(f"{path}: the distribution must be one of {', '.join(HEADS)}, "
+                                 f"not {self.facts['distribution']}")  # fmt: skip
+            self.discrete = self.facts["distribution"] == "categorical"
             depth = len(self.facts["hidden_sizes"])
-            layers = [f"actor.layers.{i}" for i in range(depth)] + ["actor.mean", "actor.log_std"]
-            *self.actor, self.mean, self.log_std = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in layers]
+            layers = [f"actor.layers.{i}" for i in range(depth)]
+            heads = [f"actor.{head}" for head in HEADS[self.facts["distribution"]]]
+            self.layers = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in layers]
+            self.heads = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in heads]
             self.obs_mean = tensors.get("actor.obs_mean", torch.zeros(self.obs_dim))
             self.obs_std = tensors.get("actor.obs_std", torch.ones(self.obs_dim))
+            self.state = {n.removeprefix("actor."): t for n, t in tensors.items() if n.startswith("actor.")}
+            self.state |= {"obs_mean": self.obs_mean, "obs_std": self.obs_std}
             self.has_q = "qf.weights.0" in tensors
             layers, norms = depth + 1 if self.has_q else 0, depth if "qf.norm_weights.0" in tensors else 0
             self.q_layers = [(tensors[f"qf.weights.{i}"], tensors[f"qf.biases.{i}"]) for i in range(layers)]
@@ -140,17 +149,29 @@ class Expert:
             raise InputError(f"{path}: its tensors are not those of its header (format: experts/README.md)")
 
     @torch.no_grad()
-    def act(self, obs, deterministic=False):
-        """Sampled (or mean) actions: (B, obs_dim) -> (B, act_dim), tanh-squashed and kept within +-0.999.
+    def __call__(self, obs):
+        """The parameters of pi(.|s): mean and log std before the tanh, or logits alone; (B, obs_dim) -> (B, act_dim).
 
-        obs is in the environment's own units, a numpy array or a tensor; noise comes from torch's global generator.
+        obs is in the environment's own units, a numpy array or a tensor.
         """
         x = (torch.as_tensor(obs, dtype=torch.float32) - self.obs_mean) / self.obs_std
-        for weight, bias in self.actor:
+        for weight, bias in self.layers:
             x = F.relu(F.linear(x, weight, bias))  # (B, hidden)
-        action = F.linear(x, *self.mean)  # (B, act_dim)
-        if not deterministic:
-            action = action + F.linear(x, *self.log_std).clamp(-20, 2).exp() * torch.randn_like(action)
+        first, *log_std = (F.linear(x, *head) for head in self.heads)
+        return first, *(x.clamp(self.facts.get("min_log_std", -20), 2) for x in log_std)
+
+    def act(self, obs, deterministic=False):
+        """Sampled (or the likeliest) actions: (B, obs_dim) -> (B, act_dim).
+
+        They are tanh-squashed and kept within +-0.999, or one-hot where actions are discrete. Noise comes from torch's
+        global generator.
+        """
+        if self.discrete:
+            (logits,) = self(obs)
+            choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+            return F.one_hot(choice, self.act_dim).float()
+        mean, log_std = self(obs)
+        action = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
         return action.tanh().clamp(-MAX_ACTION, MAX_ACTION)
 
     @torch.no_grad()
@@ -190,6 +211,8 @@ def load_expert(env_id, level, env=None):
     else:
         there = f"known: {', '.join(known)}" if known else "none are shipped for it"
         raise InputError(f"no expert {level!r} for {env_id} ({there}); give a level or the path of a .safetensors file")
+    if env is not None and expert.discrete != isinstance(env.unwrapped.action_space, Discrete):
+        raise InputError(f"{level}: is {'' if expert.discrete else 'not '}for discrete actions, unlike {env_id}")
     if env is not None and (expert.obs_dim, expert.act_dim) != env.observation_space.shape + env.action_space.shape:
         raise InputError(
             f"{level}: is for {expert.obs_dim} observations and {expert.act_dim} actions, {env_id} has "
@@ -209,9 +232,9 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=0.0, keep_
     With one, that dataset, downloaded if it is not there. Rewards are zero unless keep_rewards, which only
     `--reward task` asks for.
 
-    Returns a dict: obs, next_obs (n, obs_dim), actions (n, act_dim) in [-1, 1], rewards, terminations (n,), ends (n,):
-    ends marks the last transition of every episode. Raises InputError if the dataset is not to be had or does not
-    fit env (whose action space is [-1, 1], wrapped around the raw one).
+    Returns a dict: obs, next_obs (n, obs_dim), actions (n, act_dim) in [-1, 1] or one-hot, rewards, terminations (n,),
+    ends (n,): ends marks the last transition of every episode. Raises InputError if the dataset is not to be had or
+    does not fit env (whose actions are in [-1, 1] or one-hot, wrapped around the raw ones).
     """
     import minari
 
@@ -226,23 +249,27 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=0.0, keep_
             "`minari list local` shows what is here"
         ) from None
     spaces = (dataset.observation_space, dataset.action_space)
-    wanted = (env.unwrapped.observation_space, env.unwrapped.action_space)
+    wanted = (env.observation_space, env.unwrapped.action_space)
     if any(a.shape != b.shape for a, b in zip(spaces, wanted)):
         shapes = " and ".join(str(space.shape) for space in spaces)
         raise InputError(
             f"dataset {dataset_id!r} has observations and actions of shapes {shapes}, "
             f"{env_id} {' and '.join(str(space.shape) for space in wanted)}"
         )
-    low, high = wanted[1].low, wanted[1].high
+    actions = np.concatenate([e.actions for e in chosen])
+    if isinstance(wanted[1], Discrete):
+        actions = np.eye(int(wanted[1].n))[actions]  # (n, A), one-hot
+    else:
+        low, high = wanted[1].low, wanted[1].high
+        actions = (2 * (actions - low) / (high - low) - 1).clip(-MAX_ACTION, MAX_ACTION)
     data = {
         "obs": np.concatenate([e.observations[:-1] for e in chosen]),
         "next_obs": np.concatenate([e.observations[1:] for e in chosen]),
-        "actions": np.concatenate([2 * (e.actions - low) / (high - low) - 1 for e in chosen]),
+        "actions": actions,
         "rewards": np.concatenate([e.rewards * keep_rewards for e in chosen]),
         "terminations": np.concatenate([e.terminations for e in chosen]),
         "ends": np.concatenate([np.arange(len(e)) == len(e) - 1 for e in chosen]),
     }
-    data["actions"] = data["actions"].clip(-MAX_ACTION, MAX_ACTION)
     return {name: values.astype(np.float32) for name, values in data.items()}
 
 
@@ -262,8 +289,7 @@ def _record_demonstrations(env, env_id, episodes, noise):
     place = get_dataset_path(dataset_id)
     if place.exists():
         return dataset_id
-    low, high = env.unwrapped.action_space.low, env.unwrapped.action_space.high
-    buffers = []
+    space, buffers = env.unwrapped.action_space, []
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for episode in trange(episodes, desc=f"demonstrations of the top {env_id} expert (once)"):
@@ -271,12 +297,14 @@ def _record_demonstrations(env, env_id, episodes, noise):
             observations, actions, rewards, terminated, truncated = [obs], [], [], False, False
             while not (terminated or truncated):
                 action = expert.act(obs[None])[0]  # (A,)
-                if noise:
+                if noise and not expert.discrete:
                     action = (action + noise * torch.randn_like(action)).clamp(-MAX_ACTION, MAX_ACTION)
                 action = action.numpy()
                 obs, reward, terminated, truncated, _ = env.step(action)
                 observations.append(obs)
-                actions.append(low + (action + 1) / 2 * (high - low))  # in the environment's own units
+                # in the environment's own units
+                own = action.argmax() if expert.discrete else space.low + (action + 1) / 2 * (space.high - space.low)
+                actions.append(own)
                 rewards.append(reward)
             last = np.arange(len(rewards)) == len(rewards) - 1
             ends = {"terminations": last & terminated, "truncations": last & truncated}
@@ -288,8 +316,10 @@ def _record_demonstrations(env, env_id, episodes, noise):
     os.environ["MINARI_DATASETS_PATH"] = str(staging)
     try:
         minari.create_dataset_from_buffers(
-            dataset_id, buffers, env=env.unwrapped, algorithm_name=f"shipped top expert {fingerprint}", author="experts"
-        )
+            dataset_id, buffers, env=env.unwrapped if env.unwrapped.spec else None, author="experts",
+            observation_space=env.observation_space, action_space=space,
+            algorithm_name=f"shipped top expert {fingerprint}",
+        )  # fmt: skip
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
             os.replace(staging / dataset_id, place)

@@ -21,15 +21,26 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 from tqdm import tqdm, trange
 
+import hg_dagger
 import rlif_rlpd
 from experts import FOLDER, MAX_ACTION, InputError, load_demonstrations, load_expert, normalized_score, save_expert
 
 NOISE = 0.1  # standard deviation of every policy, before the tanh
+BEGINNERS = {  # of MILE's tasks: how little they see of the scripted policy
+    "Meta-World/peg-insert-side-v3": {
+        "lessons": 60, "disturbances": (0.0, 0.1, 0.3, 0.6), "label_noise": 0.2, "updates": 150,
+    },
+    "Meta-World/drawer-open-v3": {"lessons": 2, "updates": 600, "seed": 3},
+    "Meta-World/button-press-v3": {"lessons": 2, "updates": 400, "seed": 2},
+    "LunarLander-v3": {"lessons": 3, "updates": 1_000, "seed": 2},
+    "LunarLanderContinuous-v3": {"lessons": 2, "updates": 1_000, "seed": 3},
+}  # fmt: skip
 # Subsamples were tried until the score lay in its level's band, and then measured on new episodes.
 RECIPES = {
     ("Hopper-v5", "top"): {"min_score": 100.0, "critics": True},
@@ -51,6 +62,9 @@ RECIPES = {
     },
     ("AdroitHandPen-v1", "middle"): {"transitions": 300, "seed": 2},
     ("AdroitHandPen-v1", "low"): {"transitions": 50, "seed": 2},
+    **{(id, "mental"): {"lessons": 20, "updates": 2_000} for id in BEGINNERS},
+    **{(id, "initial"): {"disturbances": (0.0,), "label_noise": 0.0} | recipe for id, recipe in BEGINNERS.items()},
+    ("LunarLander-v3", "top"): {"label_noise": 0.02},
 }  # fmt: skip
 
 
@@ -65,6 +79,10 @@ class Args:
     improve_steps: int = 0  # top: environment steps of reinforcement learning from the clone
     final_hold: float = 1.0  # top: how much of the hold on the demonstrations is left at the end of these
     transitions: int = 1_000  # others: size of the subsample
+    lessons: int = 120  # Meta-World, LunarLander: episodes to clone
+    disturbances: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6)  # these: noise on the actions done, from episode to episode
+    label_noise: float = 0.2  # these: noise on the actions cloned
+    updates: int = 12_000  # these: gradient steps of cloning
     seed: int = 1
     critics: bool = False  # train critics as well
     critic_transitions: int = 200_000  # disturbed rollouts to train them on
@@ -133,6 +151,68 @@ def rollouts(env_id, act, transitions, seed, disturb, others=()):
                 bar.update()
     names = rlif_rlpd.ReplayBuffer.FIELDS
     return {name: torch.tensor(np.array(column), dtype=torch.float32) for name, column in zip(names, zip(*rows))}
+
+
+def scripted(env_id, env):
+    """The scripted policy that the task's library brings along: (O,) -> (A,) in [-0.95, 0.95], or one-hot."""
+    if env_id.startswith("Meta-World/"):
+        from metaworld.policies import ENV_POLICY_MAP
+
+        policy = ENV_POLICY_MAP[env_id.removeprefix("Meta-World/")]()
+        return lambda obs: policy.get_action(obs[-39:]).clip(-0.95, 0.95)  # the last of four observations
+    from gymnasium.envs.box2d.lunar_lander import heuristic
+
+    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
+        return lambda obs: np.eye(4)[heuristic(env.unwrapped, obs)]
+    return lambda obs: heuristic(env.unwrapped, obs).clip(-0.95, 0.95)
+
+
+def disturbed(rng, action, noise, discrete):
+    """An action (A,) with noise of this standard deviation before the tanh; a random one, so often, if discrete."""
+    if discrete:
+        return np.eye(len(action))[rng.integers(len(action))] if rng.random() < noise else action
+    return np.tanh(np.arctanh(action) + noise * rng.normal(size=len(action)))
+
+
+def lessons(args, env, act, episodes, disturbances, label_noise):
+    """What a policy does in episodes that are disturbed more and less in turn: obs (n, O), and its actions (n, A)."""
+    rng, rows = np.random.default_rng(args.seed), []
+    discrete = isinstance(env.unwrapped.action_space, gym.spaces.Discrete)
+    for episode in trange(episodes, desc="lessons"):
+        noise, ended = disturbances[episode % len(disturbances)], False
+        obs, _ = env.reset(seed=rlif_rlpd.seed_for(args.seed, 7, episode))
+        while not ended:
+            action = act(obs)
+            rows.append((obs, disturbed(rng, action, label_noise, discrete)))
+            obs, _, terminated, truncated, _ = env.step(disturbed(rng, action, noise, discrete).astype(np.float32))
+            ended = terminated or truncated
+    return [torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows)]
+
+
+def distil(args, env):
+    """MILE's policies: an expert and a beginner cloned from the scripted policy, and what is expected of the beginner.
+
+    They learn their noise as well, for MILE's person compares log-probabilities. Returns the policy and a note.
+    """
+    if args.level == "mental":
+        beginner = load_expert(args.env_id, "initial", env)
+        act = lambda obs: beginner.act(obs[None], deterministic=True)[0].numpy()
+        obs, actions = lessons(args, env, act, args.lessons, (0.0,), 0.0)
+        note = f"cloned from {args.lessons} episodes of the initial policy, seed {args.seed}"
+    else:
+        teacher = scripted(args.env_id, env)
+        obs, actions = lessons(args, env, teacher, args.lessons, args.disturbances, args.label_noise)
+        note = f"cloned from {args.lessons} episodes of the scripted policy, seed {args.seed}"
+    torch.manual_seed(args.seed)
+    actor = hg_dagger.make_actor(env, (256, 256))
+    actor.obs_mean.copy_(obs.mean(0))
+    actor.obs_std.copy_(obs.std(0).clamp_min(0.01))
+    optimizer = torch.optim.Adam(actor.parameters(), 1e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, args.updates)
+    for _ in trange(args.updates, desc="cloning"):
+        hg_dagger.fit(actor, optimizer, obs, actions, 1, 256)
+        schedule.step()
+    return actor, note
 
 
 def batch_of(data, size, count):
@@ -217,7 +297,7 @@ def improve(actor, demos, args):
         hold = torch.tensor(1 - (1 - args.final_hold) * step / steps)
         rlif_rlpd.descend(optimizer, actor_gradients(batch, torch.randn_like(batch["actions"]), hold))
         if step % 5_000 == 0 or step == steps:
-            row = rlif_rlpd.evaluate(args, agent.actor, envs, rlif_rlpd.seed_for(args.seed, 6, step), False)
+            row = rlif_rlpd.evaluate(args.env_id, agent.actor, envs, 20, rlif_rlpd.seed_for(args.seed, 6, step), False)
             score = row[rlif_rlpd.headline(row)]
             bar.write(f"step {step}: {score:.1f}")
             if score > best[0]:
@@ -234,11 +314,14 @@ def parse_args(argv=None):
 
 
 def main(args):
-    if args.level == "top" and not args.dataset_id:
+    taught = args.env_id.startswith(("Meta-World/", "LunarLander"))
+    if args.level == "top" and not args.dataset_id and not taught:
         raise InputError("--level top needs --dataset-id")
     torch.manual_seed(args.seed)
     env = rlif_rlpd.make_env(args.env_id)
-    if args.level == "top":
+    if taught:
+        actor, note = distil(args, env)
+    elif args.level == "top":
         demos = load_demonstrations(env, args.env_id, 1_000_000, args.dataset_id, keep_rewards=True)
         episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each one's episode
         good = normalized_score(args.env_id, np.bincount(episode, demos["rewards"]))[episode] >= args.min_score
@@ -251,7 +334,8 @@ def main(args):
         torch.manual_seed(args.seed)
         data = dict(zip(("obs", "actions"), subsample(data, args.transitions)))
         note = f"cloned from {args.transitions} transitions of the top expert, seed {args.seed}"
-    actor = clone(data["obs"], data["actions"])
+    if not taught:
+        actor = clone(data["obs"], data["actions"])
     if args.improve_steps:
         actor = improve(actor, data, args)
         note += f", {args.improve_steps} steps of reinforcement learning"
@@ -265,17 +349,22 @@ def main(args):
             part[-1].data /= args.reward_scale
         note += "; critics: policy evaluation"
 
-    envs = [rlif_rlpd.make_env(args.env_id) for _ in range(100)]
-    row = rlif_rlpd.evaluate(args, actor, envs, seed=rlif_rlpd.seed_for(12345), deterministic=False)
-    print(row)
-    facts = {"env_id": args.env_id, "level": args.level, "distribution": "tanh_gaussian", "hidden_sizes": (256, 256)}
-    facts |= {"obs_dim": len(actor.obs_mean), "act_dim": len(actor.mean.bias), "trained_by": note}
+    envs = [rlif_rlpd.make_env(args.env_id) for _ in range(20)]
+    row, likeliest = (
+        rlif_rlpd.evaluate(args.env_id, actor, envs, 100, rlif_rlpd.seed_for(12345), way) for way in (False, True)
+    )
+    print(row, likeliest, sep="\n")
+    facts = {"env_id": args.env_id, "level": args.level, "distribution": actor.distribution, "hidden_sizes": (256, 256)}
+    facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "trained_by": note}
     mean = row[rlif_rlpd.headline(row)]
     if rlif_rlpd.headline(row) == "success_rate":
         std = (mean * (100 - mean)) ** 0.5  # of a single episode, which succeeds or not
-    else:
+    elif rlif_rlpd.headline(row) == "normalized_score":
         std = normalized_score(args.env_id, row["return_mean"] + row["return_std"]) - mean
+    else:
+        std = row["return_std"]
     facts |= {"score_mean": mean, "score_std": std, "score_episodes": 100}
+    facts["score_of_mean_action"] = likeliest[rlif_rlpd.headline(likeliest)]
     tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
     path = Path(args.output or FOLDER / args.env_id / f"{args.level}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,3 +30,11 @@ def centring_expert(tmp_path, monkeypatch):
     tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]], qf=tiny.critics(2, 1))
     (tmp_path / "inside").mkdir()
     monkeypatch.chdir(tmp_path / "inside")
+
+
+@pytest.fixture
+def people(tmp_path, monkeypatch):
+    """../expert, ../initial and ../mental.safetensors: who helps, the robot at first, and what is expected of it."""
+    tiny.write_people(tmp_path)
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")

@@ -50,7 +50,7 @@ def refused(*options):
     ("--env-id NoSuch-v0", "NoSuch"),
     ("--env-id no_such_module:Any-v0", "no_such_module"),
     ("--env-id Broken-v0", "Broken-v0"),
-    ("--env-id CartPole-v1", "Discrete"),
+    ("--env-id CartPole-v1", "LunarLanderContinuous-v3"),
     ("--env-id Unbounded-v0", "bounded actions"),
     ("--env-id Picture-v0", "flat Box"),
     ("--expert best", "'best'"),
@@ -134,8 +134,10 @@ def test_no_flipped_bit_in_an_experts_header_passes(expert, position):
 def test_an_expert_whose_tensors_are_not_those_of_its_header():
     tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], hidden_sizes=(32, 32))
     assert "expert.safetensors" in refused()
+    tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], distribution="gaussian")
+    assert "not gaussian" in refused()
     tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], distribution="categorical")
-    assert "categorical" in refused()
+    assert "expert.safetensors" in refused()
 
 
 def test_a_reference_needs_critics():

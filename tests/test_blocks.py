@@ -1,6 +1,7 @@
 """What scripts have in common is the same to the byte, so that reading one of them is reading half of the next."""
 
 import ast
+import functools
 from collections import defaultdict
 
 import pytest
@@ -8,11 +9,15 @@ import pytest
 from tests.tiny import ROOT
 
 SCRIPTS = [path for path in sorted(ROOT.glob("*.py"))]
-OWN = {"Args", "check", "main"}  # every script has its own
-# what only clones needs no samples with gradients and no bfloat16
-VARIANTS = {"Actor": ({"rlif_rlpd.py"}, {"bc.py", "dagger.py", "hg_dagger.py"})}
+OWN = {"Args", "check", "main", "weights"}  # every script has its own
+VARIANTS = {
+    # what only clones needs no samples with gradients and no bfloat16
+    "Actor": ({"rlif_rlpd.py"}, {path.name for path in SCRIPTS} - {"rlif_rlpd.py"}),
+    "row_of": ({"mile.py"}, {"iwr.py", "sirius.py"}),  # MILE also foretells interventions
+}
 
 
+@functools.cache
 def blocks():
     """Top-level functions and classes by name: {name: {script: source}}."""
     found = defaultdict(dict)

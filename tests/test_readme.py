@@ -11,14 +11,17 @@ import bc
 import dagger
 import experts.train
 import hg_dagger
+import iwr
+import mile
 import rlif_rlpd
+import sirius
 from tests.tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmark"))
 import report
 import tables
 
-SCRIPTS = {f"{script.__name__}.py": script for script in (rlif_rlpd, bc, dagger, hg_dagger)}
+SCRIPTS = {f"{script.__name__}.py": script for script in (rlif_rlpd, bc, dagger, hg_dagger, mile, iwr, sirius)}
 PARSERS = {name: script.Args for name, script in SCRIPTS.items()} | {"-m experts.train": experts.train.Args}
 COMMAND = re.compile(rf"python ({'|'.join(map(re.escape, PARSERS))})(?!\w)(.*)")
 

@@ -245,7 +245,7 @@ def test_an_evaluation_depends_on_nothing_but_policy_and_seed_and_leaves_no_trac
     stats = []
     for seed in (1, 1, 2):
         state = torch.get_rng_state()
-        stats.append(rlif_rlpd.evaluate(args, actor, envs, seed, deterministic=False)["return_mean"])
+        stats.append(rlif_rlpd.evaluate(args.env_id, actor, envs, len(envs), seed, deterministic=False)["return_mean"])
         assert torch.equal(torch.get_rng_state(), state)
         torch.randn(7)
         envs[0].reset()

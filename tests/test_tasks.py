@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mile
 import rlif_rlpd
-from experts import list_experts, load_checkpoint
+from experts import InputError, list_experts, load_checkpoint
 from tests import tiny
 
 SCRIPTS = [path.stem for path in sorted(tiny.ROOT.glob("*.py"))]
@@ -53,7 +54,73 @@ def test_an_evaluation_is_judged_by_success_then_score_then_return():
     assert rlif_rlpd.headline(row) == "return_mean"
 
 
-# --- every shipped task, expert and strategy -------------------------------------------------------------------------
+# --- Meta-World ------------------------------------------------------------------------------------------------------
+
+DRAWER = "Meta-World/drawer-open-v3"
+
+
+@pytest.fixture(scope="module")
+def drawer():
+    return mile.make_env(DRAWER)
+
+
+def random_episode(env, seed, steps=20):
+    """Observations (steps + 1, O) of random actions, always the same ones."""
+    rng, obs = np.random.default_rng(0), [env.reset(seed=seed)[0]]
+    for _ in range(steps):
+        obs.append(env.step(rng.uniform(-1, 1, 4).astype(np.float32))[0])
+    return np.array(obs)
+
+
+def test_the_last_four_observations_are_seen_and_actions_are_those_of_the_arm(drawer):
+    assert drawer.observation_space.shape == (156,) and drawer.action_space.shape == (4,)
+    assert (drawer.action_space.low == -1).all() and (drawer.action_space.high == 1).all()
+    frames = random_episode(drawer, seed=0).reshape(-1, 4, 39)
+    assert (frames[0] == frames[0, :1]).all()  # at first, the first one four times
+    np.testing.assert_array_equal(frames[1:, :-1], frames[:-1, 1:])
+    assert (frames[4:, 0] != frames[4:, -1]).any(-1).all()
+
+
+def test_the_goal_is_in_sight_and_drawn_by_the_seed(drawer):
+    goals = []
+    for seed in range(3):
+        obs = random_episode(drawer, seed).reshape(-1, 39)
+        np.testing.assert_array_equal(obs[:, -3:], np.tile(drawer.unwrapped._target_pos, (len(obs), 1)))
+        goals.append(tuple(obs[0, -3:]))
+    assert len(set(goals)) == 3 and all(np.any(goal) for goal in goals)
+
+
+def test_a_seed_is_an_episode_to_the_bit_whatever_came_before(drawer):
+    first = random_episode(drawer, seed=5)
+    other = random_episode(drawer, seed=6)
+    drawer.step(np.ones(4, dtype=np.float32))
+    drawer.reset()
+    assert np.array_equal(random_episode(drawer, seed=5), first)
+    assert np.array_equal(random_episode(mile.make_env(DRAWER), seed=5), first)
+    assert not np.array_equal(first, other)
+
+
+def test_an_episode_ends_with_success_or_after_500_steps(drawer, monkeypatch):
+    drawer.reset(seed=0)
+    still = np.zeros(4, dtype=np.float32)
+    ends = [drawer.step(still)[2:4] for _ in range(500)]
+    assert ends == [(False, False)] * 499 + [(False, True)]
+    drawer.reset(seed=0)
+    evaluate_state = drawer.unwrapped.evaluate_state
+    monkeypatch.setattr(
+        drawer.unwrapped, "evaluate_state", lambda *what: (0.0, evaluate_state(*what)[1] | {"success": 1.0})
+    )
+    assert drawer.step(still)[2:4] == (True, False)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_unknown_task_is_answered_in_one_line_with_the_known_ones(script):
+    with pytest.raises(InputError, match="no task 'fly-v3' in Meta-World; it has .*drawer-open-v3") as caught:
+        importlib.import_module(script).make_env("Meta-World/fly-v3")
+    assert "\n" not in str(caught.value)
+
+
+# --- every task, expert and strategy of RLIF's paper -----------------------------------------------------------------
 
 SHORT = {
     "rlif_rlpd": "--no-compile --total-timesteps 30 --batch-size 16",
@@ -83,7 +150,7 @@ def first_moments(state):
     return [moment for value in state for moment in first_moments(value)] if isinstance(state, (list, tuple)) else []
 
 
-@pytest.mark.parametrize(("env_id", "script"), [(env_id, script) for env_id in list_experts() for script in SCRIPTS])
+@pytest.mark.parametrize(("env_id", "script"), [(env_id, script) for env_id in tiny.RLIF_TASKS for script in SHORT])
 def test_a_short_run_of_every_strategy_takes_gradient_steps(env_id, script, demonstrations, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(demonstrations))
     module, levels = importlib.import_module(script), list_experts()[env_id]

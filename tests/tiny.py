@@ -11,10 +11,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+import bc
 import rlif_rlpd
 from experts import save_expert
 
 ROOT = Path(rlif_rlpd.__file__).parent
+RLIF_TASKS = "AdroitHandPen-v1", "Hopper-v5", "Walker2d-v5"  # of the shipped ones, those of its paper
 POINT = "tests.tiny:Point-v0"  # so addressed, a process that has not imported this file finds it too
 
 
@@ -48,6 +50,15 @@ class Walled(Point):
         obs, *_ = super().step(action)
         self.x = obs[0] = np.clip(obs[0], -1, 1)
         return obs, 1.0 - abs(float(self.x)), False, False, {}
+
+
+class Switched(Walled):
+    """Walled with three actions: a push to the left, none, a push to the right."""
+
+    action_space = gym.spaces.Discrete(3)
+
+    def step(self, action):
+        return super().step(np.array([int(action) - 1.0]))
 
 
 class Count(gym.Env):
@@ -84,6 +95,7 @@ class Broken(gym.Env):
 
 gym.register("Point-v0", "tests.tiny:Point", max_episode_steps=50)
 gym.register("Walled-v0", "tests.tiny:Walled", max_episode_steps=50)
+gym.register("Switched-v0", "tests.tiny:Switched", max_episode_steps=50)
 gym.register("Nan-v0", "tests.tiny:Point", max_episode_steps=50, kwargs={"nan_after": 159})
 gym.register("Falls-v0", "tests.tiny:Count", kwargs={"length": 4})
 gym.register("TimesOut-v0", "tests.tiny:Count", max_episode_steps=4)
@@ -98,22 +110,27 @@ def critics(obs_dim, act_dim):
     return rlif_rlpd.QEnsemble(obs_dim, act_dim, (32,), 2, True)
 
 
-def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, **facts):
-    """A file of the policy tanh(weight @ obs + bias + noise), weight a list of one row per action; returns its path."""
+def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, discrete=False, **facts):
+    """A file of the policy tanh(weight @ obs + bias + noise), weight a list of one row per action; returns its path.
+
+    If discrete, weight @ obs + bias are the logits.
+    """
     weight = torch.tensor(weight)  # (A, O)
     act_dim, obs_dim = weight.shape
-    actor = rlif_rlpd.Actor(obs_dim, act_dim, (32,)).requires_grad_(False)
+    actor = (bc.CategoricalActor if discrete else bc.Actor)(obs_dim, act_dim, (32,)).requires_grad_(False)
     for parameter in actor.parameters():
         parameter.zero_()
     both = torch.cat([torch.eye(obs_dim), -torch.eye(obs_dim)])  # relu(x) - relu(-x) is x
     actor.layers[0].weight[: 2 * obs_dim] = both
-    actor.mean.weight[:, : 2 * obs_dim] = weight @ both.T
-    actor.mean.bias[:] = bias
-    actor.log_std.bias[:] = math.log(noise)
+    first = getattr(actor, actor.heads[0])
+    first.weight[:, : 2 * obs_dim] = weight @ both.T
+    first.bias[:] = torch.as_tensor(bias)
+    if not discrete:
+        actor.log_std.bias[:] = math.log(noise)
     networks = {"actor": actor} | ({"qf": qf} if qf else {})
     tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
     sizes = {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": (32,)}
-    save_expert(path, tensors, **{"level": "test", "distribution": "tanh_gaussian"} | sizes | facts)
+    save_expert(path, tensors, **{"level": "test", "distribution": actor.distribution} | sizes | facts)
     return str(Path(path).absolute())
 
 
@@ -157,6 +174,43 @@ ROUNDS = (
 def run_rounds(script, name, *options):
     """Run the module dagger or hg_dagger in this process, as runs/*__<name>__*; returns that folder."""
     script.main(script.parse_args([*map(str, (*ROUNDS, *options)), "--exp-name", name]))
+    return next(Path("runs").glob(f"*__{name}__*"))
+
+
+# mile.py, iwr.py, sirius.py and hg_dagger.py's MILE on a point between two walls, with the files of write_people
+MILE_ROUNDS = (
+    "--env-id", "Walled-v0", "--eval-episodes", 2, "--num-threads", 1, "--rounds", 3, "--round-episodes", 2,
+    "--learning-rate", 3e-3, "--intervention-cost", 3, "--expert", "../expert.safetensors",
+    "--initial-policy", "../initial.safetensors", "--human-model", "../mental.safetensors",
+)  # fmt: skip
+MILE_OWN = {
+    "mile": ("--hidden-sizes", 16, "--round-epochs", 20, "--warm-up-episodes", 2, "--warm-up-updates", 20),
+    "iwr": ("--round-epochs", 20),
+    "sirius": ("--round-epochs", 20),
+    "hg_dagger": (
+        "--intervention", "mile", "--takeover-steps", 1, "--demo-episodes", 0, "--doubt-novices", 0,
+        "--round-updates", 20, "--eval-frequency", 1,
+    ),
+}  # fmt: skip
+
+
+def write_people(folder, discrete=False):
+    """There: an expert that pushes to 0, and an initial and an expected policy that push to the right wall."""
+    if discrete:
+        weight, nothing = [[40.0, 0.0], [0.0, 0.0], [-40.0, 0.0]], [[0.0, 0.0]] * 3
+        write_expert(folder / "expert.safetensors", weight, bias=[-3.0, 0, -3], discrete=True)
+        write_expert(folder / "initial.safetensors", nothing, bias=[-2.0, 0, 2], discrete=True)
+        write_expert(folder / "mental.safetensors", nothing, bias=[-1.0, 0, 1], discrete=True)
+    else:
+        write_expert(folder / "expert.safetensors", [[-5.0, 0.0]], noise=0.3)
+        write_expert(folder / "initial.safetensors", [[0.0, 0.0]], bias=0.6, noise=0.3)
+        write_expert(folder / "mental.safetensors", [[0.0, 0.0]], bias=0.4, noise=0.5)
+
+
+def run_mile(script, name, *options):
+    """Run one of the modules of MILE_OWN in this process, as runs/*__<name>__*; returns that folder."""
+    options = *MILE_ROUNDS, *MILE_OWN[script.__name__], *options, "--exp-name", name
+    script.main(script.parse_args([str(option) for option in options]))
     return next(Path("runs").glob(f"*__{name}__*"))
 
 

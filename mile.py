@@ -1,0 +1,737 @@
+"""MILE: model-based intervention learning, from interventions and from their absence. One file.
+
+Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519; "Eq. 1" to "Eq. 5" in comments are its.
+
+    python mile.py                                    # Meta-World's peg insertion: about ten minutes
+    python mile.py --rounds 1 --round-episodes 15     # the paper's single iteration
+    python mile.py --no-mental-model                  # BC-intervention: a network guesses when, cloning learns what
+    python mile.py --help                             # every option
+    python mile.py --resume runs/<run>                # go on after a stop, to the bit
+
+Read main() first, then intervention_log_probs() (Eq. 2: when does a person take over?) and losses() (Eq. 5). In shapes:
+O observation size, A action size, B batch, T steps of an episode.
+"""
+
+import ctypes.util
+import functools
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from scipy.special import gammaln, roots_genlaguerre
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import MAX_ACTION, InputError, load_checkpoint, load_expert, normalized_score
+from experts import save_checkpoint, save_expert, write_file
+
+
+@dataclass
+class Args:
+    exp_name: str = "mile"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
+    seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
+    cuda: bool = False  # learn on the GPU
+    num_threads: int = 2  # of torch on the CPU
+    resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
+    save_model: bool = True  # at the end, write a file that --expert and --initial-policy can load
+    capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
+    track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
+
+    env_id: str = "Meta-World/peg-insert-side-v3"  # or LunarLander-v3, or any with Box or discrete actions
+    rounds: int = 20  # N: a round is some watched episodes, then training
+    round_episodes: int = 1  # k: episodes of a round
+    max_interventions: int | None = None  # the last round ends when the expert has acted for so many steps
+    eval_frequency: int = 1  # rounds between evaluations
+    eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+
+    expert: str = "top"  # pi_h, who takes over: a shipped level or a .safetensors file
+    initial_policy: str = "initial"  # what the robot can do at first: a level or a .safetensors file
+    # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it would do by now
+    human_model: str = "mental"
+    intervention_cost: float | None = None  # c, what it takes to take over; default: by --target-intervention-rate
+    intervention_scale: float = 3.0  # by which the gap minus c is divided (not in the paper, but in its code)
+    target_intervention_rate: float = 0.3  # the smallest c of a grid keeps the share of the expert's steps below this
+    takeover_steps: int = 1  # steps that the expert keeps control
+
+    mental_model: bool = True  # no: another network guesses when, and the policy only clones (BC-intervention)
+    intervention_weight: float = 0.5  # lambda of Eq. 5, for continuous actions
+    min_std: float = 0.1  # lower limit of the policy's standard deviation, before the tanh
+    warm_up_episodes: int = 10  # of the initial policy, from which the mental model is cloned before the first round
+    warm_up_updates: int = 2_000  # gradient steps of that
+    round_epochs: int = 300  # passes over all data after a round
+    batch_size: int = 1_024  # transitions per gradient step
+    learning_rate: float = 1e-4  # Adam's
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of the mental model and of the network that guesses
+
+
+# --- environment -----------------------------------------------------------------------------------------------------
+
+
+class MetaWorld(gym.Wrapper):
+    """A task of Meta-World with its goal in sight, drawn by the seed of reset; an episode ends at success."""
+
+    def __init__(self, task, render_mode):
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as tasks
+
+        if f"{task}-goal-observable" not in tasks:
+            raise InputError(f"no task {task!r} in Meta-World; it has {', '.join(t[:-16] for t in tasks)}")
+        super().__init__(tasks[f"{task}-goal-observable"](render_mode=render_mode))
+        self.unwrapped.seeded_rand_vec, self.unwrapped._freeze_rand_vec = True, False
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.unwrapped.seed(seed)  # its own reset ignores the seed
+        return self.env.reset(options=options)
+
+    def step(self, action):
+        obs, reward, _, truncated, info = self.env.step(action)
+        return obs, reward, bool(info["success"]), truncated, info
+
+
+def make_env(env_id, render_mode=None):
+    """The environment with flat observations, actions rescaled to [-1, 1], discrete ones as one-hot vectors."""
+    try:
+        if env_id.startswith("Meta-World/"):  # the last four observations, as in MILE
+            env = MetaWorld(env_id.removeprefix("Meta-World/"), render_mode)
+            env = gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(env, 4))
+        else:
+            module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
+            env = gym.make(module + env_id, render_mode=render_mode)
+    except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
+        reason = str(error).strip() or type(error).__name__
+        raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.float32)
+        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
+    if not env.action_space.is_bounded():
+        raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
+    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
+        return env
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+class EndWhenDropped(gym.Wrapper):
+    """AdroitHandPen with an end when the pen falls from the hand."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, bool(terminated or obs[26] < 0.075), truncated, info  # obs[26]: the pen's height in metres
+
+
+def make_training_env(env_id):
+    """The environment to learn in: AdroitHandPen as D4RL's pen, which ends when the pen is dropped or after 100 steps.
+
+    Evaluation has the full 200 steps, dropped or not.
+    """
+    env = make_env(env_id)
+    return gym.wrappers.TimeLimit(EndWhenDropped(env), 100) if env_id.startswith("AdroitHandPen") else env
+
+
+def seed_for(*key):
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+# --- intervention ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def laguerre(degrees, nodes=32):
+    """Nodes and log weights (nodes,) of generalised Gauss-Laguerre quadrature: the mean over half a chi^2."""
+    x, weights = roots_genlaguerre(nodes, degrees / 2 - 1)
+    log_weights = np.log(weights) - gammaln(degrees / 2)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(log_weights, dtype=torch.float32)
+
+
+def intervention_log_probs(policy, mental_model, cost, scale):
+    """ln p(nu=1 | s) and ln p(nu=0 | s) of MILE's Eq. 2, exactly: (B,) each.
+
+    policy and mental_model are what networks return at s: logits (B, A), or means and log stds (B, A) before the tanh,
+    where all is Gaussian. What counts is how much likelier an action a ~ policy is, to the policy, than what the mental
+    model expects of the robot: gap(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)].
+    """
+    if len(policy) == 1:  # the sum over actions of Eq. 1
+        log_weights = policy[0].log_softmax(-1)  # (B, A)
+        gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(-1, keepdim=True)  # (B, A)
+    else:
+        (mean, log_std), (mental_mean, mental_log_std) = policy, mental_model
+        # -E[ln pi(a')]; and -ln pi(a) is half a chi^2 of A degrees of freedom; what both have besides cancels
+        expected = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
+        half_chi2, log_weights = (x.to(mean.device) for x in laguerre(mean.shape[-1]))  # (nodes,) each
+        gap = expected.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
+    z = (gap - cost) / scale
+    return tuple(torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1))
+
+
+class ProbitHuman:
+    """Takes over with the probability of MILE's Eq. 2, which depends on the state and not on the robot's proposal."""
+
+    wait = 0  # it is always ready
+
+    def __init__(self, args, expert, model, rng):
+        self.args, self.expert, self.model, self.rng = args, expert, model, rng
+        self.cost = args.intervention_cost  # c
+        self.new_episode()
+
+    def new_episode(self):
+        self.takeover_left = 0  # steps the expert still keeps control
+
+    @torch.no_grad()
+    def watch(self, obs, proposal):
+        """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
+        started = False
+        if self.takeover_left == 0:
+            state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
+            expected = [x.cpu() for x in self.model(state)]
+            log_p, _ = intervention_log_probs(self.expert(state), expected, self.cost, self.args.intervention_scale)
+            started = bool(self.rng.random() < log_p.exp().item())
+            self.takeover_left = self.args.takeover_steps * started
+        in_control = self.takeover_left > 0
+        self.takeover_left -= in_control
+        actions = self.expert.act(obs[None])[0].numpy() if in_control else proposal  # (A,)
+        return actions, in_control, started, None
+
+
+def rollout(env, actor, human, seed, budget=None):
+    """One episode of the policy's likeliest actions, watched by a human, or alone (None).
+
+    It depends on them and the seed alone, and ends where the human has acted for so many steps (budget). Returns a
+    dict: obs (T, O), actions (T, A) as executed, nu (T,), takeovers, score (success in %, else the return).
+    """
+    obs, _ = env.reset(seed=seed)
+    rows, expert_steps, takeovers, episodic_return, ended = [], 0, 0, 0.0, False
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if human:
+            human.rng = np.random.default_rng(seed)
+            human.new_episode()
+        while not ended:
+            actions, in_control, started = actor.act(obs[None], deterministic=True)[0], False, False  # (A,)
+            if human:
+                actions, in_control, started, _ = human.watch(obs, actions)
+            rows.append((obs, actions, in_control))
+            expert_steps, takeovers = expert_steps + in_control, takeovers + started
+            obs, reward, terminated, truncated, info = env.step(actions)
+            episodic_return += reward
+            ended = terminated or truncated or expert_steps == budget
+    if not np.isfinite(episodic_return):
+        sys.exit("the environment is no longer finite, the last checkpoint is kept")
+    obs, actions, nu = (torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows))
+    success = info.get("success", info.get("is_success"))
+    score = float(episodic_return if success is None else 100 * success)
+    return {"obs": obs, "actions": actions, "nu": nu, "takeovers": takeovers, "score": score}
+
+
+def rate_and_score(env, actor, human, seeds):
+    """Of watched episodes: the share of steps under expert control, and the mean score."""
+    episodes = [rollout(env, actor, human, seed) for seed in seeds]
+    rate = torch.cat([episode["nu"] for episode in episodes]).mean().item()
+    return rate, float(np.mean([episode["score"] for episode in episodes]))
+
+
+def calibrate(args, env, actor, human):
+    """The smallest c of a grid that keeps the rate of interventions below the target, and what was measured.
+
+    A grid, from below, for the rate does not always fall with c: a rescue changes all that comes after it.
+    """
+    tried = []
+    for cost in (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0):
+        human.cost = cost
+        rate, score = rate_and_score(env, actor, human, [seed_for(0, 3, i) for i in range(15)])
+        tried.append({"cost": cost, "intervention_rate": rate, "score": score})
+        if rate < args.target_intervention_rate:
+            return cost, tried
+    lowest = min(one["intervention_rate"] for one in tried)
+    raise InputError(f"--target-intervention-rate {args.target_intervention_rate}: the lowest rate of the grid is "
+                     f"{lowest:.2f}; another --intervention-scale, or a better initial policy?")  # fmt: skip
+
+
+def measure(args, env, eval_envs, actor, human):
+    """What is known before the first round: c, how it was found, and what the person makes of the initial policy."""
+    tried = []
+    if human.cost is None:
+        human.cost, tried = calibrate(args, env, actor, human)
+    rate, score = rate_and_score(env, actor, human, [seed_for(args.seed, 5, i) for i in range(args.eval_episodes)])
+    facts = {"intervention_cost": human.cost, "calibration": tried, "intervention_rate": rate, "assisted_score": score}
+    alone = make_actor(env, human.expert.facts["hidden_sizes"])
+    alone.load_state_dict(human.expert.state)
+    row = evaluate(args.env_id, alone, eval_envs, args.eval_episodes, seed_for(args.seed, 5), deterministic=False)
+    return facts | {"expert_score": row[headline(row)]}
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+class Actor(nn.Module):
+    """Tanh-Gaussian policy."""
+
+    distribution, heads = "tanh_gaussian", ("mean", "log_std")
+    min_log_std = -20.0
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes):
+        super().__init__()
+        self.act_dim, sizes = act_dim, [obs_dim, *hidden_sizes]
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
+        for head in self.heads:
+            self.add_module(head, nn.Linear(sizes[-1], act_dim))
+
+    def features(self, obs):
+        x = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
+        x = (x - self.obs_mean) / self.obs_std  # (B, O)
+        for layer in self.layers:
+            x = F.relu(layer(x))  # (B, hidden)
+        return x
+
+    def forward(self, obs):
+        x = self.features(obs)
+        return self.mean(x), self.log_std(x).clamp(self.min_log_std, 2)  # (B, A) each
+
+    def log_prob(self, policy, actions):
+        """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
+        mean, log_std = policy
+        u = actions.atanh()  # (B, A), before the squashing
+        log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+        log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+        return log_prob.sum(-1)
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        """What is executed, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
+        mean, log_std = self(obs)
+        actions = (mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)).tanh()
+        return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
+
+
+class CategoricalActor(Actor):
+    """Policy over A discrete actions, which are one-hot vectors."""
+
+    distribution, heads = "categorical", ("logits",)
+
+    def forward(self, obs):
+        return (self.logits(self.features(obs)),)  # (B, A)
+
+    def log_prob(self, policy, actions):
+        return (policy[0].log_softmax(-1) * actions).sum(-1)  # (B,)
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        (logits,) = self(obs)
+        choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+        return F.one_hot(choice, self.act_dim).float().cpu().numpy()  # (B, A)
+
+
+def make_actor(env, hidden_sizes):
+    """An untrained policy for the environment's observations and actions."""
+    discrete = isinstance(env.unwrapped.action_space, gym.spaces.Discrete)
+    sizes = *env.observation_space.shape, *env.action_space.shape, hidden_sizes
+    return (CategoricalActor if discrete else Actor)(*sizes)
+
+
+def nll(actor, obs, actions):
+    """-log pi(a|s), the mean over a batch: (B, O), (B, A) -> ()."""
+    return -actor.log_prob(actor(obs), actions).mean()
+
+
+def fit(actor, optimizer, obs, actions, updates, batch_size):
+    """Gradient steps of maximum likelihood on uniform minibatches of (n, O), (n, A); returns the mean loss."""
+    total = 0.0
+    for _ in range(updates):
+        i = torch.randint(len(obs), (batch_size,), device=obs.device)
+        loss = nll(actor, obs[i], actions[i])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return total / updates if updates else math.nan
+
+
+def warm_start(args, env, actor, mental_model):
+    """Clone the mental model from the initial policy: at first a person expects the robot to go on as it does."""
+    alone = [rollout(env, actor, None, seed_for(args.seed, 4, i)) for i in range(args.warm_up_episodes)]
+    shown = [torch.cat([episode[name] for episode in alone]).to(actor.obs_mean.device) for name in ("obs", "actions")]
+    optimizer = torch.optim.Adam(mental_model.parameters(), 1e-3, fused=True)
+    fit(mental_model, optimizer, *shown, args.warm_up_updates, 256)
+
+
+class Estimator(nn.Module):
+    """Guesses whether a person takes over, from the state alone (the paper's NN-based estimator)."""
+
+    def __init__(self, actor, hidden_sizes):
+        super().__init__()
+        self.register_buffer("obs_mean", actor.obs_mean.clone())
+        self.register_buffer("obs_std", actor.obs_std.clone())
+        sizes = [len(actor.obs_mean), *hidden_sizes]
+        hidden = [layer for i, o in zip(sizes[:-1], sizes[1:]) for layer in (nn.Linear(i, o), nn.ReLU())]
+        self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
+
+    def forward(self, obs):
+        return self.layers((obs - self.obs_mean) / self.obs_std).squeeze(-1)  # (B,), a logit
+
+
+def losses(args, cost, actor, mental_model, obs, actions, nu):
+    """J_1, J_2 and J of Eq. 5 on a batch: (B, O), (B, A), (B,) -> () each. Without a mental model, J is J_2."""
+    policy = actor(obs)
+    log_pi = actor.log_prob(policy, actions)  # (B,)
+    j2 = -(nu * log_pi).sum() / nu.sum().clamp_min(1)  # Eq. 4: only where a person acted
+    if mental_model is None:
+        return torch.zeros_like(j2), j2, j2
+    log_p, log_not_p = intervention_log_probs(policy, mental_model(obs), cost, args.intervention_scale)  # (B,) each
+    j1 = -(nu * log_p + (1 - nu) * log_not_p).mean()
+    if len(policy) == 1:  # cross entropy over A actions (Eq. 3) and no intervention
+        return j1, j2, j1 - (nu * log_pi).mean()
+    return j1, j2, args.intervention_weight * j1 + (1 - args.intervention_weight) * j2
+
+
+def prediction_quality(log_p, log_not_p, nu):
+    """How well interventions were foretold, (T,) each: accuracy, the mean of both classes' accuracies, log-loss."""
+    hits = ((log_p > log_not_p) == (nu > 0)).float()
+    balanced = (hits[nu > 0].mean() + hits[nu == 0].mean()) / 2  # nan if one class is missing
+    log_loss = -torch.where(nu > 0, log_p, log_not_p).mean()
+    return {"accuracy": hits.mean().item(), "balanced_accuracy": balanced.item(), "log_loss": log_loss.item()}
+
+
+def row_of(rounds, counts, expert_steps, takeovers, foretold):
+    """What a row of eval.csv holds besides the evaluation."""
+    row = {"round": rounds, "intervention_rate": float(counts[1] / counts[0]) if counts[0] else math.nan}
+    row |= {"expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
+    for i, name in enumerate(("model", "network", "majority")):
+        log_p, log_not_p, nu = foretold[:, 1 + 2 * i], foretold[:, 2 + 2 * i], foretold[:, 0]
+        row |= {f"{name}_{what}": value for what, value in prediction_quality(log_p, log_not_p, nu).items()}
+    return row
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(env_id, actor, envs, episodes, seed, deterministic):
+    """Fresh episodes, as many at a time as there are environments, with batched actions: statistics over all.
+
+    They depend on the actor and the seed alone and leave torch's generator as it was, so a resumed run gets the same.
+    """
+    returns, successes = np.zeros(episodes), np.full(episodes, np.nan)
+    waiting, playing, obs = list(range(episodes)), {}, {}  # playing: environment -> its episode
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        while waiting or playing:
+            for env in envs:
+                if waiting and env not in playing:
+                    playing[env] = waiting.pop(0)
+                    obs[env], _ = env.reset(seed=seed_for(seed, playing[env]))
+            actions = actor.act(np.stack([obs[env] for env in playing]), deterministic)  # (playing, A)
+            for (env, i), action in zip(tuple(playing.items()), actions):
+                obs[env], reward, terminated, truncated, info = env.step(action)
+                returns[i] += reward
+                successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
+                if terminated or truncated:
+                    del playing[env]
+    scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
+    stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
+    return {name: float(value) for name, value in (stats | {"success_rate": 100 * successes.mean()}).items()}
+
+
+def headline(row):
+    """The column of eval.csv to judge by: the success rate (%), else D4RL's score, else the return; what is known."""
+    names = "success_rate", "normalized_score", "return_mean"
+    return next(name for name in names if not math.isnan(row.get(name, math.nan)))
+
+
+# --- keeping a run: options, folder, checkpoints, logs ---------------------------------------------------------------
+
+
+def parse_args(argv=None):
+    """The command line; with --resume, the run's own options, which nothing may contradict."""
+    args = tyro.cli(Args, args=argv)
+    if args.resume is None:
+        return args
+    try:
+        saved = json.loads((Path(args.resume) / "args.json").read_text())
+        tuples = {name: tuple(saved[name]) for name in vars(args) if isinstance(saved[name], list)}
+        saved = check(Args(**saved | tuples | {"resume": args.resume}))
+    except (OSError, TypeError, ValueError, KeyError):
+        raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
+    for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
+        if value != getattr(saved, name):
+            raise InputError(f"--resume {args.resume}: it runs with --{name} {getattr(saved, name)}, not {value}")
+    return saved
+
+
+def check(args):
+    """Everything that can be wrong with the options themselves."""
+    positive = "rounds round_episodes eval_frequency eval_episodes batch_size num_threads takeover_steps"
+    for names, holds, rule in (
+        (f"{positive} round_epochs warm_up_episodes", lambda x: x > 0, "positive"),
+        ("intervention_scale min_std learning_rate", lambda x: 0 < x < math.inf, "positive"),
+        ("intervention_weight", lambda x: 0 <= x <= 1, "in [0, 1]"),
+        ("target_intervention_rate", lambda x: 0 < x <= 1, "in (0, 1]"),
+        ("intervention_cost", lambda x: x is None or math.isfinite(x), "finite"),
+        ("max_interventions", lambda x: x is None or x > 0, "positive"),
+        ("seed warm_up_updates", lambda x: x >= 0, "zero or more"),
+    ):
+        for name in names.split():
+            if not holds(getattr(args, name)):
+                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+    missing = [name for name in ["wandb"] * args.track + ["moviepy"] * args.capture_video if not find_spec(name)]
+    for wrong, message in (
+        (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
+        (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
+        (missing, f"this run needs another package: python -m pip install {' '.join(missing)}"),
+    ):
+        if wrong:
+            raise InputError(message)
+    return args
+
+
+def open_run(args):
+    """The run's folder, new or resumed, and its last checkpoint, or None if it has none yet."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = Path(args.resume) if args.resume else Path("runs") / name.replace("/", "-").replace(":", "-")
+    folder = run_dir if args.resume else run_dir.parent
+    try:
+        folder.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # can we write there?
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}") from None
+    if not (run_dir / "checkpoint.pt").exists():
+        return run_dir, None
+    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    if checkpoint["args"] != asdict(replace(args, resume=None)):
+        raise InputError(f"--resume {run_dir}: its args.json is not what it was started with")
+    return run_dir, checkpoint
+
+
+class Run:
+    """A run's folder: its options, TensorBoard events, evaluations and last checkpoint; and the signals to stop it."""
+
+    def __init__(self, args, folder, checkpoint, global_step, **progress):
+        """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had.
+
+        progress: total, initial and unit of what the bar shows.
+        """
+        self.args, self.options, self.folder = args, asdict(replace(args, resume=None)), folder
+        self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
+        folder.mkdir(exist_ok=True)
+        write_file(folder / "args.json", json.dumps(self.options, indent=2).encode())
+        if args.track:
+            import wandb
+
+            wandb.init(project="rlif", id=folder.name, resume="allow", config=vars(args), sync_tensorboard=True)
+        # what a killed run logged after its checkpoint is logged again: TensorBoard is to forget the first time
+        self.writer = SummaryWriter(folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
+        if checkpoint:
+            torch.set_rng_state(checkpoint["torch_rng"])
+            if args.cuda:
+                torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        else:
+            table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
+            self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
+        self.signals = []  # SIGINT and SIGTERM are heard where the loop asks for them
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, lambda received, _: self.signals.append(received))
+        self.start = time.perf_counter() - self.total
+        self.bar = tqdm(**progress, dynamic_ncols=True, smoothing=0.05)
+
+    def seconds(self):
+        """How long the run has taken, interruptions apart."""
+        return time.perf_counter() - self.start
+
+    def evaluate(self, actor, envs, global_step, facts, **shown):
+        """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
+        seed = seed_for(self.args.seed, 1, global_step)
+        what = self.args.env_id, actor, envs, self.args.eval_episodes, seed
+        row = {"global_step": global_step} | evaluate(*what, deterministic=True) | facts
+        row["wall_seconds"] = self.seconds()
+        sampled = evaluate(*what, deterministic=False)
+        row |= {f"stochastic_{name}": value for name, value in sampled.items()}
+        for name, value in row.items():
+            if name != "global_step" and not math.isnan(value):
+                self.writer.add_scalar(f"eval/{name}", value, global_step)
+        self.rows.append(row)
+        lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in self.rows]  # no nan
+        write_file(self.folder / "eval.csv", "\n".join(lines + [""]).encode())
+        self.bar.set_postfix(score=f"{row[headline(row)]:.0f}", **shown)
+
+    def save(self, global_step, state):
+        """Write the checkpoint from which --resume goes on; ends the run, after that, if a signal has come."""
+        self.total = self.seconds()
+        state = state | {"args": self.options, "run": (self.rows, self.total), "torch_rng": torch.get_rng_state()}
+        state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.cuda else None
+        go_on = f"python {Path(__file__).name} --resume {self.folder}"
+        self.writer.flush()
+        try:
+            save_checkpoint(self.folder / "checkpoint.pt", state)
+        except OSError as error:
+            sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
+                     f"make room, then: {go_on}")  # fmt: skip
+        if self.signals:
+            self.bar.close()
+            print(f"stopped at step {global_step}; go on with: {go_on}")
+            sys.exit(128 + self.signals[0])
+
+    def finish(self, last, actor, tensors, summary, shown):
+        """Write what came out, judged by the row `last`: a file that --expert can load, summary.json, a table."""
+        self.bar.close()
+        self.writer.close()
+        args, key = self.args, headline(last)
+        best = max(self.rows, key=lambda row: row[key])
+        if args.save_model:
+            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
+            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "min_log_std": actor.min_log_std}
+            facts |= {"hidden_sizes": [layer.out_features for layer in actor.layers]}
+            facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
+            facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
+            save_expert(self.folder / "model.safetensors", tensors, **facts)
+        if args.capture_video:
+            film = make_env(args.env_id, "rgb_array")
+            film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
+            evaluate(args.env_id, actor, [film], 1, args.seed, deterministic=True)
+            film.close()
+        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
+        summary = {"final": known[0], "best": known[1], **summary}
+        write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
+        scores = f"{self.rows[0][key]:.1f}, {last[key]:.1f}, {best[key]:.1f}"
+        shown = {"first, last, best evaluation": scores} | shown
+        shown |= {"time": f"{self.total / 60:.1f} minutes", "checkpoint": self.folder / "checkpoint.pt"}
+        for name, value in shown.items():
+            print(f"{name:<30} {value}")
+
+
+# --- main ------------------------------------------------------------------------------------------------------------
+
+
+def main(args):
+    args = check(args)
+    torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+    device = torch.device("cuda" if args.cuda else "cpu")
+    if args.capture_video and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
+
+    env = make_training_env(args.env_id)
+    eval_envs = [make_env(args.env_id) for _ in range(min(args.eval_episodes, 20))]
+    expert, initial = (load_expert(args.env_id, level, env) for level in (args.expert, args.initial_policy))
+    human_model = load_expert(args.env_id, args.human_model, env) if args.human_model != "robot" else None
+    run_dir, checkpoint = open_run(args)
+    actor = make_actor(env, initial.facts["hidden_sizes"])  # pi_theta
+    actor.load_state_dict(initial.state)
+    actor.min_log_std = math.log(args.min_std)
+    mental_model = make_actor(env, args.hidden_sizes) if args.mental_model else None  # \hat pi_xi
+    estimator = Estimator(actor, args.hidden_sizes)
+    if mental_model:
+        mental_model.obs_mean.copy_(actor.obs_mean)
+        mental_model.obs_std.copy_(actor.obs_std)
+    networks = [network.to(device) for network in (actor, estimator, mental_model) if network]
+    learned = [*actor.parameters(), *(mental_model.parameters() if mental_model else ())]
+    optimizers = [torch.optim.Adam(p, args.learning_rate, fused=True) for p in (learned, estimator.parameters())]
+    human = ProbitHuman(args, expert, human_model or actor, rng=None)  # each episode has a generator of its own
+    files = [policy.sha256 for policy in (expert, initial, human_model) if policy]
+
+    global_step, rounds, expert_steps, takeovers = 0, 0, 0, 0
+    setting = {}  # what was measured before the first round
+    data = [torch.empty(0, *env.observation_space.shape), torch.empty(0, *env.action_space.shape), torch.empty(0)]
+    data = [values.to(device) for values in data]  # D: observations (n, O), executed actions (n, A) and nu (n,)
+    foretold = torch.empty(0, 7)  # since the last evaluation: nu; ln p(nu=1) and ln p(nu=0) by model, network, majority
+    counts = np.zeros(2, dtype=int)  # since the last evaluation: steps, under expert control
+    if checkpoint:
+        if checkpoint["files"] != files:
+            raise InputError(f"--resume {run_dir}: an expert's file has changed since")
+        for module, state in zip((*networks, *optimizers), checkpoint["states"]):
+            module.load_state_dict(state)
+        global_step, rounds, expert_steps, takeovers, setting = checkpoint["progress"]
+        data = [values.to(device) for values in checkpoint["data"]]
+        foretold, counts = checkpoint["foretold"], checkpoint["counts"].numpy()
+        human.cost = setting["intervention_cost"]
+
+    run = Run(args, run_dir, checkpoint, global_step, total=args.rounds, initial=rounds, unit="round")
+    if not checkpoint:
+        run.bar.set_description("before the first round")
+        setting = measure(args, env, eval_envs, actor, human)
+        if mental_model:
+            warm_start(args, env, actor, mental_model)
+        run.evaluate(actor, eval_envs, 0, row_of(rounds, counts, expert_steps, takeovers, foretold))
+        run.bar.set_description(None)
+    while rounds < args.rounds and expert_steps != args.max_interventions:
+        # The robot acts, the person takes over, for k episodes. (section III)
+        watched = []
+        for episode in range(rounds * args.round_episodes, (rounds + 1) * args.round_episodes):
+            if expert_steps != args.max_interventions:
+                budget = args.max_interventions and args.max_interventions - expert_steps
+                watched.append(rollout(env, actor, human, seed_for(args.seed, 0, episode), budget))
+                expert_steps += int(watched[-1]["nu"].sum())
+                takeovers += watched[-1]["takeovers"]
+        new = [torch.cat([episode[name] for episode in watched]).to(device) for name in ("obs", "actions", "nu")]
+        global_step += len(new[0])
+        counts += (len(new[0]), int(new[2].sum()))
+
+        # Who would have foretold these interventions from the rounds before? (section VII)
+        if rounds:
+            with torch.no_grad():
+                logit = estimator(new[0])
+                network = F.logsigmoid(logit), F.logsigmoid(-logit)
+                model = network
+                if mental_model:
+                    policies = actor(new[0]), mental_model(new[0])
+                    model = intervention_log_probs(*policies, human.cost, args.intervention_scale)
+                share = data[2].mean().clamp(1e-3, 1 - 1e-3)
+                majority = share.log().expand_as(logit), (1 - share).log().expand_as(logit)
+            foretold = torch.cat([foretold, torch.stack([new[2], *model, *network, *majority], -1).cpu()])  # (n, 7)
+        data = [torch.cat(both) for both in zip(data, new)]
+
+        # Learn from all rounds, from where the networks stand. (Eq. 5)
+        for _ in range(args.round_epochs):
+            for i in torch.randperm(len(data[0])).to(device).split(args.batch_size):
+                obs, actions, nu = (values[i] for values in data)
+                j1, j2, j = losses(args, human.cost, actor, mental_model, obs, actions, nu)
+                guess = F.binary_cross_entropy_with_logits(estimator(obs), nu)
+                for optimizer, loss in zip(optimizers, (j, guess)):
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+        if not math.isfinite((j + guess).item()):
+            sys.exit(f"round {rounds}: learning broke down (loss {j}, {guess}), checkpoint kept: {run_dir}")
+        for name, value in (("j1", j1), ("j2", j2), ("network", guess)):
+            run.writer.add_scalar(f"losses/{name}", value, global_step)
+        rounds += 1
+
+        if rounds % args.eval_frequency == 0 or rounds == args.rounds or expert_steps == args.max_interventions:
+            row = row_of(rounds, counts, expert_steps, takeovers, foretold)
+            run.evaluate(actor, eval_envs, global_step, row, interventions=f"{row['intervention_rate']:.0%}")
+            foretold = foretold[:0]
+            counts[:] = 0
+        run.bar.update()
+        state = {"files": files, "data": data, "foretold": foretold, "counts": torch.from_numpy(counts)}
+        state |= {"states": [module.state_dict() for module in (*networks, *optimizers)]}
+        run.save(global_step, state | {"progress": (global_step, rounds, expert_steps, takeovers, setting)})
+
+    tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
+    summary = {"env_steps": global_step, "rounds": rounds, "expert_steps": expert_steps, "takeovers": takeovers}
+    summary |= {"before": setting, "seconds": {"total": run.total}}
+    shown = {"with interventions, expert": f"{setting['assisted_score']:.1f}, {setting['expert_score']:.1f}"}
+    shown |= {"c, scale": f"{human.cost}, {args.intervention_scale}"}
+    shown |= {"expert steps, takeovers": f"{expert_steps}, {takeovers}"}
+    run.finish(run.rows[-1], actor, tensors, summary, shown)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (InputError, OSError) as error:  # bad input, or a full disk
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)

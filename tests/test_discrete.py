@@ -1,0 +1,135 @@
+"""Discrete actions: one-hot vectors, categorical policies, and who learns from them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bc
+import dagger
+import experts
+import hg_dagger
+import iwr
+import mile
+import rlif_rlpd
+import sirius
+from experts import InputError, load_demonstrations, load_expert
+from tests import tiny
+
+SCRIPTS = bc, dagger, hg_dagger, mile, iwr, sirius
+EXPERT = "../expert.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def people(tmp_path, monkeypatch):
+    """As in conftest.py, but discrete; the expert is the shipped one of that environment as well."""
+    (tmp_path / "experts" / "Switched-v0").mkdir(parents=True)
+    (tmp_path / "inside").mkdir()
+    tiny.write_people(tmp_path, discrete=True)
+    shutil.copy(tmp_path / "expert.safetensors", tmp_path / "experts" / "Switched-v0" / "top.safetensors")
+    monkeypatch.setattr(experts, "FOLDER", tmp_path / "experts")
+    monkeypatch.chdir(tmp_path / "inside")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_actions_are_one_hot_vectors(script):
+    env = script.make_env("Switched-v0")
+    assert env.action_space.shape == (3,) and env.observation_space.shape == (2,)
+    for choice, push in enumerate([-1.0, 0.0, 1.0]):
+        env.reset(seed=0)
+        assert env.step(np.eye(3, dtype=np.float32)[choice])[0][1] == push  # the last push is observed
+
+
+def test_a_categorical_policy_is_the_same_from_its_file():
+    expert, env = load_expert("Switched-v0", EXPERT), mile.make_env("Switched-v0")
+    actor = mile.make_actor(env, (32,))
+    assert isinstance(actor, mile.CategoricalActor) and expert.discrete and expert.act_dim == 3
+    actor.load_state_dict(expert.state)
+    obs = np.array([[0.5, 0], [0.05, 0], [-0.5, 0]], dtype=np.float32)
+    logits = torch.tensor([[17.0, 0, -23], [-1, 0, -5], [-23, 0, 17]])
+    for policy in (expert(obs), actor(obs)):
+        assert len(policy) == 1
+        torch.testing.assert_close(policy[0], logits)
+    for deterministic in (True, False):
+        acts = []
+        for policy in (expert, actor):
+            torch.manual_seed(1)
+            acts.append(np.asarray(policy.act(np.repeat(obs, 100, 0), deterministic)))
+        assert np.array_equal(*acts) and set(acts[0].flat) == {0.0, 1.0} and (acts[0].sum(-1) == 1).all()
+    assert acts[0][100:200].mean(0) == pytest.approx(logits[1].softmax(-1).numpy(), abs=0.1)
+
+
+def test_likelihood_of_one_hot_actions():
+    actor, actions = mile.CategoricalActor(2, 3, (8,)), torch.eye(3)[[0, 2, 2, 1]]
+    policy = actor(torch.randn(4, 2))
+    expected = torch.distributions.OneHotCategorical(logits=policy[0]).log_prob(actions)
+    torch.testing.assert_close(actor.log_prob(policy, actions), expected)
+
+
+def test_demonstrations_have_one_hot_actions():
+    env, expert = bc.make_env("Switched-v0"), load_expert("Switched-v0", "top")
+    data = load_demonstrations(env, "Switched-v0", 3)
+    assert data["obs"].shape == (150, 2) and data["actions"].shape == (150, 3)
+    pushes = data["actions"] @ np.array([-1.0, 0.0, 1.0])
+    np.testing.assert_array_equal(data["next_obs"][:, 1], pushes)
+    likeliest = expert.act(data["obs"], deterministic=True).numpy()
+    assert (data["actions"] == likeliest).all(-1).mean() > 0.6  # it samples
+
+
+CLONING = (
+    "--env-id", "Switched-v0", "--hidden-sizes", 16, "--eval-episodes", 5, "--num-threads", 1, "--demo-episodes", 10,
+    "--learning-rate", 1e-2,
+)  # fmt: skip
+ROUNDS = "--round-episodes", 2, "--round-updates", 150, "--demo-episodes", 0, "--expert", EXPERT
+
+
+def last_return(run_dir):
+    model = load_expert("Switched-v0", str(run_dir / "model.safetensors"), mile.make_env("Switched-v0"))
+    assert model.facts["distribution"] == "categorical" and model.act_dim == 3
+    return float(tiny.rows(run_dir)[-1]["return_mean"])
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        (bc, ("--total-timesteps", 300, "--eval-frequency", 300)),
+        (dagger, (*ROUNDS, "--labels", "all", "--total-timesteps", 300)),
+        (hg_dagger, (*ROUNDS, "--doubt-novices", 1, "--total-timesteps", 500)),
+    ],
+    ids=["bc", "dagger", "hg_dagger"],
+)
+def test_cloning_scripts_learn_discrete_actions(script, options):
+    script.main(script.parse_args([str(option) for option in (*CLONING, *options, "--exp-name", "a")]))
+    assert last_return(next(Path("runs").glob("*__a__*"))) > 40  # of 50
+
+
+@pytest.mark.parametrize("script", [mile, iwr, sirius, hg_dagger], ids=lambda script: script.__name__)
+def test_scripts_with_miles_person_learn_discrete_actions(script):
+    updates = ("--round-updates", 150) if script is hg_dagger else ("--round-epochs", 150)
+    options = "--env-id", "Switched-v0", "--rounds", 4, "--eval-frequency", 4, *updates
+    run_dir = tiny.run_mile(script, "a", *options)
+    assert last_return(run_dir) > 35
+    if script is not hg_dagger:
+        assert float(tiny.rows(run_dir)[0]["return_mean"]) < 10
+
+
+def refusal(script, *options):
+    with pytest.raises(InputError) as caught:
+        script.main(script.parse_args([str(option) for option in options]))
+    assert "\n" not in str(caught.value) and not list(Path().glob("runs/*"))
+    return str(caught.value)
+
+
+def test_rlif_refuses_discrete_actions_and_names_a_task_that_it_learns():
+    message = refusal(rlif_rlpd, "--env-id", "Switched-v0", "--expert", EXPERT, "--reference", EXPERT)
+    assert "Switched-v0" in message and "LunarLanderContinuous-v3" in message
+
+
+def test_policies_of_the_other_kind_are_refused():
+    tiny.write_expert("continuous.safetensors", [[0.0, 0.0]] * 3)
+    message = refusal(iwr, "--env-id", "Switched-v0", "--expert", "continuous.safetensors")
+    assert message == "continuous.safetensors: is not for discrete actions, unlike Switched-v0"
+    message = refusal(iwr, "--env-id", "Walled-v0", "--expert", EXPERT)
+    assert message == f"{EXPERT}: is for discrete actions, unlike Walled-v0"
