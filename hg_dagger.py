@@ -588,8 +588,8 @@ def main(args):
     expert = load_expert(args.env_id, args.expert, env)
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
     initial = load_expert(args.env_id, args.initial_policy, env) if args.initial_policy else None
-    human_model = args.human_model if args.intervention == "mile" else "robot"
-    human_model = load_expert(args.env_id, human_model, env) if human_model != "robot" else None
+    expects = args.intervention == "mile" and args.human_model != "robot"
+    human_model = load_expert(args.env_id, args.human_model, env) if expects else None
     if reference and not reference.has_q:
         raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
@@ -611,8 +611,10 @@ def main(args):
     data = [values.to(device) for values in data]
     options = {"lr": args.learning_rate, "weight_decay": args.weight_decay, "fused": True}
     optimizers = [torch.optim.AdamW(novice.parameters(), **options) for novice in novices]
-    kind = {"threshold": ThresholdHuman, "mile": ProbitHuman}.get(args.intervention, SimulatedHuman)
-    human = kind(args, expert, human_model or reference or actor, rng)
+    if args.intervention == "mile":
+        human = ProbitHuman(args, expert, human_model or actor, rng)
+    else:
+        human = (ThresholdHuman if args.intervention == "threshold" else SimulatedHuman)(args, expert, reference, rng)
     files = [policy.sha256 for policy in (expert, reference, human_model, initial) if policy]
 
     global_step, rounds, expert_steps, takeovers, episode = 0, 0, 0, 0, 0

@@ -2,7 +2,7 @@
 
 Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519; "Eq. 1" to "Eq. 5" in comments are its.
 
-    python mile.py                                    # Meta-World's peg insertion: about ten minutes
+    python mile.py                                    # Meta-World's peg insertion
     python mile.py --rounds 1 --round-episodes 15     # the paper's single iteration
     python mile.py --no-mental-model                  # BC-intervention: a network guesses when, cloning learns what
     python mile.py --help                             # every option
@@ -124,23 +124,6 @@ def make_env(env_id, render_mode=None):
     if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
         return env
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-
-
-class EndWhenDropped(gym.Wrapper):
-    """AdroitHandPen with an end when the pen falls from the hand."""
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, bool(terminated or obs[26] < 0.075), truncated, info  # obs[26]: the pen's height in metres
-
-
-def make_training_env(env_id):
-    """The environment to learn in: AdroitHandPen as D4RL's pen, which ends when the pen is dropped or after 100 steps.
-
-    Evaluation has the full 200 steps, dropped or not.
-    """
-    env = make_env(env_id)
-    return gym.wrappers.TimeLimit(EndWhenDropped(env), 100) if env_id.startswith("AdroitHandPen") else env
 
 
 def seed_for(*key):
@@ -624,7 +607,7 @@ def main(args):
     if args.capture_video and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
 
-    env = make_training_env(args.env_id)
+    env = make_env(args.env_id)
     eval_envs = [make_env(args.env_id) for _ in range(min(args.eval_episodes, 20))]
     expert, initial = (load_expert(args.env_id, level, env) for level in (args.expert, args.initial_policy))
     human_model = load_expert(args.env_id, args.human_model, env) if args.human_model != "robot" else None

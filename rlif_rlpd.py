@@ -834,8 +834,8 @@ def main(args):
     eval_envs = [make_env(args.env_id) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
-    human_model = args.human_model if args.intervention == "mile" else "robot"
-    human_model = load_expert(args.env_id, human_model, env) if human_model != "robot" else None
+    expects = args.intervention == "mile" and args.human_model != "robot"
+    human_model = load_expert(args.env_id, args.human_model, env) if expects else None
     initial = load_expert(args.env_id, args.initial_policy, env) if args.initial_policy else None
     if initial and tuple(initial.facts["hidden_sizes"]) != args.hidden_sizes:
         sizes = " ".join(map(str, initial.facts["hidden_sizes"]))

@@ -26,7 +26,7 @@ def episode(env, size):
     return steps
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", ("rlif_rlpd", "hg_dagger", "dagger", "bc"))
 def test_a_dropped_pen_ends_the_episode_in_training_and_not_in_evaluation(script):
     script = importlib.import_module(script)
     training, evaluation = (episode(make(PEN), size=1) for make in (script.make_training_env, script.make_env))
