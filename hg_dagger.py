@@ -2,7 +2,8 @@
 
 Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1" and "Eq. 1" to "Eq. 4" in comments are its.
 When the expert takes over follows its use as a baseline of RLIF (Luo et al., ICLR 2024,
-https://arxiv.org/abs/2311.12996): where the two actions differ, by value as in rlif_rlpd.py, or at random.
+https://arxiv.org/abs/2311.12996): where the two actions differ, by value as in rlif_rlpd.py, or at random; or of MILE
+(Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519): as its simulated human.
 
     python hg_dagger.py                          # Hopper-v5, an expert of 16 %: about seven minutes
     python hg_dagger.py --intervention value     # the same person as in rlif_rlpd.py

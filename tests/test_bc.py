@@ -14,7 +14,6 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import bc
 from experts import InputError, load_checkpoint, load_expert
-from tests import tiny
 
 OPTIONS = (
     "--env-id", "Point-v0", "--dataset-id", "test/linear-v0", "--demo-episodes", 20, "--hidden-sizes", 32, 32,
