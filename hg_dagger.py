@@ -5,7 +5,7 @@ When the expert takes over follows its use as a baseline of RLIF (Luo et al., IC
 https://arxiv.org/abs/2311.12996): where the two actions differ, by value as in rlif_rlpd.py, or at random; or of MILE
 (Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519): as its simulated human.
 
-    python hg_dagger.py                          # Hopper-v5, an expert of 16 %: about seven minutes
+    python hg_dagger.py                          # Hopper-v5, an expert of 16 %: about ten minutes
     python hg_dagger.py --intervention value     # the same person as in rlif_rlpd.py
     python hg_dagger.py --help                   # every option
     python hg_dagger.py --resume runs/<run>      # go on after a stop, to the bit
