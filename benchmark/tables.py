@@ -1,8 +1,11 @@
-"""Runs one seed of every cell of a table: the RLIF paper's 1 and 3, with fewer environment steps, or our options.
+"""Runs one seed of every cell of the papers' tables: RLIF's 1 and 3, with fewer environment steps, MILE's figures.
 
     python benchmark/tables.py --table 1
     python benchmark/tables.py --table 3
-    python benchmark/tables.py --table options                    # the default command with one option changed
+    python benchmark/tables.py --table options                    # rlif_rlpd.py with one option changed
+    python benchmark/tables.py --table figure3                    # MILE: one round of 15 episodes
+    python benchmark/tables.py --table figure4                    # MILE: 20 rounds of one episode
+    python benchmark/tables.py --table figure5                    # figure4 with 1, 3, 5 demonstrations for the others
     python benchmark/tables.py --table 1 --only Hopper-v5-low     # the cells whose name contains this
     python benchmark/tables.py --table 1 --list                   # only print the commands
 
@@ -10,11 +13,14 @@ The files of a cell are benchmark/results/table1/<env_id>-<expert>-<method>/seed
 are there is not run again, an interrupted one is resumed. `python benchmark/report.py` prints the tables.
 """
 
+import json
+import sys
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import tyro
-from run import run_all
+from run import ROOT, run_all
 
 # by task: the experts of Table 1, the environment steps, the options that all scripts share, those of rlif_rlpd.py
 # alone, and those of dagger.py and hg_dagger.py; with this noise cloning the demonstrations scores about what it does in
@@ -48,12 +54,29 @@ OPTIONS = {
         "--target-entropy -4.5", "--demo-episodes 0", "--demo-noise 0", "--utd-ratio 4",
     )
 }  # fmt: skip
+MILE_TASKS = {
+    "lander": "LunarLander-v3", "lander_continuous": "LunarLanderContinuous-v3", "drawer": "Meta-World/drawer-open-v3",
+    "peg": "Meta-World/peg-insert-side-v3", "button": "Meta-World/button-press-v3",
+}  # fmt: skip
+# one person for all: {cost} and {expert_steps} are what MILE's run found c to be, and for how many steps they acted
+PERSON = "--expert top --intervention mile --intervention-cost {cost} --takeover-steps 1 --initial-policy initial"
+MILE_METHODS = {
+    "mile": "mile.py --eval-frequency 5",
+    "bc-intervention": "mile.py --eval-frequency 5 --no-mental-model --intervention-cost {cost}",
+    "iwr": "iwr.py --eval-frequency 5 --intervention-cost {cost}",
+    "sirius": "sirius.py --eval-frequency 5 --intervention-cost {cost}",
+    "hg-dagger": f"hg_dagger.py --eval-frequency 1000 {PERSON} --doubt-novices 0 --round-updates 300 --batch-size 1024 "
+    "--learning-rate 1e-4 --demo-noise 0",
+    "rlif": f"rlif_rlpd.py --eval-frequency 5000 {PERSON} --utd-ratio 15 --bf16 --demo-noise 0 --total-timesteps 20000 "
+    "--max-interventions {expert_steps}",
+}
 
 
 @dataclass
 class Args:
-    # 1: methods by tasks and experts; 3: RLIF on Walker2d-v5 by experts and references; options: RLIF on Hopper-v5
-    table: Literal["1", "3", "options"] = "1"
+    # 1: methods by tasks and experts; 3: RLIF on Walker2d-v5 by experts and references; options: RLIF on Hopper-v5;
+    # figures of MILE's paper, 3: methods by tasks; 4: the same on two tasks in 20 rounds; 5: with demonstrations
+    table: Literal["1", "3", "options", "figure3", "figure4", "figure5"] = "1"
     only: str = ""  # cells whose name contains this
     list: bool = False  # print the commands, run nothing
     seed: int = 1
@@ -81,6 +104,8 @@ def cells(table):
             for expert in EXPERTS
             for reference in REFERENCES
         }
+    if table.startswith("figure"):
+        return figure(table)
     commands = {f"{env_id}-bc": command(env_id, "bc") for env_id in TASKS}
     for env_id, (levels, *_) in TASKS.items():
         for level in levels:
@@ -89,13 +114,54 @@ def cells(table):
     return commands
 
 
+def figure(name):
+    """The commands of a figure of MILE's paper; {cost} and {expert_steps} are to be filled in."""
+    once, tasks = name == "figure3", list(MILE_TASKS) if name == "figure3" else ["drawer", "peg"]
+    rounds = "--rounds 1 --round-episodes 15" if once else "--rounds 20 --round-episodes 1"
+    demonstrations, methods = (0,), list(MILE_METHODS)
+    if name == "figure5":
+        demonstrations, methods, tasks = (1, 3, 5), ["iwr", "sirius", "hg-dagger", "rlif"], ["drawer"]
+    commands = {}
+    for task, method, demos in product(tasks, methods, demonstrations):
+        if (task, method) == ("lander", "rlif"):
+            continue  # it needs continuous actions
+        parts = [MILE_METHODS[method], f"--env-id {MILE_TASKS[task]} --eval-episodes 100 --num-threads 1"]
+        if method == "hg-dagger" and once:  # its episodes are others: as many interventions, in as many as it takes
+            parts.append("--rounds 1 --round-episodes 100 --max-interventions {expert_steps}")
+        elif method != "rlif":
+            parts.append(rounds)
+        elif task == "lander_continuous":
+            parts.append("--termination bootstrap")  # a landing ends an episode as a crash does
+        if method in ("hg-dagger", "rlif") or demos:
+            parts.append(f"--demo-episodes {demos}")
+        commands[f"{task}-{method}" + f"-{demos}-demos" * (demos > 0)] = " ".join(parts)
+    return commands
+
+
+def fill_in(table, name, line, seed):
+    """The command with what MILE's run of the same task and seed found in the place of {cost} and {expert_steps}."""
+    if "{" not in line:
+        return line
+    table, mile = table.replace("5", "4"), f"{name.split('-')[0]}-mile"
+    path = ROOT / "benchmark" / "results" / table / mile / f"seed_{seed}.json"
+    if not path.exists():
+        print(f"{name} is given what MILE's run found; first: "
+              f"python benchmark/tables.py --table {table} --only {mile} --seed {seed}", file=sys.stderr)  # fmt: skip
+        sys.exit(2)
+    summary = json.loads(path.read_text())
+    return line.format(cost=summary["before"]["intervention_cost"], expert_steps=summary["expert_steps"])
+
+
 def main(args):
     chosen = {name: line for name, line in cells(args.table).items() if args.only in name}
     if args.list:
         print("\n".join(f"{name}: python {line}" for name, line in chosen.items()))
-    else:
-        folder = args.table if args.table == "options" else f"table{args.table}"
-        run_all([(f"{folder}/{name}", line, args.seed) for name, line in chosen.items()], args.jobs)
+        return
+    folder = f"table{args.table}" if args.table in ("1", "3") else args.table
+    for given in (False, True):  # MILE's runs come first, the others are given what they found
+        runs = {name: line for name, line in chosen.items() if ("{" in line) == given}
+        lines = [(f"{folder}/{name}", fill_in(args.table, name, line, args.seed)) for name, line in runs.items()]
+        run_all([(*line, args.seed) for line in lines], args.jobs)
 
 
 if __name__ == "__main__":
