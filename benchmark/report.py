@@ -143,11 +143,12 @@ PAPER_REFERENCES = {"top": (78.9, 85.9, 109.0), "middle": (38.8, 71.2, 99.7), "l
 
 
 def cell(path, paper):
-    """The last evaluation of a run, mean action, and the paper's figure in brackets."""
+    """The last and the best evaluation of a run, mean action, and the paper's figure in brackets."""
     if not path.exists():
-        return f"- ({paper})"
-    final = json.loads(path.read_text())["final"]
-    return f"{final[headline(final)]:.1f} ({paper})"
+        return f"- ({paper:.0f})"
+    summary = json.loads(path.read_text())
+    key = headline(summary["final"])
+    return f"{summary['final'][key]:.0f} / {summary['best'][key]:.0f} ({paper:.0f})"
 
 
 def paper_tables(results, seed=1):
@@ -167,10 +168,74 @@ def paper_tables(results, seed=1):
             lines.append(f"| {env_id}, {level} ({score:.0f}) | {' | '.join(cells)} |")
     lines += ["", f"| expert \\ reference | {' | '.join(tables.REFERENCES)} |", "|-|-|-|-|"]
     for expert in tables.EXPERTS:
-        row = zip(tables.REFERENCES, PAPER_REFERENCES[expert])
-        cells = [cell(results / "table3" / f"{expert}-{name}" / f"seed_{seed}.json", paper) for name, paper in row]
+        folders = [f"table3/{expert}-{name}" for name in tables.REFERENCES]
+        if folders[-1].removeprefix("table3/") not in tables.cells("3"):
+            folders[-1] = f"table1/Walker2d-v5-{expert}-rlif"
+        row = zip(folders, PAPER_REFERENCES[expert])
+        cells = [cell(results / folder / f"seed_{seed}.json", paper) for folder, paper in row]
         lines.append(f"| {expert} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def score_of(path):
+    """The last evaluation of a run, mean action, or - if it is not there."""
+    if not path.exists():
+        return "-"
+    final = json.loads(path.read_text())["final"]
+    return f"{final[headline(final)]:.0f}"
+
+
+def mile_tables(results, seed=1):
+    """Three Markdown tables: what one seed gives in the settings of Figures 3, 4 and 5 of MILE's paper."""
+    methods = list(tables.MILE_METHODS)
+    header = ["figure", "task", "alone at first", "with the person", "expert", "their steps", *methods]
+    lines = [f"| {' | '.join(header)} |", "|-|-" + "|-" * (len(header) - 2) + "|"]
+    for name in ("figure3", "figure4"):
+        for task in dict.fromkeys(cell.split("-")[0] for cell in tables.figure(name)):
+            path = results / name / f"{task}-mile" / f"seed_{seed}.json"
+            if path.exists():
+                mile = json.loads(path.read_text())
+                first = np.genfromtxt(path.with_suffix(".csv"), delimiter=",", names=True)[0]
+                before, key = mile["before"], headline(mile["final"])
+                facts = [first[key], before["assisted_score"], before["expert_score"]]
+                cells = [f"{x:.0f}" for x in facts] + [f"{mile['expert_steps']} of {mile['env_steps']}"]
+                cells += [score_of(results / name / f"{task}-{method}" / path.name) for method in methods]
+                lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
+    lines += ["", "| method | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
+    for method in methods:
+        folders = [results / "figure4" / f"drawer-{method}"]
+        folders += [results / "figure5" / f"drawer-{method}-{demos}-demos" for demos in (1, 3, 5)]
+        lines.append(f"| {method} | {' | '.join(score_of(folder / f'seed_{seed}.json') for folder in folders)} |")
+    lines += ["", "| task | foretold by | accuracy | balanced accuracy | log-loss |", "|-|-|-|-|-|"]
+    for task in ("drawer", "peg"):
+        path = results / "figure4" / f"{task}-mile" / f"seed_{seed}.csv"
+        for source in ("model", "network", "majority") if path.exists() else ():
+            columns = np.genfromtxt(path, delimiter=",", names=True)
+            names = [f"{source}_{what}" for what in ("accuracy", "balanced_accuracy", "log_loss")]
+            cells = [f"{np.nanmean(columns[name]):.2f}" for name in names]
+            lines.append(f"| {task} | {source} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def mile_curves(results, seed=1):
+    """Success over environment steps of all methods in the setting of Figure 4 of MILE's paper."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    for axis, task in zip(axes, ("drawer", "peg")):
+        for method in tables.MILE_METHODS:
+            path = results / "figure4" / f"{task}-{method}" / f"seed_{seed}.csv"
+            if path.exists():
+                columns = np.genfromtxt(path, delimiter=",", names=True)
+                axis.plot(columns["global_step"], columns["success_rate"], label=method, marker="o", markersize=3)
+        summary = json.loads((results / "figure4" / f"{task}-mile" / f"seed_{seed}.json").read_text())["before"]
+        for what, key in (("expert", "expert_score"), ("first policy, with the person", "assisted_score")):
+            axis.axhline(summary[key], color="0.6", linewidth=1, linestyle="--")
+            axis.text(0, summary[key] + 1, what, va="bottom", fontsize=7, color="0.4")
+        axis.set(title=tables.MILE_TASKS[task], xlabel="environment steps", ylim=(0, 105))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("success, mean action (%)")
+    axes[1].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure
 
 
 def speed_tables(folder):
@@ -216,6 +281,7 @@ def main():
     methods = [FOLDER / "results" / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]
     print(f"\n{comparison(methods)}")
     print(f"\n{paper_tables(FOLDER / 'results')}")
+    print(f"\n{mile_tables(FOLDER / 'results')}")
     print(f"\n{speed_tables(FOLDER / 'results' / 'speed')}")
 
 
