@@ -2,12 +2,13 @@
 
     python benchmark/report.py
 
-Prints a table of the runs with three seeds or more, and draws them in benchmark/figures/<name>.png; prints one line for
-each folder of results, and the tables of speed; draws timeline.png, the method.
+Prints every table and puts it into the README, in the place of the one with the same first line; draws the pictures in
+benchmark/figures.
 """
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -100,15 +101,20 @@ def table(runs):
     return "\n".join(lines)
 
 
-def overview(name, command, runs):
-    """A line about a folder of results: the scores of its seeds in their order."""
-    seeds = ", ".join(str(seed) for seed in runs)
-    first = next(iter(runs.values()))
-    key = headline({name: first[name][-1] for name in first.dtype.names})
-    reached = [c[key][c["global_step"] == 30_000] for c in runs.values()]  # or nothing
-    early = ", ".join(f"{score[0]:.0f}" if len(score) else "-" for score in reached)
-    last = ", ".join(f"{c[key][-1]:.0f} ({c['global_step'][-1] / 1000:.0f}k)" for c in runs.values())
-    return f"| {name} | `{command}` | {seeds} | {early} | {last} |"
+def overview(what, folders):
+    """A Markdown table of rlif_rlpd.py with other options: the scores of all seeds in their order, mean action."""
+    lines = [f"| {what} | seeds | at 30,000 steps | at the end | best |", "|-|-|-|-|-|"]
+    for folder in folders:
+        command, runs = load(folder)
+        options = command.removeprefix("python rlif_rlpd.py").replace(" --num-threads 1", "").strip()
+        first = next(iter(runs.values()))
+        key = headline({name: first[name][-1] for name in first.dtype.names})
+        reached = [c[key][c["global_step"] == 30_000] for c in runs.values()]  # or nothing
+        early = [f"{score[0]:.0f}" if len(score) else "-" for score in reached]
+        last, best = ([f"{f(c[key]):.0f}" for c in runs.values()] for f in (lambda scores: scores[-1], np.max))
+        label = f"`{options}`" if options else "none"
+        lines.append(f"| {label} | {' | '.join(', '.join(map(str, cell)) for cell in (runs, early, last, best))} |")
+    return "\n".join(lines)
 
 
 def comparison(folders):
@@ -261,28 +267,42 @@ def speed_tables(folder):
     return "\n".join(lines)
 
 
+def all_tables(results):
+    """Every table of the README, as Markdown."""
+    hopper = [results / name for name in ("hopper", "hopper-reset", "hopper-clean-reset", "hopper-clean-reset-bf16")]
+    hopper += [results / "rlpd-task-reward", *sorted(results.glob("options/*"))]
+    other = [*sorted(results.glob("walker*")), *sorted(results.glob("pen*"))]
+    parts = [table(load(results / "hopper")[1])]
+    parts.append(comparison([results / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]))
+    parts += paper_tables(results).split("\n\n")
+    parts += [overview("options on Hopper-v5", hopper), overview("options on other tasks", other)]
+    parts += mile_tables(results).split("\n\n") if (results / "figure4").exists() else []
+    return parts + speed_tables(results / "speed").split("\n\n")
+
+
+def rewrite(readme, markdown):
+    """The README's text with these tables in the place of those with the same first line."""
+    for block in markdown:
+        first = re.escape(block.splitlines()[0])
+        readme = re.sub(rf"^{first}\n(\|.*\n)*", lambda _: f"{block}\n", readme, flags=re.M)
+    return readme
+
+
 def main():
-    (FOLDER / "figures").mkdir(exist_ok=True)
-    timeline().savefig(FOLDER / "figures" / "timeline.png", dpi=130, bbox_inches="tight")
-    cloning = json.loads((FOLDER / "results" / "hopper-bc" / "seed_1.json").read_text())["final"]
+    results, figures = FOLDER / "results", FOLDER / "figures"
+    figures.mkdir(exist_ok=True)
+    timeline().savefig(figures / "timeline.png", dpi=130, bbox_inches="tight")
+    cloning = json.loads((results / "hopper-bc" / "seed_1.json").read_text())["final"]
     levels = {
         "cloning the demonstrations": cloning["normalized_score"],
         "the expert who takes over": load_expert("Hopper-v5", "low").facts["score_mean"],
     }
-    lines = ["| name | command | seeds | score at 30,000 steps | last score (at step) |", "|-|-|-|-|-|"]
-    folders = [*(FOLDER / "results").iterdir(), *(FOLDER / "results" / "options").glob("*")]
-    for folder in sorted(path for path in folders if any(path.glob("seed_*.csv"))):
-        command, runs = load(folder)
-        lines.append(overview(folder.name, command, runs))
-        if len(runs) > 2 and folder.name in ("hopper", "walker"):
-            curves(runs, levels).savefig(FOLDER / "figures" / f"{folder.name}.png", dpi=130)
-            print(f"{command}\n\n{table(runs)}\n")
-    print("\n".join(lines))
-    methods = [FOLDER / "results" / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]
-    print(f"\n{comparison(methods)}")
-    print(f"\n{paper_tables(FOLDER / 'results')}")
-    print(f"\n{mile_tables(FOLDER / 'results')}")
-    print(f"\n{speed_tables(FOLDER / 'results' / 'speed')}")
+    curves(load(results / "hopper")[1], levels).savefig(figures / "hopper.png", dpi=130)
+    if (results / "figure4").exists():
+        mile_curves(results).savefig(figures / "mile.png", dpi=130)
+    markdown, readme = all_tables(results), FOLDER.parent / "README.md"
+    readme.write_text(rewrite(readme.read_text(), markdown))
+    print("\n\n".join(markdown))
 
 
 if __name__ == "__main__":
