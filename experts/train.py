@@ -32,15 +32,13 @@ import rlif_rlpd
 from experts import FOLDER, MAX_ACTION, InputError, load_demonstrations, load_expert, normalized_score, save_expert
 
 NOISE = 0.1  # standard deviation of every policy, before the tanh
-BEGINNERS = {  # of MILE's tasks: how little they see of the scripted policy
-    "Meta-World/peg-insert-side-v3": {
-        "lessons": 60, "disturbances": (0.0, 0.1, 0.3, 0.6), "label_noise": 0.2, "updates": 150,
-    },
-    "Meta-World/drawer-open-v3": {"lessons": 2, "updates": 600, "seed": 3},
-    "Meta-World/button-press-v3": {"lessons": 2, "updates": 400, "seed": 2},
-    "LunarLander-v3": {"lessons": 3, "updates": 1_000, "seed": 2},
-    "LunarLanderContinuous-v3": {"lessons": 2, "updates": 1_000, "seed": 3},
-}  # fmt: skip
+BEGINNERS = {  # of MILE's tasks: on Meta-World they stop learning early, on LunarLander they see little
+    "Meta-World/peg-insert-side-v3": {"lessons": 60, "updates": 150},
+    "Meta-World/drawer-open-v3": {"lessons": 60, "updates": 30},
+    "Meta-World/button-press-v3": {"lessons": 60, "updates": 7, "seed": 4},
+    "LunarLander-v3": {"lessons": 3, "disturbances": (0.0,), "label_noise": 0.0, "updates": 1_000, "seed": 2},
+    "LunarLanderContinuous-v3": {"lessons": 2, "disturbances": (0.0,), "label_noise": 0.0, "updates": 1_000, "seed": 3},
+}
 # Subsamples were tried until the score lay in its level's band, and then measured on new episodes.
 RECIPES = {
     ("Hopper-v5", "top"): {"min_score": 100.0, "critics": True},
@@ -63,7 +61,7 @@ RECIPES = {
     ("AdroitHandPen-v1", "middle"): {"transitions": 300, "seed": 2},
     ("AdroitHandPen-v1", "low"): {"transitions": 50, "seed": 2},
     **{(id, "mental"): {"lessons": 20, "updates": 2_000} for id in BEGINNERS},
-    **{(id, "initial"): {"disturbances": (0.0,), "label_noise": 0.0} | recipe for id, recipe in BEGINNERS.items()},
+    **{(id, "initial"): recipe for id, recipe in BEGINNERS.items()},
     ("LunarLander-v3", "top"): {"label_noise": 0.02},
 }  # fmt: skip
 
