@@ -223,6 +223,23 @@ def mile_tables(results, seed=1):
     return "\n".join(lines)
 
 
+def mile_rounds(folders):
+    """A Markdown table of mile.py on peg insertion: success over its rounds, mean and deviation over seeds."""
+    names = "options of mile.py", "seeds", "alone at first", "with the person", "after 5 rounds", "10", "15", "20"
+    lines = [f"| {' | '.join(names)} | interventions (%) | expert |", "|" + "-|" * (len(names) + 2)]
+    for folder in folders:
+        command, runs = load(folder)
+        summaries = [json.loads((folder / f"seed_{seed}.json").read_text()) for seed in runs]
+        after = [[c["success_rate"][c["round"] == n][0] for c in runs.values()] for n in (0, 5, 10, 15, 20)]
+        assisted, expert = ([s["before"][key] for s in summaries] for key in ("assisted_score", "expert_score"))
+        share = [100 * s["expert_steps"] / s["env_steps"] for s in summaries]  # over all rounds
+        columns = [after[0], assisted, *after[1:], share, expert]
+        cells = [f"{np.mean(column):.0f} ± {np.std(column):.0f}" for column in columns]
+        options = command.removeprefix("python mile.py").replace(" --num-threads 1", "").strip()
+        lines.append(f"| `{options}` | {', '.join(map(str, runs))} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def mile_curves(results, seed=1):
     """Success over environment steps of all methods in the setting of Figure 4 of MILE's paper."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
@@ -276,6 +293,7 @@ def all_tables(results):
     parts.append(comparison([results / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]))
     parts += paper_tables(results).split("\n\n")
     parts += [overview("options on Hopper-v5", hopper), overview("options on other tasks", other)]
+    parts.append(mile_rounds(sorted(results.glob("mile*"))))
     parts += mile_tables(results).split("\n\n") if (results / "figure4").exists() else []
     return parts + speed_tables(results / "speed").split("\n\n")
 
