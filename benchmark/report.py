@@ -191,32 +191,42 @@ def score_of(path):
     return f"{final[headline(final)]:.0f}"
 
 
-def mile_tables(results, seed=1):
-    """Three Markdown tables: what one seed gives in the settings of Figures 3, 4 and 5 of MILE's paper."""
+def mile_methods(results, seed=1):
+    """A Markdown table: one seed of all methods in the settings of Figures 3 and 4 of MILE's paper."""
     methods = list(tables.MILE_METHODS)
     header = ["figure", "task", "alone at first", "with the person", "expert", "their steps", *methods]
-    lines = [f"| {' | '.join(header)} |", "|-|-" + "|-" * (len(header) - 2) + "|"]
+    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
     for name in ("figure3", "figure4"):
         for task in dict.fromkeys(cell.split("-")[0] for cell in tables.figure(name)):
             path = results / name / f"{task}-mile" / f"seed_{seed}.json"
-            if path.exists():
-                mile = json.loads(path.read_text())
-                first = np.genfromtxt(path.with_suffix(".csv"), delimiter=",", names=True)[0]
-                before, key = mile["before"], headline(mile["final"])
-                facts = [first[key], before["assisted_score"], before["expert_score"]]
-                cells = [f"{x:.0f}" for x in facts] + [f"{mile['expert_steps']} of {mile['env_steps']}"]
-                cells += [score_of(results / name / f"{task}-{method}" / path.name) for method in methods]
-                lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
-    lines += ["", "| method | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
-    for method in methods:
+            if not path.exists():
+                continue
+            mile = json.loads(path.read_text())
+            first = np.genfromtxt(path.with_suffix(".csv"), delimiter=",", names=True)[0]
+            before = mile["before"]
+            facts = [first[headline(mile["final"])], before["assisted_score"], before["expert_score"]]
+            cells = [f"{x:.0f}" for x in facts] + [f"{mile['expert_steps']} of {mile['env_steps']}"]
+            cells += [score_of(results / name / f"{task}-{method}" / path.name) for method in methods]
+            lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def mile_demonstrations(results, seed=1):
+    """A Markdown table: one seed of all methods in the setting of Figure 5 of MILE's paper."""
+    lines = ["| drawer, 20 rounds | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
+    for method in tables.MILE_METHODS:
         folders = [results / "figure4" / f"drawer-{method}"]
         folders += [results / "figure5" / f"drawer-{method}-{demos}-demos" for demos in (1, 3, 5)]
         lines.append(f"| {method} | {' | '.join(score_of(folder / f'seed_{seed}.json') for folder in folders)} |")
-    lines += ["", "| task | foretold by | accuracy | balanced accuracy | log-loss |", "|-|-|-|-|-|"]
+    return "\n".join(lines)
+
+
+def mile_predictions(results, seed=1):
+    """A Markdown table: how well interventions were foretold, the mean over the rounds of Figure 4's setting."""
+    lines = ["| task | foretold by | accuracy | balanced accuracy | log-loss |", "|-|-|-|-|-|"]
     for task in ("drawer", "peg"):
-        path = results / "figure4" / f"{task}-mile" / f"seed_{seed}.csv"
-        for source in ("model", "network", "majority") if path.exists() else ():
-            columns = np.genfromtxt(path, delimiter=",", names=True)
+        columns = np.genfromtxt(results / "figure4" / f"{task}-mile" / f"seed_{seed}.csv", delimiter=",", names=True)
+        for source in ("model", "network", "majority"):
             names = [f"{source}_{what}" for what in ("accuracy", "balanced_accuracy", "log_loss")]
             cells = [f"{np.nanmean(columns[name]):.2f}" for name in names]
             lines.append(f"| {task} | {source} | {' | '.join(cells)} |")
@@ -293,8 +303,10 @@ def all_tables(results):
     parts.append(comparison([results / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]))
     parts += paper_tables(results).split("\n\n")
     parts += [overview("options on Hopper-v5", hopper), overview("options on other tasks", other)]
-    parts.append(mile_rounds(sorted(results.glob("mile*"))))
-    parts += mile_tables(results).split("\n\n") if (results / "figure4").exists() else []
+    mile = sorted(results.glob("mile*"))
+    parts += [mile_rounds(mile)] if mile else []
+    for name, make in (("figure3", mile_methods), ("figure4", mile_predictions), ("figure5", mile_demonstrations)):
+        parts += [make(results)] if (results / name).exists() else []
     return parts + speed_tables(results / "speed").split("\n\n")
 
 
