@@ -62,7 +62,7 @@ class Args:
     # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it would do by now
     human_model: str = "mental"
     intervention_cost: float | None = None  # c, what it takes to take over; default: by --target-intervention-rate
-    intervention_scale: float = 3.0  # by which the gap minus c is divided (not in the paper, but in its code)
+    intervention_scale: float = 10.0  # by which the gap minus c is divided (not in the paper, but in its code)
     target_intervention_rate: float = 0.3  # the smallest c of a grid keeps the share of the expert's steps below this
     takeover_steps: int = 1  # steps that the expert keeps control
 

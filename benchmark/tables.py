@@ -54,10 +54,13 @@ OPTIONS = {
         "--target-entropy -4.5", "--demo-episodes 0", "--demo-noise 0", "--utd-ratio 4",
     )
 }  # fmt: skip
-MILE_TASKS = {
-    "lander": "LunarLander-v3", "lander_continuous": "LunarLanderContinuous-v3", "drawer": "Meta-World/drawer-open-v3",
-    "peg": "Meta-World/peg-insert-side-v3", "button": "Meta-World/button-press-v3",
-}  # fmt: skip
+MILE_TASKS = {  # the scale is near what is usual among the gaps that the person sees
+    "lander": "LunarLander-v3 --intervention-scale 3",
+    "lander_continuous": "LunarLanderContinuous-v3",
+    "drawer": "Meta-World/drawer-open-v3",
+    "peg": "Meta-World/peg-insert-side-v3",
+    "button": "Meta-World/button-press-v3 --intervention-scale 100",
+}
 # one person for all: {cost} and {expert_steps} are what MILE's run found c to be, and for how many steps they acted
 PERSON = "--expert top --intervention mile --intervention-cost {cost} --takeover-steps 1 --initial-policy initial"
 MILE_METHODS = {

@@ -205,6 +205,8 @@ def distil(args, env):
     actor = hg_dagger.make_actor(env, (256, 256))
     actor.obs_mean.copy_(obs.mean(0))
     actor.obs_std.copy_(obs.std(0).clamp_min(0.01))
+    if args.level == "top":  # where it has seen little its noise is not to vanish: the labels' noise is everywhere
+        actor.min_log_std = float(np.log(args.label_noise))
     optimizer = torch.optim.Adam(actor.parameters(), 1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, args.updates)
     for _ in trange(args.updates, desc="cloning"):
@@ -354,6 +356,7 @@ def main(args):
     print(row, likeliest, sep="\n")
     facts = {"env_id": args.env_id, "level": args.level, "distribution": actor.distribution, "hidden_sizes": (256, 256)}
     facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "trained_by": note}
+    facts["min_log_std"] = actor.min_log_std
     mean = row[rlif_rlpd.headline(row)]
     if rlif_rlpd.headline(row) == "success_rate":
         std = (mean * (100 - mean)) ** 0.5  # of a single episode, which succeeds or not
