@@ -70,7 +70,7 @@ def test_probability_of_a_takeover_is_the_integral(act_dim, cost, scale):
 
 def test_with_four_actions_and_the_default_scale_a_large_gap_is_certain_and_its_opposite_finite():
     zeros = torch.zeros(1, 4)
-    log_p, log_not_p = mile.intervention_log_probs((zeros, zeros - 3), (zeros + 1, zeros), 3.0, 3.0)
+    log_p, log_not_p = mile.intervention_log_probs((zeros, zeros - 3), (zeros + 1, zeros), 11.0, 10.0)
     assert log_p.item() == pytest.approx(0, abs=1e-6) and -math.inf < log_not_p.item() < -1_000
 
 
@@ -88,7 +88,7 @@ def person(takeover_steps=1, cost=3.0, draws=None):
     """MILE's person, who judges the robot of the tiny runs; its draws, or seeded ones."""
     policies = [load_expert("Walled-v0", f"../{name}.safetensors") for name in ("expert", "mental")]
     rng = SimpleNamespace(random=iter(draws).__next__) if draws else np.random.default_rng(0)
-    options = mile.Args(intervention_cost=cost, takeover_steps=takeover_steps)
+    options = mile.Args(intervention_cost=cost, takeover_steps=takeover_steps, intervention_scale=3.0)
     return mile.ProbitHuman(options, *policies, rng)
 
 
@@ -288,7 +288,7 @@ def test_losses_by_hand(discrete):
     (actor, mental_model), (obs, actions, nu) = small(discrete)
     policy = actor(obs)
     log_pi = actor.log_prob(policy, actions)
-    log_p, log_not_p = mile.intervention_log_probs(policy, mental_model(obs), 1.0, 3.0)
+    log_p, log_not_p = mile.intervention_log_probs(policy, mental_model(obs), 1.0, 10.0)
     taken = nu > 0
     j1, j2, j = mile.losses(mile.Args(intervention_weight=0.3), 1.0, actor, mental_model, obs, actions, nu)
     torch.testing.assert_close(j1, -(log_p[taken].sum() + log_not_p[~taken].sum()) / 10)

@@ -179,7 +179,7 @@ def run_rounds(script, name, *options):
 # mile.py, iwr.py, sirius.py and hg_dagger.py's MILE on a point between two walls, with the files of write_people
 MILE_ROUNDS = (
     "--env-id", "Walled-v0", "--eval-episodes", 2, "--num-threads", 1, "--rounds", 3, "--round-episodes", 2,
-    "--learning-rate", 3e-3, "--intervention-cost", 3, "--expert", "../expert.safetensors",
+    "--learning-rate", 3e-3, "--intervention-cost", 3, "--intervention-scale", 3, "--expert", "../expert.safetensors",
     "--initial-policy", "../initial.safetensors", "--human-model", "../mental.safetensors",
 )  # fmt: skip
 MILE_OWN = {
