@@ -49,9 +49,8 @@ EXPERTS, REFERENCES = ("top", "middle", "low"), ("poor", "high", "top")  # of Ta
 OPTIONS = {
     name.removeprefix("--").replace(" ", "-") or "default": name
     for name in (
-        "", "--termination reset", "--termination bootstrap", "--termination mask", "--no-standardize-obs",
-        "--final-lr-fraction 1", "--intervention-alpha 0.975", "--intervention-alpha 0.998", "--num-qs 10",
-        "--target-entropy -4.5", "--demo-episodes 0", "--demo-noise 0", "--utd-ratio 4",
+        "", "--no-standardize-obs", "--termination bootstrap", "--termination mask", "--final-lr-fraction 1",
+        "--intervention-alpha 0.975",
     )
 }  # fmt: skip
 MILE_TASKS = {  # the scale is near what is usual among the gaps that the person sees

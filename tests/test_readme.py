@@ -57,7 +57,7 @@ def test_command_is_understood(file, script, options):
         SCRIPTS[script].check(args)
 
 
-@pytest.mark.parametrize(("table", "count"), [("1", 3 * 3 * 6 + 3), ("3", 7), ("options", 13)])
+@pytest.mark.parametrize(("table", "count"), [("1", 3 * 3 * 6 + 3), ("3", 7), ("options", 6)])
 def test_the_cells_of_the_tables_are_understood(table, count):
     cells = tables.cells(table)
     assert len(cells) == len(set(cells.values())) == count
