@@ -230,7 +230,7 @@ def calibrate(args, env, actor, human):
     A grid, from below, for the rate does not always fall with c: a rescue changes all that comes after it.
     """
     tried = []
-    for cost in (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0):
+    for cost in (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0):
         human.cost = cost
         rate, score = rate_and_score(env, actor, human, [seed_for(0, 3, i) for i in range(15)])
         tried.append({"cost": cost, "intervention_rate": rate, "score": score})
