@@ -195,15 +195,15 @@ def test_calibration_takes_the_first_cost_below_the_target(robot, short_env, tar
     rates = [one["intervention_rate"] for one in tried]
     costs = [one["cost"] for one in tried]
     assert cost == human.cost == costs[-1] and len(costs) > 2
-    assert costs == [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0][: len(costs)]
+    assert costs == [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0][: len(costs)]
     assert all(rate >= target for rate in rates[:-1]) and rates[-1] < target
     seeds = [mile.seed_for(0, 3, i) for i in range(15)]
     assert mile.rate_and_score(short_env, robot, person(cost=cost), seeds) == (rates[-1], tried[-1]["score"])
 
 
 def test_a_target_that_no_cost_reaches_is_refused_in_one_line(robot, short_env):
-    args = mile.Args(target_intervention_rate=0.1)
-    with pytest.raises(InputError, match="rate 0.1: the lowest rate of the grid is 0.3") as caught:
+    args = mile.Args(target_intervention_rate=0.02)
+    with pytest.raises(InputError, match="rate 0.02: the lowest rate of the grid is 0") as caught:
         mile.calibrate(args, short_env, robot, person(cost=None))
     assert "\n" not in str(caught.value)
 
