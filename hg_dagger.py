@@ -15,7 +15,6 @@ O observation size, A action size, B batch, M novices.
 """
 
 import ctypes.util
-import functools
 import json
 import math
 import os
@@ -34,7 +33,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
-from scipy.special import gammaln, roots_genlaguerre
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -220,34 +218,6 @@ class ThresholdHuman(SimulatedHuman):
         return bool(np.abs(self.expert.act(obs[None])[0].numpy() - proposal).sum() >= threshold)
 
 
-@functools.cache
-def laguerre(degrees, nodes=32):
-    """Nodes and log weights (nodes,) of generalised Gauss-Laguerre quadrature: the mean over half a chi^2."""
-    x, weights = roots_genlaguerre(nodes, degrees / 2 - 1)
-    log_weights = np.log(weights) - gammaln(degrees / 2)
-    return torch.tensor(x, dtype=torch.float32), torch.tensor(log_weights, dtype=torch.float32)
-
-
-def intervention_log_probs(policy, mental_model, cost, scale):
-    """ln p(nu=1 | s) and ln p(nu=0 | s) of MILE's Eq. 2, exactly: (B,) each.
-
-    policy and mental_model are what networks return at s: logits (B, A), or means and log stds (B, A) before the tanh,
-    where all is Gaussian. What counts is how much likelier an action a ~ policy is, to the policy, than what the mental
-    model expects of the robot: gap(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)].
-    """
-    if len(policy) == 1:  # the sum over actions of Eq. 1
-        log_weights = policy[0].log_softmax(-1)  # (B, A)
-        gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(-1, keepdim=True)  # (B, A)
-    else:
-        (mean, log_std), (mental_mean, mental_log_std) = policy, mental_model
-        # -E[ln pi(a')]; and -ln pi(a) is half a chi^2 of A degrees of freedom; what both have besides cancels
-        expected = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
-        half_chi2, log_weights = (x.to(mean.device) for x in laguerre(mean.shape[-1]))  # (nodes,) each
-        gap = expected.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
-    z = (gap - cost) / scale
-    return tuple(torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1))
-
-
 class ProbitHuman:
     """Takes over with the probability of MILE's Eq. 2, which depends on the state and not on the robot's proposal."""
 
@@ -262,14 +232,24 @@ class ProbitHuman:
         self.takeover_left = 0  # steps the expert still keeps control
 
     @torch.no_grad()
+    def gap(self, obs):
+        """MILE's Eq. 1, ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)], for an action a ~ pi, before the tanh."""
+        state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
+        policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
+        if len(policy) == 1:
+            log_pi = policy[0].log_softmax(-1)
+            a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
+            return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
+        (mean, log_std), (robot_mean, robot_log_std) = policy, robot
+        expected = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())
+        noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
+        return (expected - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
+
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
         started = False
-        if self.takeover_left == 0:
-            state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
-            expected = [x.cpu() for x in self.model(state)]
-            log_p, _ = intervention_log_probs(self.expert(state), expected, self.cost, self.args.intervention_scale)
-            started = bool(self.rng.random() < log_p.exp().item())
+        if self.takeover_left == 0:  # noise > c - gap has probability Phi((gap - c) / scale)
+            started = bool(self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal() > self.cost)
             self.takeover_left = self.args.takeover_steps * started
         in_control = self.takeover_left > 0
         self.takeover_left -= in_control

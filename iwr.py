@@ -12,7 +12,6 @@ Read main() first, then weights(). In shapes: O observation size, A action size,
 """
 
 import ctypes.util
-import functools
 import json
 import math
 import os
@@ -30,7 +29,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
-from scipy.special import gammaln, roots_genlaguerre
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -60,9 +58,8 @@ class Args:
     initial_policy: str = "initial"  # what the robot can do at first: a level or a .safetensors file
     # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it would do by now
     human_model: str = "mental"
-    intervention_cost: float | None = None  # c, what it takes to take over; default: by --target-intervention-rate
+    intervention_cost: float = 11.0  # c, what it takes to take over; mile.py finds it for a task
     intervention_scale: float = 10.0  # by which the gap minus c is divided (not in the paper, but in its code)
-    target_intervention_rate: float = 0.3  # the smallest c of a grid keeps the share of the expert's steps below this
     takeover_steps: int = 1  # steps that the expert keeps control
 
     demo_episodes: int = 0  # demonstrations to begin with, besides the initial policy
@@ -130,34 +127,6 @@ def seed_for(*key):
 # --- intervention ----------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def laguerre(degrees, nodes=32):
-    """Nodes and log weights (nodes,) of generalised Gauss-Laguerre quadrature: the mean over half a chi^2."""
-    x, weights = roots_genlaguerre(nodes, degrees / 2 - 1)
-    log_weights = np.log(weights) - gammaln(degrees / 2)
-    return torch.tensor(x, dtype=torch.float32), torch.tensor(log_weights, dtype=torch.float32)
-
-
-def intervention_log_probs(policy, mental_model, cost, scale):
-    """ln p(nu=1 | s) and ln p(nu=0 | s) of MILE's Eq. 2, exactly: (B,) each.
-
-    policy and mental_model are what networks return at s: logits (B, A), or means and log stds (B, A) before the tanh,
-    where all is Gaussian. What counts is how much likelier an action a ~ policy is, to the policy, than what the mental
-    model expects of the robot: gap(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)].
-    """
-    if len(policy) == 1:  # the sum over actions of Eq. 1
-        log_weights = policy[0].log_softmax(-1)  # (B, A)
-        gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(-1, keepdim=True)  # (B, A)
-    else:
-        (mean, log_std), (mental_mean, mental_log_std) = policy, mental_model
-        # -E[ln pi(a')]; and -ln pi(a) is half a chi^2 of A degrees of freedom; what both have besides cancels
-        expected = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
-        half_chi2, log_weights = (x.to(mean.device) for x in laguerre(mean.shape[-1]))  # (nodes,) each
-        gap = expected.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
-    z = (gap - cost) / scale
-    return tuple(torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1))
-
-
 class ProbitHuman:
     """Takes over with the probability of MILE's Eq. 2, which depends on the state and not on the robot's proposal."""
 
@@ -172,14 +141,24 @@ class ProbitHuman:
         self.takeover_left = 0  # steps the expert still keeps control
 
     @torch.no_grad()
+    def gap(self, obs):
+        """MILE's Eq. 1, ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)], for an action a ~ pi, before the tanh."""
+        state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
+        policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
+        if len(policy) == 1:
+            log_pi = policy[0].log_softmax(-1)
+            a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
+            return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
+        (mean, log_std), (robot_mean, robot_log_std) = policy, robot
+        expected = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())
+        noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
+        return (expected - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
+
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
         started = False
-        if self.takeover_left == 0:
-            state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
-            expected = [x.cpu() for x in self.model(state)]
-            log_p, _ = intervention_log_probs(self.expert(state), expected, self.cost, self.args.intervention_scale)
-            started = bool(self.rng.random() < log_p.exp().item())
+        if self.takeover_left == 0:  # noise > c - gap has probability Phi((gap - c) / scale)
+            started = bool(self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal() > self.cost)
             self.takeover_left = self.args.takeover_steps * started
         in_control = self.takeover_left > 0
         self.takeover_left -= in_control
@@ -215,43 +194,6 @@ def rollout(env, actor, human, seed, budget=None):
     success = info.get("success", info.get("is_success"))
     score = float(episodic_return if success is None else 100 * success)
     return {"obs": obs, "actions": actions, "nu": nu, "takeovers": takeovers, "score": score}
-
-
-def rate_and_score(env, actor, human, seeds):
-    """Of watched episodes: the share of steps under expert control, and the mean score."""
-    episodes = [rollout(env, actor, human, seed) for seed in seeds]
-    rate = torch.cat([episode["nu"] for episode in episodes]).mean().item()
-    return rate, float(np.mean([episode["score"] for episode in episodes]))
-
-
-def calibrate(args, env, actor, human):
-    """The smallest c of a grid that keeps the rate of interventions below the target, and what was measured.
-
-    A grid, from below, for the rate does not always fall with c: a rescue changes all that comes after it.
-    """
-    tried = []
-    for cost in (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0):
-        human.cost = cost
-        rate, score = rate_and_score(env, actor, human, [seed_for(0, 3, i) for i in range(15)])
-        tried.append({"cost": cost, "intervention_rate": rate, "score": score})
-        if rate < args.target_intervention_rate:
-            return cost, tried
-    lowest = min(one["intervention_rate"] for one in tried)
-    raise InputError(f"--target-intervention-rate {args.target_intervention_rate}: the lowest rate of the grid is "
-                     f"{lowest:.2f}; another --intervention-scale, or a better initial policy?")  # fmt: skip
-
-
-def measure(args, env, eval_envs, actor, human):
-    """What is known before the first round: c, how it was found, and what the person makes of the initial policy."""
-    tried = []
-    if human.cost is None:
-        human.cost, tried = calibrate(args, env, actor, human)
-    rate, score = rate_and_score(env, actor, human, [seed_for(args.seed, 5, i) for i in range(args.eval_episodes)])
-    facts = {"intervention_cost": human.cost, "calibration": tried, "intervention_rate": rate, "assisted_score": score}
-    alone = make_actor(env, human.expert.facts["hidden_sizes"])
-    alone.load_state_dict(human.expert.state)
-    row = evaluate(args.env_id, alone, eval_envs, args.eval_episodes, seed_for(args.seed, 5), deterministic=False)
-    return facts | {"expert_score": row[headline(row)]}
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -397,8 +339,7 @@ def check(args):
     for names, holds, rule in (
         (f"{positive} round_epochs", lambda x: x > 0, "positive"),
         ("intervention_scale learning_rate", lambda x: 0 < x < math.inf, "positive"),
-        ("target_intervention_rate", lambda x: 0 < x <= 1, "in (0, 1]"),
-        ("intervention_cost", lambda x: x is None or math.isfinite(x), "finite"),
+        ("intervention_cost", math.isfinite, "finite"),
         ("max_interventions", lambda x: x is None or x > 0, "positive"),
         ("demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
         ("seed demo_episodes", lambda x: x >= 0, "zero or more"),
@@ -554,7 +495,6 @@ def main(args):
     files = [policy.sha256 for policy in (expert, initial, human_model) if policy]
 
     global_step, rounds, expert_steps, takeovers = 0, 0, 0, 0
-    setting = {}  # what was measured before the first round
     data = [torch.empty(0, *env.observation_space.shape), torch.empty(0, *env.action_space.shape), torch.empty(0)]
     if args.demo_episodes:
         demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise)
@@ -567,16 +507,13 @@ def main(args):
             raise InputError(f"--resume {run_dir}: an expert's file has changed since")
         actor.load_state_dict(checkpoint["actor"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        global_step, rounds, expert_steps, takeovers, setting = checkpoint["progress"]
+        global_step, rounds, expert_steps, takeovers = checkpoint["progress"]
         data = [values.to(device) for values in checkpoint["data"]]
-        counts, human.cost = checkpoint["counts"].numpy(), setting["intervention_cost"]
+        counts = checkpoint["counts"].numpy()
 
     run = Run(args, run_dir, checkpoint, global_step, total=args.rounds, initial=rounds, unit="round")
     if not checkpoint:
-        run.bar.set_description("before the first round")
-        setting = measure(args, env, eval_envs, actor, human)
         run.evaluate(actor, eval_envs, 0, row_of(rounds, counts, expert_steps, takeovers))
-        run.bar.set_description(None)
     while rounds < args.rounds and expert_steps != args.max_interventions:
         # The robot acts, the person takes over, for k episodes. (section III)
         watched = []
@@ -613,14 +550,12 @@ def main(args):
         run.bar.update()
         state = {"files": files, "data": data, "counts": torch.from_numpy(counts)}
         state |= {"actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
-        run.save(global_step, state | {"progress": (global_step, rounds, expert_steps, takeovers, setting)})
+        run.save(global_step, state | {"progress": (global_step, rounds, expert_steps, takeovers)})
 
     tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
     summary = {"env_steps": global_step, "rounds": rounds, "expert_steps": expert_steps, "takeovers": takeovers}
-    summary |= {"before": setting, "seconds": {"total": run.total}}
-    shown = {"with interventions, expert": f"{setting['assisted_score']:.1f}, {setting['expert_score']:.1f}"}
-    shown |= {"c, scale": f"{human.cost}, {args.intervention_scale}"}
-    shown |= {"expert steps, takeovers": f"{expert_steps}, {takeovers}"}
+    summary["seconds"] = {"total": run.total}
+    shown = {"expert steps, takeovers": f"{expert_steps}, {takeovers}"}
     run.finish(run.rows[-1], actor, tensors, summary, shown)
 
 

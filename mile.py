@@ -176,14 +176,24 @@ class ProbitHuman:
         self.takeover_left = 0  # steps the expert still keeps control
 
     @torch.no_grad()
+    def gap(self, obs):
+        """MILE's Eq. 1, ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)], for an action a ~ pi, before the tanh."""
+        state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
+        policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
+        if len(policy) == 1:
+            log_pi = policy[0].log_softmax(-1)
+            a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
+            return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
+        (mean, log_std), (robot_mean, robot_log_std) = policy, robot
+        expected = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())
+        noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
+        return (expected - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
+
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
         started = False
-        if self.takeover_left == 0:
-            state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
-            expected = [x.cpu() for x in self.model(state)]
-            log_p, _ = intervention_log_probs(self.expert(state), expected, self.cost, self.args.intervention_scale)
-            started = bool(self.rng.random() < log_p.exp().item())
+        if self.takeover_left == 0:  # noise > c - gap has probability Phi((gap - c) / scale)
+            started = bool(self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal() > self.cost)
             self.takeover_left = self.args.takeover_steps * started
         in_control = self.takeover_left > 0
         self.takeover_left -= in_control

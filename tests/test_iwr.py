@@ -57,7 +57,6 @@ def test_demonstrations_are_no_interventions_and_stay_at_the_front():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--target-intervention-rate", 0), r"--target-intervention-rate must be in \(0, 1\], not 0"),
         (("--round-epochs", 0), "--round-epochs must be positive"),
         (("--demo-episodes", -1), "--demo-episodes must be zero or more"),
         (("--demo-noise", "inf"), "--demo-noise must be zero or more"),

@@ -85,9 +85,12 @@ def test_probability_with_three_actions_by_hand():
 
 
 def person(takeover_steps=1, cost=3.0, draws=None):
-    """MILE's person, who judges the robot of the tiny runs; its draws, or seeded ones."""
+    """MILE's person, who judges the robot of the tiny runs; the noise of their decisions, or a seeded generator's."""
     policies = [load_expert("Walled-v0", f"../{name}.safetensors") for name in ("expert", "mental")]
-    rng = SimpleNamespace(random=iter(draws).__next__) if draws else np.random.default_rng(0)
+    rng = np.random.default_rng(0)
+    if draws:
+        left = iter(draws)
+        rng = SimpleNamespace(standard_normal=lambda size=None: np.zeros(size) if size else next(left))
     options = mile.Args(intervention_cost=cost, takeover_steps=takeover_steps, intervention_scale=3.0)
     return mile.ProbitHuman(options, *policies, rng)
 
@@ -102,8 +105,24 @@ def test_takeovers_are_as_frequent_as_their_probability(x):
     assert all((actions is robot) != in_control == started for actions, in_control, started, _ in watched)
 
 
+@pytest.mark.parametrize("discrete", [False, True])
+def test_drawing_an_action_and_a_noise_gives_the_probability_of_eq_2(discrete):
+    def fixed(seed):
+        torch.manual_seed(seed)
+        parameters = (torch.randn(1, 3),) if discrete else tuple(x.float() for x in random_model(3))
+        return lambda obs: parameters
+
+    expert, robot, obs = fixed(1), fixed(2), np.zeros(2, np.float32)
+    expert.act = lambda obs: torch.zeros(1, 3)
+    options = mile.Args(intervention_cost=1.0, intervention_scale=0.8)
+    human = mile.ProbitHuman(options, expert, robot, np.random.default_rng(0))
+    share = np.mean([human.watch(obs, None)[2] for _ in range(10_000)])
+    p = mile.intervention_log_probs(expert(obs), robot(obs), 1.0, 0.8)[0].exp().item()
+    assert 0.1 < p < 0.9 and share == pytest.approx(p, abs=0.015)  # three standard deviations
+
+
 def test_a_takeover_lasts_its_steps_and_an_episodes_end_ends_it():
-    human, obs, robot = person(3, draws=[0.999, 0.0, 0.999, 0.0, 0.999]), np.zeros(2, np.float32), np.zeros(1)
+    human, obs, robot = person(3, draws=[-1e6, 1e6, -1e6, 1e6, -1e6]), np.zeros(2, np.float32), np.zeros(1)
     watched = [human.watch(obs, robot)[1:3] for _ in range(6)]  # while the expert is in control, nothing is drawn
     assert watched == [(False, False), (True, True), (True, False), (True, False), (False, False), (True, True)]
     human.new_episode()
@@ -208,15 +227,14 @@ def test_a_target_that_no_cost_reaches_is_refused_in_one_line(robot, short_env):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("script", [mile, iwr, sirius], ids=lambda script: script.__name__)
-def test_the_default_cost_is_calibrated_and_kept_in_the_summary(script, monkeypatch):
-    monkeypatch.setattr(script, "calibrate", lambda args, env, actor, human: (11.0, [{"cost": 11.0}]))
-    args = script.Args(env_id="Walled-v0", eval_episodes=2)
+def test_the_default_cost_is_calibrated_and_kept_in_the_summary(monkeypatch):
+    monkeypatch.setattr(mile, "calibrate", lambda args, env, actor, human: (11.0, [{"cost": 11.0}]))
+    args = mile.Args(env_id="Walled-v0", eval_episodes=2)
     policies = [load_expert("Walled-v0", f"../{name}.safetensors") for name in ("expert", "initial", "mental")]
-    env = script.make_env("Walled-v0")
-    actor = script.make_actor(env, (32,))
+    env = mile.make_env("Walled-v0")
+    actor = mile.make_actor(env, (32,))
     actor.load_state_dict(policies[1].state)
-    setting = script.measure(args, env, [env], actor, script.ProbitHuman(args, policies[0], policies[2], None))
+    setting = mile.measure(args, env, [env], actor, mile.ProbitHuman(args, policies[0], policies[2], None))
     assert (setting["intervention_cost"], setting["calibration"]) == (11.0, [{"cost": 11.0}])
     assert 0 < setting["intervention_rate"] < 1
     assert setting["assisted_score"] > 20 and setting["expert_score"] > 45  # of 50; the robot alone gets about 5
@@ -420,7 +438,8 @@ def test_a_run_begins_with_round_0_and_its_counts_add_up(which, options):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["env_steps"], summary["rounds"]) == (steps * rounds, rounds)
     assert (summary["expert_steps"], summary["takeovers"]) == (by_expert.sum(), takeovers.sum())
-    assert summary["before"]["intervention_cost"] == 3 and summary["before"]["calibration"] == []
+    if script is mile:
+        assert summary["before"]["intervention_cost"] == 3 and summary["before"]["calibration"] == []
     obs, actions, kinds = load_checkpoint(run_dir / "checkpoint.pt")["data"]
     starts = [script.make_env("Walled-v0").reset(seed=script.seed_for(1, 0, i))[0] for i in range(steps * rounds // 50)]
     assert np.array_equal(obs[::50], starts)  # each episode begins where its seed says

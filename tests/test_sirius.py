@@ -86,7 +86,6 @@ def test_demonstrations_are_a_class_of_their_own_at_the_front():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--target-intervention-rate", 0), r"--target-intervention-rate must be in \(0, 1\], not 0"),
         (("--round-epochs", 0), "--round-epochs must be positive"),
         (("--pre-intervention-steps", -1), "--pre-intervention-steps must be zero or more"),
         (("--demo-noise", -1), "--demo-noise must be zero or more"),
