@@ -134,34 +134,6 @@ def seed_for(*key):
 # --- intervention ----------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def laguerre(degrees, nodes=32):
-    """Nodes and log weights (nodes,) of generalised Gauss-Laguerre quadrature: the mean over half a chi^2."""
-    x, weights = roots_genlaguerre(nodes, degrees / 2 - 1)
-    log_weights = np.log(weights) - gammaln(degrees / 2)
-    return torch.tensor(x, dtype=torch.float32), torch.tensor(log_weights, dtype=torch.float32)
-
-
-def intervention_log_probs(policy, mental_model, cost, scale):
-    """ln p(nu=1 | s) and ln p(nu=0 | s) of MILE's Eq. 2, exactly: (B,) each.
-
-    policy and mental_model are what networks return at s: logits (B, A), or means and log stds (B, A) before the tanh,
-    where all is Gaussian. What counts is how much likelier an action a ~ policy is, to the policy, than what the mental
-    model expects of the robot: gap(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)].
-    """
-    if len(policy) == 1:  # the sum over actions of Eq. 1
-        log_weights = policy[0].log_softmax(-1)  # (B, A)
-        gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(-1, keepdim=True)  # (B, A)
-    else:
-        (mean, log_std), (mental_mean, mental_log_std) = policy, mental_model
-        # -E[ln pi(a')]; and -ln pi(a) is half a chi^2 of A degrees of freedom; what both have besides cancels
-        expected = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
-        half_chi2, log_weights = (x.to(mean.device) for x in laguerre(mean.shape[-1]))  # (nodes,) each
-        gap = expected.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
-    z = (gap - cost) / scale
-    return tuple(torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1))
-
-
 class ProbitHuman:
     """Takes over with the probability of MILE's Eq. 2, which depends on the state and not on the robot's proposal."""
 
@@ -377,6 +349,34 @@ class Estimator(nn.Module):
 
     def forward(self, obs):
         return self.layers((obs - self.obs_mean) / self.obs_std).squeeze(-1)  # (B,), a logit
+
+
+@functools.cache
+def laguerre(degrees, nodes=32):
+    """Nodes and log weights (nodes,) of generalised Gauss-Laguerre quadrature: the mean over half a chi^2."""
+    x, weights = roots_genlaguerre(nodes, degrees / 2 - 1)
+    log_weights = np.log(weights) - gammaln(degrees / 2)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(log_weights, dtype=torch.float32)
+
+
+def intervention_log_probs(policy, mental_model, cost, scale):
+    """ln p(nu=1 | s) and ln p(nu=0 | s) of MILE's Eq. 2, exactly: (B,) each.
+
+    policy and mental_model are what networks return at s: logits (B, A), or means and log stds (B, A) before the tanh,
+    where all is Gaussian. What counts is how much likelier an action a ~ policy is, to the policy, than what the mental
+    model expects of the robot: gap(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)].
+    """
+    if len(policy) == 1:  # the sum over actions of Eq. 1
+        log_weights = policy[0].log_softmax(-1)  # (B, A)
+        gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(-1, keepdim=True)  # (B, A)
+    else:
+        (mean, log_std), (mental_mean, mental_log_std) = policy, mental_model
+        # -E[ln pi(a')]; and -ln pi(a) is half a chi^2 of A degrees of freedom; what both have besides cancels
+        expected = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
+        half_chi2, log_weights = (x.to(mean.device) for x in laguerre(mean.shape[-1]))  # (nodes,) each
+        gap = expected.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
+    z = (gap - cost) / scale
+    return tuple(torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1))
 
 
 def losses(args, cost, actor, mental_model, obs, actions, nu):
