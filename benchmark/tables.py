@@ -56,7 +56,7 @@ OPTIONS = {
 MILE_TASKS = {  # the scale is near what is usual among the gaps that the person sees
     "lander": "LunarLander-v3 --intervention-scale 3",
     "lander_continuous": "LunarLanderContinuous-v3",
-    "drawer": "Meta-World/drawer-open-v3",
+    "drawer": "Meta-World/drawer-open-v3 --intervention-scale 20",
     "peg": "Meta-World/peg-insert-side-v3",
     "button": "Meta-World/button-press-v3 --intervention-scale 100",
 }
