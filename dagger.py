@@ -143,7 +143,7 @@ def make_training_env(env_id):
 
 
 def seed_for(*key):
-    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode); zeros at its end do not count."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 

@@ -66,7 +66,7 @@ class Args:
     intervention_alpha: float = 0.995  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
     intervention_delta: float = 0.0  # value: in units of the reference Q
     intervention_beta: float = 0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
-    # mile: what the person expects: a level or a .safetensors file, for good; robot: what the novice would do by now
+    # mile: what the person expects: a level or a .safetensors file, for good; robot: what the novice does by now
     human_model: str = "mental"
     intervention_cost: float = 11.0  # mile: c, what it takes to take over
     intervention_scale: float = 10.0  # mile: by which the gap minus c is divided
@@ -88,7 +88,7 @@ class Args:
     learning_rate: float = 3e-4  # AdamW's
     weight_decay: float = 1e-3  # AdamW's
     standardize_obs: bool = True  # by the mean and standard deviation of the demonstrations (not in the paper)
-    hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor; an --initial-policy has its own
 
 
 # --- environment -----------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def make_training_env(env_id):
 
 
 def seed_for(*key):
-    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode); zeros at its end do not count."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
@@ -233,7 +233,10 @@ class ProbitHuman:
 
     @torch.no_grad()
     def gap(self, obs):
-        """MILE's Eq. 1, ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)], for an action a ~ pi, before the tanh."""
+        """What MILE's Eq. 2 has inside Phi, but for c and the scale, for an action a ~ pi, before the tanh.
+
+        ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]: how much better a is than what is expected of the robot.
+        """
         state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
         policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
         if len(policy) == 1:
@@ -241,9 +244,9 @@ class ProbitHuman:
             a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
             return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
         (mean, log_std), (robot_mean, robot_log_std) = policy, robot
-        expected = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())
+        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())  # -E[ln pi(a')]
         noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
-        return (expected - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
+        return (surprise - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
 
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
@@ -325,6 +328,18 @@ def make_actor(env, hidden_sizes):
     discrete = isinstance(env.unwrapped.action_space, gym.spaces.Discrete)
     sizes = *env.observation_space.shape, *env.action_space.shape, hidden_sizes
     return (CategoricalActor if discrete else Actor)(*sizes)
+
+
+def likeliest(actor):
+    """A policy that always does the likeliest action of another, in the form of Actor.forward: what a robot does."""
+
+    def policy(obs):
+        first, *log_std = actor(obs)  # (B, A) each
+        if log_std:
+            return first, torch.full_like(first, -20)
+        return (F.one_hot(first.argmax(-1), first.shape[-1]).float().log(),)
+
+    return policy
 
 
 def nll(actor, obs, actions):
@@ -585,6 +600,7 @@ def main(args):
     for novice in novices:
         if initial:
             novice.load_state_dict(initial.state)
+            novice.min_log_std = initial.facts.get("min_log_std", novice.min_log_std)
         elif args.standardize_obs and args.demo_episodes:
             novice.obs_mean.copy_(data[0].mean(0))
             novice.obs_std.copy_(data[0].std(0).clamp_min(0.01))
@@ -593,7 +609,7 @@ def main(args):
     options = {"lr": args.learning_rate, "weight_decay": args.weight_decay, "fused": True}
     optimizers = [torch.optim.AdamW(novice.parameters(), **options) for novice in novices]
     if args.intervention == "mile":
-        human = ProbitHuman(args, expert, human_model or actor, rng)
+        human = ProbitHuman(args, expert, human_model or likeliest(actor), rng)
     else:
         human = (ThresholdHuman if args.intervention == "threshold" else SimulatedHuman)(args, expert, reference, rng)
     files = [policy.sha256 for policy in (expert, reference, human_model, initial) if policy]

@@ -59,12 +59,12 @@ class Args:
 
     expert: str = "top"  # pi_h, who takes over: a shipped level or a .safetensors file
     initial_policy: str = "initial"  # what the robot can do at first: a level or a .safetensors file
-    # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it would do by now
+    # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it does by now
     human_model: str = "mental"
     intervention_cost: float | None = None  # c, what it takes to take over; default: by --target-intervention-rate
     intervention_scale: float = 10.0  # by which the gap minus c is divided (not in the paper, but in its code)
     target_intervention_rate: float = 0.3  # the smallest c of a grid keeps the share of the expert's steps below this
-    takeover_steps: int = 1  # steps that the expert keeps control
+    takeover_steps: int = 1  # steps that the expert keeps control; Eq. 2 is of the first, so more are only roughly it
 
     mental_model: bool = True  # no: another network guesses when, and the policy only clones (BC-intervention)
     intervention_weight: float = 0.5  # lambda of Eq. 5, for continuous actions
@@ -127,7 +127,7 @@ def make_env(env_id, render_mode=None):
 
 
 def seed_for(*key):
-    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode); zeros at its end do not count."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
@@ -149,7 +149,10 @@ class ProbitHuman:
 
     @torch.no_grad()
     def gap(self, obs):
-        """MILE's Eq. 1, ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)], for an action a ~ pi, before the tanh."""
+        """What MILE's Eq. 2 has inside Phi, but for c and the scale, for an action a ~ pi, before the tanh.
+
+        ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]: how much better a is than what is expected of the robot.
+        """
         state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
         policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
         if len(policy) == 1:
@@ -157,9 +160,9 @@ class ProbitHuman:
             a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
             return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
         (mean, log_std), (robot_mean, robot_log_std) = policy, robot
-        expected = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())
+        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())  # -E[ln pi(a')]
         noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
-        return (expected - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
+        return (surprise - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
 
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
@@ -184,7 +187,7 @@ def rollout(env, actor, human, seed, budget=None):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if human:
-            human.rng = np.random.default_rng(seed)
+            human.rng = np.random.default_rng((seed, 1))  # the environment has default_rng(seed)
             human.new_episode()
         while not ended:
             actions, in_control, started = actor.act(obs[None], deterministic=True)[0], False, False  # (A,)
@@ -195,9 +198,9 @@ def rollout(env, actor, human, seed, budget=None):
             obs, reward, terminated, truncated, info = env.step(actions)
             episodic_return += reward
             ended = terminated or truncated or expert_steps == budget
-    if not np.isfinite(episodic_return):
-        sys.exit("the environment is no longer finite, the last checkpoint is kept")
     obs, actions, nu = (torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows))
+    if not (obs.isfinite().all() and np.isfinite(episodic_return)):
+        sys.exit("the environment is no longer finite, the last checkpoint is kept")
     success = info.get("success", info.get("is_success"))
     score = float(episodic_return if success is None else 100 * success)
     return {"obs": obs, "actions": actions, "nu": nu, "takeovers": takeovers, "score": score}
@@ -218,7 +221,7 @@ def calibrate(args, env, actor, human):
     tried = []
     for cost in (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0):
         human.cost = cost
-        rate, score = rate_and_score(env, actor, human, [seed_for(0, 3, i) for i in range(15)])
+        rate, score = rate_and_score(env, actor, human, [seed_for(0, 3, i) for i in range(15)])  # whatever --seed is
         tried.append({"cost": cost, "intervention_rate": rate, "score": score})
         if rate < args.target_intervention_rate:
             return cost, tried
@@ -234,10 +237,10 @@ def measure(args, env, eval_envs, actor, human):
         human.cost, tried = calibrate(args, env, actor, human)
     rate, score = rate_and_score(env, actor, human, [seed_for(args.seed, 5, i) for i in range(args.eval_episodes)])
     facts = {"intervention_cost": human.cost, "calibration": tried, "intervention_rate": rate, "assisted_score": score}
-    alone = make_actor(env, human.expert.facts["hidden_sizes"])
-    alone.load_state_dict(human.expert.state)
-    row = evaluate(args.env_id, alone, eval_envs, args.eval_episodes, seed_for(args.seed, 5), deterministic=False)
-    return facts | {"expert_score": row[headline(row)]}
+    own = copy_of(env, human.expert)
+    row = evaluate(args.env_id, own, eval_envs, args.eval_episodes, seed_for(args.seed, 5), deterministic=False)
+    own_score = row["return_mean"] if math.isnan(row["success_rate"]) else row["success_rate"]  # as rollout's score
+    return facts | {"expert_score": own_score}
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -310,6 +313,26 @@ def make_actor(env, hidden_sizes):
     return (CategoricalActor if discrete else Actor)(*sizes)
 
 
+def likeliest(actor):
+    """A policy that always does the likeliest action of another, in the form of Actor.forward: what a robot does."""
+
+    def policy(obs):
+        first, *log_std = actor(obs)  # (B, A) each
+        if log_std:
+            return first, torch.full_like(first, -20)
+        return (F.one_hot(first.argmax(-1), first.shape[-1]).float().log(),)
+
+    return policy
+
+
+def copy_of(env, policy):
+    """A policy that was loaded from a file, as one that can learn."""
+    actor = make_actor(env, policy.facts["hidden_sizes"])
+    actor.load_state_dict(policy.state)
+    actor.min_log_std = policy.facts.get("min_log_std", actor.min_log_std)
+    return actor
+
+
 def nll(actor, obs, actions):
     """-log pi(a|s), the mean over a batch: (B, O), (B, A) -> ()."""
     return -actor.log_prob(actor(obs), actions).mean()
@@ -360,21 +383,22 @@ def laguerre(degrees, nodes=32):
 
 
 def intervention_log_probs(policy, mental_model, cost, scale):
-    """ln p(nu=1 | s) and ln p(nu=0 | s) of MILE's Eq. 2, exactly: (B,) each.
+    """ln p(nu=1 | s) and ln p(nu=0 | s) of MILE's Eq. 2, not sampled but integrated: (B,) each.
 
     policy and mental_model are what networks return at s: logits (B, A), or means and log stds (B, A) before the tanh,
     where all is Gaussian. What counts is how much likelier an action a ~ policy is, to the policy, than what the mental
-    model expects of the robot: gap(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)].
+    model expects of the robot: gap(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]. For four continuous actions
+    and a scale of 1 or more p is exact to 1e-6.
     """
-    if len(policy) == 1:  # the sum over actions of Eq. 1
+    if len(policy) == 1:  # a sum over actions
         log_weights = policy[0].log_softmax(-1)  # (B, A)
         gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(-1, keepdim=True)  # (B, A)
     else:
         (mean, log_std), (mental_mean, mental_log_std) = policy, mental_model
         # -E[ln pi(a')]; and -ln pi(a) is half a chi^2 of A degrees of freedom; what both have besides cancels
-        expected = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
+        surprise = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
         half_chi2, log_weights = (x.to(mean.device) for x in laguerre(mean.shape[-1]))  # (nodes,) each
-        gap = expected.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
+        gap = surprise.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
     z = (gap - cost) / scale
     return tuple(torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1))
 
@@ -622,9 +646,8 @@ def main(args):
     expert, initial = (load_expert(args.env_id, level, env) for level in (args.expert, args.initial_policy))
     human_model = load_expert(args.env_id, args.human_model, env) if args.human_model != "robot" else None
     run_dir, checkpoint = open_run(args)
-    actor = make_actor(env, initial.facts["hidden_sizes"])  # pi_theta
-    actor.load_state_dict(initial.state)
-    actor.min_log_std = math.log(args.min_std)
+    actor = copy_of(env, initial)  # pi_theta
+    actor.min_log_std = max(actor.min_log_std, math.log(args.min_std))
     mental_model = make_actor(env, args.hidden_sizes) if args.mental_model else None  # \hat pi_xi
     estimator = Estimator(actor, args.hidden_sizes)
     if mental_model:
@@ -633,7 +656,7 @@ def main(args):
     networks = [network.to(device) for network in (actor, estimator, mental_model) if network]
     learned = [*actor.parameters(), *(mental_model.parameters() if mental_model else ())]
     optimizers = [torch.optim.Adam(p, args.learning_rate, fused=True) for p in (learned, estimator.parameters())]
-    human = ProbitHuman(args, expert, human_model or actor, rng=None)  # each episode has a generator of its own
+    human = ProbitHuman(args, expert, human_model or likeliest(actor), rng=None)  # every episode has its own generator
     files = [policy.sha256 for policy in (expert, initial, human_model) if policy]
 
     global_step, rounds, expert_steps, takeovers = 0, 0, 0, 0

@@ -68,7 +68,7 @@ class Args:
     intervention_alpha: float = 0.995  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
     intervention_delta: float = 0.0  # Eq. 1's delta, in units of the reference Q
     intervention_beta: float = 0.95  # probability of a takeover if flagged; 1 - this if not
-    # mile: what the person expects: a level or a .safetensors file, for good; robot: what the novice would do by now
+    # mile: what the person expects: a level or a .safetensors file, for good; robot: what the novice does by now
     human_model: str = "mental"
     intervention_cost: float = 11.0  # mile: c, what it takes to take over
     intervention_scale: float = 10.0  # mile: by which the gap minus c is divided
@@ -172,7 +172,7 @@ def make_training_env(env_id):
 
 
 def seed_for(*key):
-    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode); zeros at its end do not count."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
@@ -239,7 +239,10 @@ class ProbitHuman:
 
     @torch.no_grad()
     def gap(self, obs):
-        """MILE's Eq. 1, ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)], for an action a ~ pi, before the tanh."""
+        """What MILE's Eq. 2 has inside Phi, but for c and the scale, for an action a ~ pi, before the tanh.
+
+        ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]: how much better a is than what is expected of the robot.
+        """
         state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
         policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
         if len(policy) == 1:
@@ -247,9 +250,9 @@ class ProbitHuman:
             a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
             return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
         (mean, log_std), (robot_mean, robot_log_std) = policy, robot
-        expected = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())
+        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())  # -E[ln pi(a')]
         noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
-        return (expected - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
+        return (surprise - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
 
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
@@ -362,6 +365,7 @@ class Agent(nn.Module):
     def begin_with(self, policy):
         """Take over a pretrained actor, and for all networks what it standardises observations by."""
         self.actor.load_state_dict(policy.state)
+        self.actor.min_log_std = policy.facts.get("min_log_std", self.actor.min_log_std)
         for network in (self.qf, self.qf_target):
             network.obs_mean.copy_(policy.obs_mean)
             network.obs_std.copy_(policy.obs_std)
@@ -500,7 +504,8 @@ class ReplayBuffer:
 def end_of_episode(args, terminated, reward, next_obs, reset_obs):
     """How the last transition of an episode is stored: reward, next_obs, termination (see ReplayBuffer)."""
     if terminated and args.termination == "forever":
-        return -1.0 / (1.0 - args.gamma ** (args.takeover_steps + args.grace_steps)), next_obs, 1.0
+        grace_steps = 0 if args.intervention == "mile" else args.grace_steps  # MILE's person is always ready
+        return -1.0 / (1.0 - args.gamma ** (args.takeover_steps + grace_steps)), next_obs, 1.0
     if terminated and args.termination == "reset":
         return -1.0, reset_obs, 0.0
     return reward, next_obs, float(terminated and args.termination == "mask")  # a time limit is no end
@@ -810,7 +815,8 @@ def main(args):
 
     env = make_training_env(args.env_id)
     if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
-        raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions, as in LunarLanderContinuous-v3")
+        raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions, as in "
+                         "LunarLanderContinuous-v3 (with --termination bootstrap: a landing is an end too)")
     eval_envs = [make_env(args.env_id) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None

@@ -57,7 +57,7 @@ class Args:
 
     expert: str = "top"  # pi_h, who takes over: a shipped level or a .safetensors file
     initial_policy: str = "initial"  # what the robot can do at first: a level or a .safetensors file
-    # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it would do by now
+    # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it does by now
     human_model: str = "mental"
     intervention_cost: float = 11.0  # c, what it takes to take over; mile.py finds it for a task
     intervention_scale: float = 10.0  # by which the gap minus c is divided (not in the paper, but in its code)
@@ -122,7 +122,7 @@ def make_env(env_id, render_mode=None):
 
 
 def seed_for(*key):
-    """An independent 32-bit seed for each key, e.g. (seed, stream, episode)."""
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode); zeros at its end do not count."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
@@ -144,7 +144,10 @@ class ProbitHuman:
 
     @torch.no_grad()
     def gap(self, obs):
-        """MILE's Eq. 1, ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)], for an action a ~ pi, before the tanh."""
+        """What MILE's Eq. 2 has inside Phi, but for c and the scale, for an action a ~ pi, before the tanh.
+
+        ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]: how much better a is than what is expected of the robot.
+        """
         state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
         policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
         if len(policy) == 1:
@@ -152,9 +155,9 @@ class ProbitHuman:
             a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
             return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
         (mean, log_std), (robot_mean, robot_log_std) = policy, robot
-        expected = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())
+        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())  # -E[ln pi(a')]
         noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
-        return (expected - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
+        return (surprise - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
 
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
@@ -179,7 +182,7 @@ def rollout(env, actor, human, seed, budget=None):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if human:
-            human.rng = np.random.default_rng(seed)
+            human.rng = np.random.default_rng((seed, 1))  # the environment has default_rng(seed)
             human.new_episode()
         while not ended:
             actions, in_control, started = actor.act(obs[None], deterministic=True)[0], False, False  # (A,)
@@ -190,9 +193,9 @@ def rollout(env, actor, human, seed, budget=None):
             obs, reward, terminated, truncated, info = env.step(actions)
             episodic_return += reward
             ended = terminated or truncated or expert_steps == budget
-    if not np.isfinite(episodic_return):
-        sys.exit("the environment is no longer finite, the last checkpoint is kept")
     obs, actions, nu = (torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows))
+    if not (obs.isfinite().all() and np.isfinite(episodic_return)):
+        sys.exit("the environment is no longer finite, the last checkpoint is kept")
     success = info.get("success", info.get("is_success"))
     score = float(episodic_return if success is None else 100 * success)
     return {"obs": obs, "actions": actions, "nu": nu, "takeovers": takeovers, "score": score}
@@ -266,6 +269,18 @@ def make_actor(env, hidden_sizes):
     discrete = isinstance(env.unwrapped.action_space, gym.spaces.Discrete)
     sizes = *env.observation_space.shape, *env.action_space.shape, hidden_sizes
     return (CategoricalActor if discrete else Actor)(*sizes)
+
+
+def likeliest(actor):
+    """A policy that always does the likeliest action of another, in the form of Actor.forward: what a robot does."""
+
+    def policy(obs):
+        first, *log_std = actor(obs)  # (B, A) each
+        if log_std:
+            return first, torch.full_like(first, -20)
+        return (F.one_hot(first.argmax(-1), first.shape[-1]).float().log(),)
+
+    return policy
 
 
 DEMO, ROBOT, INTERVENTION, BEFORE = range(4)  # classes of steps
@@ -513,9 +528,10 @@ def main(args):
     run_dir, checkpoint = open_run(args)
     actor = make_actor(env, initial.facts["hidden_sizes"])  # pi_theta
     actor.load_state_dict(initial.state)
+    actor.min_log_std = initial.facts.get("min_log_std", actor.min_log_std)
     actor.to(device)
     optimizer = torch.optim.Adam(actor.parameters(), args.learning_rate, fused=True)
-    human = ProbitHuman(args, expert, human_model or actor, rng=None)  # each episode has a generator of its own
+    human = ProbitHuman(args, expert, human_model or likeliest(actor), rng=None)  # every episode has its own generator
     files = [policy.sha256 for policy in (expert, initial, human_model) if policy]
 
     global_step, rounds, expert_steps, takeovers = 0, 0, 0, 0
@@ -556,11 +572,11 @@ def main(args):
         data = [torch.cat(both) for both in zip(data, new)]
 
         # Clone all steps by their weights, from where the policy stands.
-        counts_for = weights(data[2])  # (n,)
+        weight = weights(data[2])  # (n,)
         for _ in range(args.round_epochs):
             for i in torch.randperm(len(data[0])).to(device).split(args.batch_size):
                 log_pi = actor.log_prob(actor(data[0][i]), data[1][i])  # (B,)
-                loss = -(counts_for[i] * log_pi).mean()
+                loss = -(weight[i] * log_pi).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

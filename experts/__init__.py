@@ -143,6 +143,7 @@ class Expert:
             probe = torch.zeros(1, self.obs_dim)
             action = self.act(probe, deterministic=True)
             fits = action.shape == (1, self.act_dim) and (not self.has_q or self.q(probe, action).shape == (1,))
+            fits &= [len(bias) for _, bias in self.layers] == list(self.facts["hidden_sizes"])
         except (KeyError, RuntimeError, TypeError, ValueError):
             fits = False
         if not fits:

@@ -45,6 +45,14 @@ def test_saved_and_loaded_policy_acts_and_values_the_same(tmp_path, layer_norm):
     torch.testing.assert_close(expert.q(obs, actions), qf(obs, actions).mean(0).detach())
 
 
+def test_a_header_with_other_sizes_than_the_tensors_is_refused():
+    expert = Expert(tiny.write_expert("right.safetensors", [[0.0, 0.0]]))
+    tensors = {f"actor.{name}": tensor for name, tensor in expert.state.items()}
+    save_expert("wrong.safetensors", tensors, **expert.facts | {"hidden_sizes": [16]})
+    with pytest.raises(experts.InputError, match="wrong.safetensors: its tensors are not those of its header"):
+        Expert("wrong.safetensors")
+
+
 def test_an_expert_stays_off_the_edges():
     tiny.write_expert("edge.safetensors", [[0.0, 0.0]], bias=100.0)
     assert Expert("edge.safetensors").act(np.zeros((1, 2), np.float32)).item() == pytest.approx(0.999)

@@ -18,7 +18,7 @@ import hg_dagger
 import iwr
 import mile
 import sirius
-from experts import InputError, load_checkpoint, load_expert
+from experts import InputError, load_checkpoint, load_expert, save_expert
 from tests import tiny
 from tests.test_resume import assert_same_run
 
@@ -240,6 +240,19 @@ def test_the_default_cost_is_calibrated_and_kept_in_the_summary(monkeypatch):
     assert setting["assisted_score"] > 20 and setting["expert_score"] > 45  # of 50; the robot alone gets about 5
 
 
+@pytest.mark.parametrize("env_id", ["Walled-v0", "Switched-v0"])
+def test_the_robot_as_it_acts_is_its_likeliest_action_without_noise(env_id):
+    env, obs = mile.make_env(env_id), torch.randn(50, 2)
+    actor = mile.make_actor(env, (32,))
+    first, *log_std = mile.likeliest(actor)(obs)
+    if log_std:
+        assert log_std[0].exp().max() < 1e-8
+        done = first.tanh()
+    else:
+        done = first.softmax(-1)
+    np.testing.assert_allclose(done.detach(), actor.act(obs, deterministic=True), atol=1e-6)
+
+
 def test_the_mental_model_begins_as_what_the_robot_does(robot):
     env, args = mile.make_env("Walled-v0"), mile.Args(warm_up_episodes=3, warm_up_updates=200)
     mental_model = mile.make_actor(env, (32,))
@@ -344,6 +357,27 @@ def test_the_policys_standard_deviation_has_a_lower_limit(robot, monkeypatch):
     )  # fmt: skip
     tiny.run_mile(mile, "a", "--rounds", 1, "--min-std", 0.5)
     assert seen == pytest.approx([0.3] + [0.5] * 2 + [max(0.5, seen[-1])] * 2)  # the expert, then the robot
+
+
+def test_the_expert_is_judged_alone_with_the_noise_that_they_act_with(monkeypatch):
+    weight = json.loads("[[-1.0, 0.0]]")
+    noisy = tiny.write_expert("noisy.safetensors", weight, noise=1e-3, min_log_std=math.log(0.5))
+    seen, evaluate = [], mile.evaluate
+    monkeypatch.setattr(mile, "evaluate", lambda env_id, actor, *what, **how: (
+        seen.append(actor(np.zeros((1, 2)))[1].exp().item()), evaluate(env_id, actor, *what, **how))[1]
+    )  # fmt: skip
+    tiny.run_mile(mile, "a", "--rounds", 1, "--expert", noisy)
+    assert seen[0] == pytest.approx(0.5)
+
+
+def test_a_round_trains_the_policy_the_network_that_guesses_and_the_mental_model():
+    states = []
+    for name, rate in (("as_before", 1e-12), ("learned", 1e-2)):
+        run_dir = tiny.run_mile(mile, name, "--rounds", 1, "--learning-rate", rate)
+        states.append(load_checkpoint(run_dir / "checkpoint.pt")["states"][:3])
+    for before, after in zip(*states):
+        weights = [name for name in before if name.endswith("weight")]
+        assert weights and all((before[name] - after[name]).abs().max() > 1e-3 for name in weights)
 
 
 # --- foretelling -----------------------------------------------------------------------------------------------------
@@ -499,8 +533,11 @@ def test_the_model_of_a_run_has_the_sizes_of_the_initial_policy(which):
     trained.load_state_dict(model.state)
     obs = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
     np.testing.assert_allclose(model.act(obs, True), trained.act(obs, True), atol=1e-6)
-    again = tiny.run_mile(script, "b", "--rounds", 1, "--initial-policy", run_dir / "model.safetensors", *own)
-    assert (again / "model.safetensors").exists()
+    noisy = "noisy.safetensors"
+    save_expert(noisy, {f"actor.{name}": x for name, x in model.state.items()}, **model.facts | {"min_log_std": 0.5})
+    again = tiny.run_mile(script, "b", "--rounds", 1, "--initial-policy", noisy, *own)
+    again = load_expert("Walled-v0", str(again / "model.safetensors"))
+    assert again.facts["min_log_std"] == 0.5 and (again(obs)[1] >= 0.5).all() and (model(obs)[1] < 0.5).any()
 
 
 RLIF = (
@@ -537,9 +574,15 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("which", [*ALL, "robot"])
+WATCHED = {
+    "robot": (sirius, "--human-model", "robot"),
+    "calibrated": (mile, "--intervention-cost", "None", "--target-intervention-rate", 0.6),
+}
+
+
+@pytest.mark.parametrize("which", [*ALL, *WATCHED])
 def test_stopped_then_killed_then_resumed_is_the_uninterrupted_run_to_the_bit(which, tmp_path, monkeypatch):
-    script, *own = (ALL | {"robot": (sirius, "--human-model", "robot")})[which]
+    script, *own = (ALL | WATCHED)[which]
     own += ["--eval-frequency", 300 if script is hg_dagger else 3]  # in steps or in rounds: the last round alone
     save, evaluate = script.Run.save, script.Run.evaluate
 
@@ -571,6 +614,9 @@ def test_stopped_then_killed_then_resumed_is_the_uninterrupted_run_to_the_bit(wh
             tiny.run_mile(script, "a", *own)
         run_dirs += (tmp_path / name / "runs").iterdir()
     assert_same_run(*run_dirs)
+    if which == "calibrated":
+        before = [json.loads((run_dir / "summary.json").read_text())["before"] for run_dir in run_dirs]
+        assert before[0] == before[1] and before[0]["calibration"][-1]["cost"] == before[0]["intervention_cost"]
     assert len(tiny.rows(run_dirs[0])) == 1 + (script is not hg_dagger)
 
 

@@ -26,6 +26,7 @@ OPTIONS = (
 MODES = {
     "value": ("--intervention", "value", "--intervention-beta", 0.9, "--buffer-size", 1_000),  # the ring turns over
     "random": ("--intervention", "random", "--utd-ratio", 2),
+    "mile": ("--intervention", "mile", "--human-model", "robot", "--intervention-cost", 1, "--takeover-steps", 3),
     "compiled": ("--compile",),
     "bf16": ("--compile", "--bf16", "--utd-ratio", 2, "--num-threads", 2),
 }
