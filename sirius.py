@@ -365,10 +365,11 @@ def parse_args(argv=None):
         tuples = {name: tuple(saved[name]) for name in vars(args) if isinstance(saved[name], list)}
         saved = check(Args(**saved | tuples | {"resume": args.resume}))
     except (OSError, TypeError, ValueError, KeyError):
-        raise InputError(f"--resume {args.resume}: no run of this script lies there (no readable args.json)") from None
+        raise InputError(f"--resume {args.resume}: no run of this script lies there (by its args.json)") from None
     for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
         if value != getattr(saved, name):
-            raise InputError(f"--resume {args.resume}: it runs with --{name} {getattr(saved, name)}, not {value}")
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"--resume {args.resume}: it runs with {getattr(saved, name)} as {option}; leave that out")
     return saved
 
 
@@ -381,7 +382,8 @@ def check(args):
         ("intervention_cost", math.isfinite, "finite"),
         ("max_interventions", lambda x: x is None or x > 0, "positive"),
         ("demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
-        ("seed demo_episodes pre_intervention_steps", lambda x: x >= 0, "zero or more"),
+        ("demo_episodes pre_intervention_steps", lambda x: x >= 0, "zero or more"),
+        ("seed", lambda x: 0 <= x < 2**63, "zero or more, below 2 to the 63rd"),
     ):
         for name in names.split():
             if not holds(getattr(args, name)):
@@ -441,9 +443,15 @@ class Run:
             self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
         self.signals = []  # SIGINT and SIGTERM are heard where the loop asks for them
         for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, lambda received, _: self.signals.append(received))
+            signal.signal(signum, self.hear)
         self.start = time.perf_counter() - self.total
         self.bar = tqdm(**progress, dynamic_ncols=True, smoothing=0.05)
+
+    def hear(self, signum, _):
+        """The first signal lets the run end at its next checkpoint, a second one ends it on the spot."""
+        self.signals.append(signum)
+        signal.signal(signum, signal.SIG_DFL)
+        os.write(2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n")
 
     def seconds(self):
         """How long the run has taken, interruptions apart."""

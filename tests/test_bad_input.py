@@ -65,7 +65,8 @@ def refused(*options):
     ("--gamma 1", "--gamma"),
     ("--bc-weight -1", "--bc-weight"),
     ("--bc-weight 1", "--offline-ratio"),
-    ("--bc-weight 1 --offline-ratio 0.5", "--demo-episodes"),
+    ("--offline-ratio 0.5", "--demo-episodes"),
+    ("--seed 9223372036854775808", "--seed"),
     ("--intervention-alpha inf", "--intervention-alpha"),
     ("--learning-rate 0", "--learning-rate"),
     ("--utd-ratio 0", "--utd-ratio"),
@@ -179,7 +180,8 @@ def test_damaged_checkpoint(run_dir, damage):
 @pytest.mark.parametrize("option", ["--seed 2", "--gamma 0.9", "--env-id Hopper-v5", "--total-timesteps 90"])
 def test_resume_with_a_contradicting_option(run_dir, option):
     before = (run_dir / "args.json").read_bytes()
-    assert option.split()[1] in refusal("--resume", run_dir, *option.split())
+    name, _ = option.split()
+    assert name in refusal("--resume", run_dir, *option.split())
     assert (run_dir / "args.json").read_bytes() == before
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +145,13 @@ def test_sigterm_and_sigint_leave_a_checkpoint_and_resume_to_the_bit(whole, plac
     assert tiny.start(*command, cwd=place, stderr=subprocess.DEVNULL).wait() == 0
     assert_same_run(the_run(place), expected)
     assert_logged_once(the_run(place))
+
+
+def test_a_second_signal_would_end_a_run_at_once(capfd):
+    run = SimpleNamespace(signals=[])
+    rlif_rlpd.Run.hear(run, signal.SIGTERM, None)
+    assert run.signals == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert "stopping at the next checkpoint" in capfd.readouterr().err
 
 
 CLONING = "--env-id", tiny.POINT, "--hidden-sizes", 16, "--eval-episodes", 2, "--num-threads", 1, "--demo-episodes", 4
