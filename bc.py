@@ -47,7 +47,7 @@ class Args:
     capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
-    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations, and Box or discrete actions
     demo_episodes: int = 50  # demonstrations to clone
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
     demo_noise: float = 0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse

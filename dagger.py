@@ -50,7 +50,7 @@ class Args:
     capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
-    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations, and Box or discrete actions
     total_timesteps: int = 50_000  # environment steps; the round in which they are reached is the last
     eval_frequency: int = 5_000  # an evaluation after the round in which so many more steps are reached
     eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh

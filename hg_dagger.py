@@ -51,7 +51,7 @@ class Args:
     capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
-    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations, and Box or discrete actions
     total_timesteps: int = 50_000  # environment steps; the round in which they are reached is the last
     rounds: int | None = None  # stop after so many rounds
     max_interventions: int | None = None  # stop where the expert has acted for so many steps
