@@ -3,7 +3,7 @@
 Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519; "Eq. 1" to "Eq. 5" in comments are its.
 
     python mile.py                                    # Meta-World's peg insertion
-    python mile.py --rounds 1 --round-episodes 15     # the paper's single iteration
+    python mile.py --rounds 1 --round-episodes 15 --round-epochs 300    # the paper's single iteration
     python mile.py --no-mental-model                  # BC-intervention: a network guesses when, cloning learns what
     python mile.py --help                             # every option
     python mile.py --resume runs/<run>                # go on after a stop, to the bit
@@ -71,7 +71,7 @@ class Args:
     min_std: float = 0.1  # lower limit of the policy's standard deviation, before the tanh
     warm_up_episodes: int = 10  # of the initial policy, from which the mental model is cloned before the first round
     warm_up_updates: int = 2_000  # gradient steps of that
-    round_epochs: int = 300  # passes over all data after a round
+    round_epochs: int = 50  # passes over all data after a round; 300 (official code) overfit, unless there is but one
     batch_size: int = 1_024  # transitions per gradient step
     learning_rate: float = 1e-4  # Adam's
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the mental model and of the network that guesses

@@ -67,8 +67,8 @@ MILE_METHODS = {
     "bc-intervention": "mile.py --eval-frequency 5 --no-mental-model --intervention-cost {cost}",
     "iwr": "iwr.py --eval-frequency 5 --intervention-cost {cost}",
     "sirius": "sirius.py --eval-frequency 5 --intervention-cost {cost}",
-    "hg-dagger": f"hg_dagger.py --eval-frequency 1000 {PERSON} --doubt-novices 0 --round-updates 300 --batch-size 1024 "
-    "--learning-rate 1e-4 --demo-noise 0",
+    "hg-dagger": f"hg_dagger.py --eval-frequency 1000 {PERSON} --doubt-novices 0 --batch-size 1024 --learning-rate 1e-4 "
+    "--demo-noise 0",
     "rlif": f"rlif_rlpd.py --eval-frequency 5000 {PERSON} --utd-ratio 15 --bf16 --demo-noise 0 --total-timesteps 20000 "
     "--max-interventions {expert_steps}",
 }
@@ -119,7 +119,7 @@ def cells(table):
 def figure(name):
     """The commands of a figure of MILE's paper; {cost} and {expert_steps} are to be filled in."""
     once, tasks = name == "figure3", list(MILE_TASKS) if name == "figure3" else ["drawer", "peg"]
-    rounds = "--rounds 1 --round-episodes 15" if once else "--rounds 20 --round-episodes 1"
+    rounds = "--rounds 1 --round-episodes 15 --round-epochs 300" if once else "--rounds 20 --round-episodes 1"
     demonstrations, methods = (0,), list(MILE_METHODS)
     if name == "figure5":
         demonstrations, methods, tasks = (1, 3, 5), ["iwr", "sirius", "hg-dagger", "rlif"], ["drawer"]
@@ -129,7 +129,9 @@ def figure(name):
             continue  # it needs continuous actions
         parts = [MILE_METHODS[method], f"--env-id {MILE_TASKS[task]} --eval-episodes 100 --num-threads 1"]
         if method == "hg-dagger" and once:  # its episodes are others: as many interventions, in as many as it takes
-            parts.append("--rounds 1 --round-episodes 100 --max-interventions {expert_steps}")
+            parts.append("--rounds 1 --round-episodes 100 --max-interventions {expert_steps} --round-updates 300")
+        elif method == "hg-dagger":
+            parts.append("--rounds 20 --round-episodes 1 --round-updates 50")
         elif method != "rlif":
             parts.append(rounds)
         elif task == "lander_continuous":
