@@ -17,6 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import tyro
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
@@ -58,9 +59,15 @@ def timeline():
 
 def load(folder):
     """The command of a folder of results, and by seed the columns of its eval.csv, arrays of shape (evaluations,)."""
-    files = {int(path.stem.split("_")[1]): path for path in folder.glob("seed_*.csv")}
-    command = json.loads(files[min(files)].with_suffix(".json").read_text())["command"]
-    return command, {seed: np.genfromtxt(files[seed], delimiter=",", names=True) for seed in sorted(files)}
+    files = {int(path.stem.split("_")[1]): path for path in folder.glob("seed_*.json")}
+    command = json.loads(files[min(files)].read_text())["command"]
+    paths = {seed: files[seed].with_suffix(".csv") for seed in sorted(files)}
+    return command, {seed: np.genfromtxt(path, delimiter=",", names=True) for seed, path in paths.items()}
+
+
+def finished(folders):
+    """The folders with at least one finished run; of a run that goes on there is only a log."""
+    return [folder for folder in folders if any(folder.glob("seed_*.json"))]
 
 
 def curves(runs, levels):
@@ -104,7 +111,7 @@ def table(runs):
 def overview(what, folders):
     """A Markdown table of rlif_rlpd.py with other options: the scores of all seeds in their order, mean action."""
     lines = [f"| {what} | seeds | at 30,000 steps | at the end | best |", "|-|-|-|-|-|"]
-    for folder in folders:
+    for folder in finished(folders):
         command, runs = load(folder)
         options = command.removeprefix("python rlif_rlpd.py").replace(" --num-threads 1", "").strip()
         first = next(iter(runs.values()))
@@ -225,7 +232,10 @@ def mile_predictions(results, seed=1):
     """A Markdown table: how well interventions were foretold, the mean over the rounds of Figure 4's setting."""
     lines = ["| task | foretold by | accuracy | balanced accuracy | log-loss |", "|-|-|-|-|-|"]
     for task in ("drawer", "peg"):
-        columns = np.genfromtxt(results / "figure4" / f"{task}-mile" / f"seed_{seed}.csv", delimiter=",", names=True)
+        path = results / "figure4" / f"{task}-mile" / f"seed_{seed}.csv"
+        if not path.exists():
+            continue
+        columns = np.genfromtxt(path, delimiter=",", names=True)
         for source in ("model", "network", "majority"):
             names = [f"{source}_{what}" for what in ("accuracy", "balanced_accuracy", "log_loss")]
             cells = [f"{np.nanmean(columns[name]):.2f}" for name in names]
@@ -234,39 +244,49 @@ def mile_predictions(results, seed=1):
 
 
 def mile_rounds(folders):
-    """A Markdown table of mile.py on peg insertion: success over its rounds, mean and deviation over seeds."""
-    names = "options of mile.py", "seeds", "alone at first", "with the person", "after 5 rounds", "10", "15", "20"
-    lines = [f"| {' | '.join(names)} | interventions (%) | expert |", "|" + "-|" * (len(names) + 2)]
-    for folder in folders:
+    """A Markdown table of mile.py in 20 rounds: success on the way, mean and deviation over seeds."""
+    names = ["task", "options of mile.py", "seeds", "alone at first", "with the person"]
+    names += ["after 5 rounds", "10", "15", "20", "interventions (%)", "expert"]
+    lines = [f"| {' | '.join(names)} |", "|" + "-|" * len(names)]
+    common = "--num-threads 1|--eval-frequency 5|--eval-episodes 100|--rounds 20|--round-episodes 1"
+    for folder in finished(folders):
         command, runs = load(folder)
         summaries = [json.loads((folder / f"seed_{seed}.json").read_text()) for seed in runs]
-        after = [[c["success_rate"][c["round"] == n][0] for c in runs.values()] for n in (0, 5, 10, 15, 20)]
+        rates = [(c["round"], c["success_rate"]) for c in runs.values()]
+        after = [[rate[x == n][0] for x, rate in rates if n in x] for n in (0, 5, 10, 15, 20)]  # empty: not evaluated
         assisted, expert = ([s["before"][key] for s in summaries] for key in ("assisted_score", "expert_score"))
         share = [100 * s["expert_steps"] / s["env_steps"] for s in summaries]  # over all rounds
         columns = [after[0], assisted, *after[1:], share, expert]
-        cells = [f"{np.mean(column):.0f} ± {np.std(column):.0f}" for column in columns]
-        options = command.removeprefix("python mile.py").replace(" --num-threads 1", "").strip()
-        lines.append(f"| `{options}` | {', '.join(map(str, runs))} | {' | '.join(cells)} |")
+        cells = [f"{np.mean(column):.0f} ± {np.std(column):.0f}" if column else "-" for column in columns]
+        named = re.search(r" --env-id (\S+)", command)
+        task = named[1].removeprefix("Meta-World/") if named else "peg-insert-side-v3"  # which is mile.py's default
+        options = re.sub(rf" (--env-id \S+|{common})(?!\S)", "", command).removeprefix("python mile.py").strip()
+        label = f"`{options}`" if options else "none"
+        lines.append(f"| {task} | {label} | {', '.join(map(str, runs))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def mile_curves(results, seed=1):
     """Success over environment steps of all methods in the setting of Figure 4 of MILE's paper."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    drawn = {}  # by method, a line of either task for the legend
     for axis, task in zip(axes, ("drawer", "peg")):
-        for method in tables.MILE_METHODS:
+        for i, method in enumerate(tables.MILE_METHODS):
             path = results / "figure4" / f"{task}-{method}" / f"seed_{seed}.csv"
             if path.exists():
                 columns = np.genfromtxt(path, delimiter=",", names=True)
-                axis.plot(columns["global_step"], columns["success_rate"], label=method, marker="o", markersize=3)
-        summary = json.loads((results / "figure4" / f"{task}-mile" / f"seed_{seed}.json").read_text())["before"]
+                scores = columns["global_step"], columns["success_rate"]
+                (drawn[method],) = axis.plot(*scores, color=f"C{i}", marker="o", markersize=3)
+        path = results / "figure4" / f"{task}-mile" / f"seed_{seed}.json"
+        before = json.loads(path.read_text())["before"] if path.exists() else {}
         for what, key in (("expert", "expert_score"), ("first policy, with the person", "assisted_score")):
-            axis.axhline(summary[key], color="0.6", linewidth=1, linestyle="--")
-            axis.text(0, summary[key] + 1, what, va="bottom", fontsize=7, color="0.4")
-        axis.set(title=tables.MILE_TASKS[task], xlabel="environment steps", ylim=(0, 105))
+            if key in before:
+                axis.axhline(before[key], color="0.6", linewidth=1, linestyle="--")
+                axis.text(0, before[key] + 1, what, va="bottom", fontsize=7, color="0.4")
+        axis.set(title=tables.MILE_TASKS[task].split()[0], xlabel="environment steps", ylim=(0, 105))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("success, mean action (%)")
-    axes[1].legend(fontsize=7, frameon=False)
+    axes[1].legend(drawn.values(), drawn, fontsize=7, frameon=False)
     figure.tight_layout()
     return figure
 
@@ -303,8 +323,8 @@ def all_tables(results):
     parts.append(comparison([results / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]))
     parts += paper_tables(results).split("\n\n")
     parts += [overview("options on Hopper-v5", hopper), overview("options on other tasks", other)]
-    mile = sorted(results.glob("mile*"))
-    parts += [mile_rounds(mile)] if mile else []
+    mile = [results / "figure4" / f"{task}-mile" for task in ("peg", "drawer")] + sorted(results.glob("mile-*"))
+    parts += [mile_rounds(mile)] if finished(mile) else []
     for name, make in (("figure3", mile_methods), ("figure4", mile_predictions), ("figure5", mile_demonstrations)):
         parts += [make(results)] if (results / name).exists() else []
     return parts + speed_tables(results / "speed").split("\n\n")
@@ -336,4 +356,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

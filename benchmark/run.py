@@ -1,19 +1,22 @@
 """Runs a script once for each seed and keeps what came out in benchmark/results/<name>/.
 
-    python benchmark/run.py --name hopper --seeds 1 2 3 4 5 --command "rlif_rlpd.py --num-threads 1"
+    python benchmark/run.py --name hopper --seeds 1 2 3 4 --command "rlif_rlpd.py --num-threads 1"
 
 Of each run, eval.csv and summary.json stay, as seed_<seed>.csv and seed_<seed>.json; the command line is in each
-summary. A seed whose files are there is not run again; a run that was interrupted is resumed.
+summary. A seed whose files are there is not run again; a run that was interrupted is resumed. Files or a run of another
+command under this name are refused. The exit code is 1 if a run failed.
 """
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import tyro
@@ -21,6 +24,7 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from experts import InputError
 from rlif_rlpd import headline
 
 
@@ -32,42 +36,108 @@ class Args:
     jobs: int = 2  # runs at a time
 
 
+def refuse(message):
+    """Ends with one line that says what is wrong with the command line, and exit code 2."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def words(name, command, seed):
+    """A run's script and all its options; by --exp-name and --seed its folder is found again."""
+    script, *options = shlex.split(command)
+    exp_name = f"{Path(script).stem}-{re.sub(r'[^a-zA-Z0-9_.-]', '-', name)}"
+    return script, *options, "--seed", str(seed), "--exp-name", exp_name
+
+
+def begun(name, command, seed):
+    """The folder of a run that has begun, or None."""
+    exp_name = words(name, command, seed)[-1]
+    found = sorted((ROOT / "runs").glob(f"*__{exp_name}__{seed}__*/args.json"))
+    return found[-1].parent if found else None
+
+
+def understood(script, options):
+    """What a script makes of its options, as its args.json holds them."""
+    module = import_module(Path(script).stem)
+    try:
+        args = module.check(tyro.cli(module.Args, prog=script, args=options))
+    except InputError as error:
+        refuse(f"{script}: {error}")
+    return json.loads(json.dumps(vars(args)))  # with lists for tuples
+
+
+def check(runs, jobs):
+    """Everything that can be wrong with these runs, each (name, command, seed), before the first of them starts."""
+    results = ROOT / "benchmark" / "results"
+    if jobs < 1:
+        refuse(f"--jobs must be positive, not {jobs}")
+    for name, command, seed in runs:
+        if results.resolve() not in (results / name).resolve().parents:
+            refuse(f"--name must be of a folder inside benchmark/results, e.g. hopper, not {name!r}")
+        try:
+            script, *options = shlex.split(command) or [""]
+        except ValueError as error:  # an unclosed quote
+            refuse(f"--command {command}: {error}")
+        if script not in {path.name for path in ROOT.glob("*.py")}:
+            refuse(f"--command begins with a script, e.g. rlif_rlpd.py, not with {script!r}")
+        if {option.split("=")[0].replace("_", "-") for option in options} & {"--seed", "--exp-name", "--resume"}:
+            refuse("--command goes without --seed, --exp-name and --resume; use --seeds and --name of this script")
+        path = results / name / f"seed_{seed}.json"
+        if path.exists():
+            ran = json.loads(path.read_text())["command"]
+            if ran != f"python {command}":
+                refuse(f"{path.relative_to(ROOT)} is of another command, {ran}; delete it, or give another --name")
+            continue
+        wanted = understood(script, words(name, command, seed)[1:])
+        if folder := begun(name, command, seed):
+            saved = json.loads((folder / "args.json").read_text())
+            if others := [option for option in wanted if saved.get(option) != wanted[option]]:
+                what = f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}"
+                refuse(f"{what}; delete it, or give another --name")
+
+
 def run(name, command, seed, jobs):
-    """One run, unless its files are there already; returns a line that says what came out."""
+    """One run, unless its files are there already: whether it succeeded, and a line that says what came out."""
     kept = ROOT / "benchmark" / "results" / name
     title = f"{name}, seed {seed}"
     if (kept / f"seed_{seed}.json").exists():
-        return f"{title}: there already"
+        return True, f"{title}: there already"
     kept.mkdir(parents=True, exist_ok=True)
-    script, *options = shlex.split(command)
-    exp_name = f"{Path(script).stem}-{name.replace('/', '-')}"
-    started = sorted((ROOT / "runs").glob(f"*__{exp_name}__{seed}__*"))
-    options = ["--resume", str(started[-1])] if started else [*options, "--seed", str(seed), "--exp-name", exp_name]
+    script, *options = words(name, command, seed)
+    if folder := begun(name, command, seed):
+        options = ["--resume", str(folder)]
     # one thread a core: several threads of several runs would wait for each other
     env = os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
     with open(kept / f"seed_{seed}.log", "w") as log:
         code = subprocess.run([sys.executable, script, *options], cwd=ROOT, env=env, stdout=log, stderr=log).returncode
     if code:
-        return f"{title}: failed with exit code {code}, see {kept / f'seed_{seed}.log'}"
-    run_dir = sorted((ROOT / "runs").glob(f"*__{exp_name}__{seed}__*"))[-1]
+        return False, f"{title}: failed with exit code {code}, see {kept / f'seed_{seed}.log'}"
+    run_dir = begun(name, command, seed)
     summary = json.loads((run_dir / "summary.json").read_text())
     shutil.copy(run_dir / "eval.csv", kept / f"seed_{seed}.csv")
     summary = {"command": f"python {command}"} | summary
     (kept / f"seed_{seed}.json").write_text(json.dumps(summary, indent=2) + "\n")
     (kept / f"seed_{seed}.log").unlink()
     key = headline(summary["final"])
-    return f"{title}: last {summary['final'][key]:.1f}, best {summary['best'][key]:.1f}"
+    return True, f"{title}: last {summary['final'][key]:.1f}, best {summary['best'][key]:.1f}"
 
 
 def run_all(runs, jobs):
-    """So many runs at a time, each (name, command, seed); prints a line for each."""
+    """So many runs at a time, each (name, command, seed); prints a line for each; whether all succeeded."""
+    check(runs, jobs)
+    all_succeeded = True
     with ThreadPoolExecutor(jobs) as pool:
-        for line in pool.map(lambda what: run(*what, jobs), runs):
+        for succeeded, line in pool.map(lambda what: run(*what, jobs), runs):
             print(line, flush=True)
+            all_succeeded &= succeeded
+    return all_succeeded
 
 
 def main(args):
-    run_all([(args.name, args.command, seed) for seed in args.seeds], args.jobs)
+    if not args.seeds:
+        refuse("--seeds needs at least one, e.g. --seeds 1")
+    if not run_all([(args.name, args.command, seed) for seed in args.seeds], args.jobs):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures how fast rlif_rlpd.py learns, and writes it to benchmark/results/speed/; under ten minutes.
+"""Measures how fast rlif_rlpd.py learns, and writes it to benchmark/results/speed/, in about five minutes.
 
     python benchmark/speed.py
 
@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import rlif_rlpd  # noqa: E402
+from run import refuse  # noqa: E402
 
 OBS, ACT, BATCH, HIDDEN = 17, 6, 256, 256
 # milliseconds of the public JAX code's update on one core with a product of JAX_GFLOPS, by critics and UTD ratio
@@ -171,7 +173,14 @@ def machine():
 
 
 def main(args):
-    if args.worker:
+    for name in ("rounds", "steps"):
+        if getattr(args, name) < 1:
+            refuse(f"--{name} must be positive, not {getattr(args, name)}")
+    if args.worker is not None:
+        if not re.fullmatch(r"(cpu|cuda):[1-9]\d*", args.worker):
+            refuse(f"--worker is a device and a number of threads, e.g. cpu:2, not {args.worker!r}")
+        if args.worker.startswith("cuda") and not torch.cuda.is_available():
+            refuse(f"--worker {args.worker}: torch finds no GPU here; for one core: --worker cpu:1")
         json.dump(measure_updates(args.worker, args.rounds), sys.stdout)
         return
     print(machine(), flush=True)

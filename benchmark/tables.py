@@ -10,7 +10,8 @@
     python benchmark/tables.py --table 1 --list                   # only print the commands
 
 The files of a cell are benchmark/results/table1/<env_id>-<expert>-<method>/seed_1.csv and .json; a cell whose files
-are there is not run again, an interrupted one is resumed. `python benchmark/report.py` prints the tables.
+are there is not run again, an interrupted one is resumed. The exit code is 1 if a run failed.
+`python benchmark/report.py` prints the tables.
 """
 
 import json
@@ -20,11 +21,12 @@ from itertools import product
 from typing import Literal
 
 import tyro
-from run import ROOT, run_all
+from run import ROOT, refuse, run_all
 
 # by task: the experts of Table 1, the environment steps, the options that all scripts share, those of rlif_rlpd.py
-# alone, and those of dagger.py and hg_dagger.py; with this noise cloning the demonstrations scores about what it does in
-# the paper (pen 54, Walker2d 44, Hopper 65); where a task needs more steps or its episodes are short, rounds are longer
+# alone, and those of dagger.py and hg_dagger.py; with this noise cloning the demonstrations scores about what it does
+# in the paper (pen 54, Walker2d 44, Hopper 65); where a task needs more steps or its episodes are short, rounds are
+# longer
 TASKS = {
     "AdroitHandPen-v1": (
         ("top", "middle", "low"), 50_000, "--demo-episodes 50 --demo-noise 0.35",
@@ -142,30 +144,47 @@ def figure(name):
     return commands
 
 
+def mile_cell(table, name):
+    """The table and the cell of MILE's run of the same task, which finds {cost} and {expert_steps}."""
+    return table.replace("5", "4"), f"{name.split('-')[0]}-mile"
+
+
 def fill_in(table, name, line, seed):
-    """The command with what MILE's run of the same task and seed found in the place of {cost} and {expert_steps}."""
-    if "{" not in line:
+    """The command with what MILE's run of the same seed found instead of {cost} and {expert_steps}, if it is there."""
+    path = ROOT.joinpath("benchmark", "results", *mile_cell(table, name), f"seed_{seed}.json")
+    if "{" not in line or not path.exists():
         return line
-    table, mile = table.replace("5", "4"), f"{name.split('-')[0]}-mile"
-    path = ROOT / "benchmark" / "results" / table / mile / f"seed_{seed}.json"
-    if not path.exists():
-        print(f"{name} is given what MILE's run found; first: "
-              f"python benchmark/tables.py --table {table} --only {mile} --seed {seed}", file=sys.stderr)  # fmt: skip
-        sys.exit(2)
     summary = json.loads(path.read_text())
     return line.format(cost=summary["before"]["intervention_cost"], expert_steps=summary["expert_steps"])
 
 
 def main(args):
-    chosen = {name: line for name, line in cells(args.table).items() if args.only in name}
+    table, seed = args.table, args.seed
+    lines = {name: fill_in(table, name, line, seed) for name, line in cells(table).items() if args.only in name}
+    if not lines:
+        refuse(f"--only {args.only}: no such cell; to see them: python benchmark/tables.py --table {table} --list")
+    waiting = [name for name, line in lines.items() if "{" in line]  # for MILE's run
     if args.list:
-        print("\n".join(f"{name}: python {line}" for name, line in chosen.items()))
+        print("\n".join(f"{name}: python {line}" for name, line in lines.items()))
+        if waiting:
+            print("{cost} and {expert_steps} are found by the cells whose names end in -mile; first: "
+                  f"python benchmark/tables.py --table {mile_cell(table, '')[0]} --only -mile --seed {seed}",
+                  file=sys.stderr)  # fmt: skip
         return
-    folder = f"table{args.table}" if args.table in ("1", "3") else args.table
-    for given in (False, True):  # MILE's runs come first, the others are given what they found
-        runs = {name: line for name, line in chosen.items() if ("{" in line) == given}
-        lines = [(f"{folder}/{name}", fill_in(args.table, name, line, args.seed)) for name, line in runs.items()]
-        run_all([(*line, args.seed) for line in lines], args.jobs)
+    for name in waiting:
+        where, mile = mile_cell(table, name)
+        if mile not in lines:
+            refuse(f"{name} is given what MILE's run found; first: "
+                   f"python benchmark/tables.py --table {where} --only {mile} --seed {seed}")  # fmt: skip
+    all_succeeded, folder = True, f"table{table}" if table in ("1", "3") else table
+    for later in (False, True):  # MILE's runs come first, the others are given what they found
+        chosen = {name: fill_in(table, name, lines[name], seed) for name in lines if (name in waiting) == later}
+        runs = [(f"{folder}/{name}", line, seed) for name, line in chosen.items() if "{" not in line]
+        all_succeeded &= run_all(runs, args.jobs)
+        for name in [name for name, line in chosen.items() if "{" in line]:
+            print(f"{folder}/{name}, seed {seed}: not run, for MILE's run failed")
+    if not all_succeeded:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
