@@ -15,6 +15,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -203,15 +204,20 @@ def load_expert(env_id, level, env=None):
     """The shipped expert of that level ("top", "middle", "low", ...) or, if level is a path, that file.
 
     Raises InputError with the known levels, with what is wrong with the file, or, given env, if its sizes are others.
+    A file of another environment is taken, for somebody may want that, but a line on stderr says so.
     """
-    known = list_experts().get(env_id, [])
+    shipped = list_experts()
+    known = shipped.get(env_id, [])
     if level in known:
         expert = Expert(FOLDER / env_id / f"{level}.safetensors")
     elif str(level).endswith(".safetensors"):
         expert = Expert(level)
     else:
         there = f"known: {', '.join(known)}" if known else "none are shipped for it"
-        raise InputError(f"no expert {level!r} for {env_id} ({there}); give a level or the path of a .safetensors file")
+        tasks = [task for task, levels in shipped.items() if level in levels]
+        there += f"; {level!r} is there for {', '.join(tasks)}" if tasks else ""
+        choice = "a level or the path" if known else "the path"
+        raise InputError(f"no expert {level!r} for {env_id} ({there}); give {choice} of a .safetensors file")
     if env is not None and expert.discrete != isinstance(env.unwrapped.action_space, Discrete):
         raise InputError(f"{level}: is {'' if expert.discrete else 'not '}for discrete actions, unlike {env_id}")
     if env is not None and (expert.obs_dim, expert.act_dim) != env.observation_space.shape + env.action_space.shape:
@@ -219,6 +225,9 @@ def load_expert(env_id, level, env=None):
             f"{level}: is for {expert.obs_dim} observations and {expert.act_dim} actions, {env_id} has "
             f"{env.observation_space.shape[0]} and {env.action_space.shape[0]}"
         )
+    own = expert.facts.get("env_id", env_id)
+    if own != env_id:
+        print(f"warning: {level} was trained for {own}, and is used for {env_id}", file=sys.stderr)
     return expert
 
 
@@ -282,7 +291,9 @@ def _record_demonstrations(env, env_id, episodes, noise):
     from tqdm import trange
 
     if "top" not in list_experts().get(env_id, []):
-        raise InputError(f"no top expert is shipped for {env_id}: give --dataset-id, or --demo-episodes 0")
+        raise InputError(
+            f"no top expert is shipped for {env_id}: give --dataset-id, or --demo-episodes 0 (bc.py cannot do without)"
+        )
     expert = load_expert(env_id, "top")
     # another file of the expert, or another noise, means other demonstrations
     fingerprint = hashlib.sha256(expert.path.read_bytes() + str(float(noise)).encode()).hexdigest()[:8]

@@ -7,6 +7,8 @@
 experts/README.md lists the shipped files; RECIPES holds what each command does. A top expert is cloned from
 demonstrations; where the clone falls too often, reinforcement learning on the true reward goes on from it. The other
 levels are cloned from a few transitions of the top expert (RLIF, section 5.2: policies trained on subsampled datasets).
+On MILE's tasks, Meta-World and LunarLander, all comes from a scripted policy (see distil). A file that is there already
+is replaced only if --output names it.
 
 Some levels come with critics, the reference Q functions. They are trained on the true reward by policy evaluation:
 RLPD's critic update with the actor held fixed, on rollouts that are disturbed for a while and then left to the policy
@@ -18,6 +20,7 @@ An expert by RLPD alone, on the environment's own reward:
 """
 
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +30,15 @@ import torch
 import tyro
 from tqdm import tqdm, trange
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for python experts/train.py
+
 import hg_dagger
 import rlif_rlpd
-from experts import FOLDER, MAX_ACTION, InputError, load_demonstrations, load_expert, normalized_score, save_expert
+from experts import FOLDER, MAX_ACTION, InputError, list_experts, load_demonstrations, load_expert, normalized_score
+from experts import save_expert
 
 NOISE = 0.1  # standard deviation of every policy, before the tanh
+POOL = 50_000  # transitions of the top expert, from which the subsamples are taken
 BEGINNERS = {  # of MILE's tasks: on Meta-World they stop learning early, on LunarLander they see little
     "Meta-World/peg-insert-side-v3": {"lessons": 60, "updates": 150},
     "Meta-World/drawer-open-v3": {"lessons": 60, "updates": 30},
@@ -71,25 +78,28 @@ class Args:
     """The defaults of a shipped level are its recipe."""
 
     env_id: str = "Hopper-v5"
-    level: str = "low"  # top: cloned from --dataset-id; others: cloned from the top expert's rollouts
-    dataset_id: str | None = None  # top: Minari demonstrations
-    min_score: float = -np.inf  # top: clone the episodes of this score or more
-    improve_steps: int = 0  # top: environment steps of reinforcement learning from the clone
-    final_hold: float = 1.0  # top: how much of the hold on the demonstrations is left at the end of these
-    transitions: int = 1_000  # others: size of the subsample
+    # top: cloned from --dataset-id; high, middle, low, poor: cloned from the top expert's rollouts. Meta-World and
+    # LunarLander have others: top and initial, cloned from the scripted policy, and mental, from the initial policy
+    level: str = "low"
+    dataset_id: str | None = None  # top (not of Meta-World and LunarLander): Minari demonstrations
+    min_score: float = -np.inf  # with --dataset-id: clone the episodes of this score or more
+    improve_steps: int = 0  # with --dataset-id: environment steps of reinforcement learning from the clone
+    final_hold: float = 1.0  # how much of the hold on the demonstrations is left at the end of these
+    transitions: int = 1_000  # high, middle, low, poor: size of the subsample
     lessons: int = 120  # Meta-World, LunarLander: episodes to clone
-    disturbances: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6)  # these: noise on the actions done, from episode to episode
-    label_noise: float = 0.2  # these: noise on the actions cloned
+    # these, but not mental: noise on the actions done, from episode to episode
+    disturbances: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6)
+    label_noise: float = 0.2  # these, but not mental: noise on the actions cloned
     updates: int = 12_000  # these: gradient steps of cloning
     seed: int = 1
-    critics: bool = False  # train critics as well
+    critics: bool = False  # train critics as well (not for Meta-World and LunarLander)
     critic_transitions: int = 200_000  # disturbed rollouts to train them on
     critic_steps: int = 40_000  # gradient steps
     weak_clones: tuple[int, ...] = ()  # clones of so few transitions disturb as well
     num_qs: int = 5  # critics
     reward_scale: float = 0.01  # so that Q is of order 1 while learning
     bf16: bool = False  # bfloat16 in the hidden layers' products
-    output: str | None = None  # default: experts/<env_id>/<level>.safetensors
+    output: str | None = None  # default: experts/<env_id>/<level>.safetensors, if there is none yet
 
 
 def clone(obs, actions):
@@ -190,10 +200,11 @@ def lessons(args, env, act, episodes, disturbances, label_noise):
 def distil(args, env):
     """MILE's policies: an expert and a beginner cloned from the scripted policy, and what is expected of the beginner.
 
-    They learn their noise as well, for MILE's person compares log-probabilities. Returns the policy and a note.
+    They learn their noise as well, for MILE's person compares log-probabilities; what is expected of the beginner
+    has next to none, being cloned from likeliest actions. Returns the policy, a note and what was cloned.
     """
     if args.level == "mental":
-        beginner = load_expert(args.env_id, "initial", env)
+        beginner = model_of(args, env, "initial")
         act = lambda obs: beginner.act(obs[None], deterministic=True)[0].numpy()
         obs, actions = lessons(args, env, act, args.lessons, (0.0,), 0.0)
         note = f"cloned from {args.lessons} episodes of the initial policy, seed {args.seed}"
@@ -212,7 +223,17 @@ def distil(args, env):
     for _ in trange(args.updates, desc="cloning"):
         hg_dagger.fit(actor, optimizer, obs, actions, 1, 256)
         schedule.step()
-    return actor, note
+    return actor, note, {"obs": obs, "actions": actions}
+
+
+def model_of(args, env, level):
+    """The expert of another level, which this one is cloned from."""
+    if level not in list_experts().get(args.env_id, []):
+        raise InputError(
+            f"--level {args.level} is cloned from the {level} expert of {args.env_id}, which is not there: "
+            f"train it first, with --level {level}"
+        )
+    return load_expert(args.env_id, level, env)
 
 
 def batch_of(data, size, count):
@@ -306,6 +327,36 @@ def improve(actor, demos, args):
     return actor
 
 
+def top_expert(args, env):
+    """The clone of good demonstrations, improved if wanted; returns it, a note and what was cloned."""
+    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
+        raise InputError(f"--env-id {args.env_id}: needs continuous actions")
+    demos = load_demonstrations(env, args.env_id, 1_000_000, args.dataset_id, keep_rewards=True)
+    episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each one's episode
+    scores = normalized_score(args.env_id, np.bincount(episode, demos["rewards"]))
+    good = ~(scores < args.min_score)[episode]  # all of them where scores are nan, for the task has no references
+    if not good.any():
+        raise InputError(f"--min-score {args.min_score}: the best episode of {args.dataset_id} has {scores.max():.1f}")
+    data = {name: torch.from_numpy(values[good]) for name, values in demos.items()}
+    data["rewards"] *= args.reward_scale
+    note = f"cloned from {good.sum()} transitions of {args.dataset_id}"
+    actor = clone(data["obs"], data["actions"])
+    if args.improve_steps:
+        actor = improve(actor, data, args)
+        note += f", {args.improve_steps} steps of reinforcement learning"
+    return actor, note, data
+
+
+def worse_expert(args, env):
+    """The clone of a few transitions of the top expert; returns it, a note and what was cloned."""
+    expert = model_of(args, env, "top")
+    data = rollouts(args.env_id, lambda obs: expert.act(obs).numpy(), POOL, args.seed, disturb=False)
+    torch.manual_seed(args.seed)
+    data = dict(zip(("obs", "actions"), subsample(data, args.transitions)))
+    note = f"cloned from {args.transitions} transitions of the top expert, seed {args.seed}"
+    return clone(data["obs"], data["actions"]), note, data
+
+
 def parse_args(argv=None):
     """The command line, on top of the level's recipe."""
     args = tyro.cli(Args, args=argv)
@@ -313,32 +364,72 @@ def parse_args(argv=None):
     return tyro.cli(Args, args=argv, default=Args(args.env_id, args.level, **recipe))
 
 
+def taught(args):
+    """Is it one of MILE's tasks, whose policies come from a scripted one?"""
+    return args.env_id.startswith(("Meta-World/", "LunarLander"))
+
+
+def check(args):
+    """Everything that can be wrong with the options themselves."""
+    for names, holds, rule in (
+        ("lessons updates critic_transitions critic_steps num_qs", lambda x: x > 0, "positive"),
+        ("transitions", lambda x: 0 < x <= POOL, f"from 1 to {POOL}"),
+        ("reward_scale", lambda x: 0 < x < np.inf, "positive"),
+        ("label_noise final_hold", lambda x: 0 <= x < np.inf, "zero or more"),
+        ("seed improve_steps", lambda x: x >= 0, "zero or more"),
+        ("min_score", lambda x: not np.isnan(x), "a number"),
+    ):
+        for name in names.split():
+            if not holds(getattr(args, name)):
+                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+    levels = ("top", "initial", "mental") if taught(args) else ("top", "high", "middle", "low", "poor")
+    demonstrated = args.level == "top" and not taught(args)
+    no_demonstrations = f"--level {args.level} of {args.env_id} is not cloned from demonstrations; leave it out"
+    unscored = np.isnan(normalized_score(args.env_id, 0.0))
+    for wrong, message in (
+        (args.level not in levels, f"--level must be one of {', '.join(levels)} for {args.env_id}, not {args.level}"),
+        (args.dataset_id and not demonstrated, f"--dataset-id: {no_demonstrations}"),
+        (args.improve_steps and not demonstrated, f"--improve-steps: {no_demonstrations}"),
+        (demonstrated and not args.dataset_id, "--level top needs --dataset-id, Minari demonstrations of a good agent"),
+        (args.min_score > -np.inf and unscored, f"--min-score: there are no scores for {args.env_id}; leave it out"),
+        (args.improve_steps and args.num_qs < 2, "--improve-steps needs --num-qs 2 or more"),
+        (args.critics and taught(args), f"--critics: there are none for {args.env_id}; leave it out"),
+        (args.level == "top" and taught(args) and not args.label_noise,
+         "--label-noise must be positive for --level top: the policy's own noise never falls below it"),
+        (not args.disturbances or not all(0 <= x < np.inf for x in args.disturbances),
+         "--disturbances needs numbers of zero or more, at least one"),
+        (min(args.weak_clones, default=1) < 1, "--weak-clones needs positive sizes"),
+    ):  # fmt: skip
+        if wrong:
+            raise InputError(message)
+
+
+def output_path(args):
+    """Where the policy is to be written: it can be, and takes the place of another file only if --output names it."""
+    path = Path(args.output or FOLDER / args.env_id / f"{args.level}.safetensors")
+    try:
+        if path.exists() and not args.output:
+            raise InputError(f"{path} is there: give --output and a new path, or --output {path} to replace it")
+        if path.suffix != ".safetensors" or path.is_dir():
+            raise InputError(f"--output must be the path of a .safetensors file, not {path}")
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=folder).close()  # can we write there?
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; give another --output") from None
+    return path
+
+
 def main(args):
-    taught = args.env_id.startswith(("Meta-World/", "LunarLander"))
-    if args.level == "top" and not args.dataset_id and not taught:
-        raise InputError("--level top needs --dataset-id")
+    """Train a policy, with critics if wanted, and write it with its scores."""
+    check(args)
     torch.manual_seed(args.seed)
-    env = rlif_rlpd.make_env(args.env_id)
-    if taught:
-        actor, note = distil(args, env)
+    env, path = rlif_rlpd.make_env(args.env_id), output_path(args)
+    if taught(args):
+        actor, note, data = distil(args, env)
     elif args.level == "top":
-        demos = load_demonstrations(env, args.env_id, 1_000_000, args.dataset_id, keep_rewards=True)
-        episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each one's episode
-        good = normalized_score(args.env_id, np.bincount(episode, demos["rewards"]))[episode] >= args.min_score
-        data = {name: torch.from_numpy(values[good]) for name, values in demos.items()}
-        data["rewards"] *= args.reward_scale
-        note = f"cloned from {good.sum()} transitions of {args.dataset_id}"
+        actor, note, data = top_expert(args, env)
     else:
-        expert = load_expert(args.env_id, "top", env)
-        data = rollouts(args.env_id, lambda obs: expert.act(obs).numpy(), 50_000, args.seed, disturb=False)
-        torch.manual_seed(args.seed)
-        data = dict(zip(("obs", "actions"), subsample(data, args.transitions)))
-        note = f"cloned from {args.transitions} transitions of the top expert, seed {args.seed}"
-    if not taught:
-        actor = clone(data["obs"], data["actions"])
-    if args.improve_steps:
-        actor = improve(actor, data, args)
-        note += f", {args.improve_steps} steps of reinforcement learning"
+        actor, note, data = worse_expert(args, env)
     networks = {"actor": actor}
     if args.critics:
         others = [clone(*subsample(data, size)).act for size in args.weak_clones]
@@ -367,7 +458,6 @@ def main(args):
     facts |= {"score_mean": mean, "score_std": std, "score_episodes": 100}
     facts["score_of_mean_action"] = likeliest[rlif_rlpd.headline(likeliest)]
     tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
-    path = Path(args.output or FOLDER / args.env_id / f"{args.level}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_expert(path, tensors, **facts)
     print(f"{path}: score {mean:.1f} +- {std:.1f} over 100 episodes")
@@ -376,6 +466,6 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args())
-    except InputError as error:
+    except (InputError, OSError) as error:  # bad input, or a full disk
         print(f"experts.train: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)

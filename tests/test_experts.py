@@ -58,6 +58,22 @@ def test_an_expert_stays_off_the_edges():
     assert Expert("edge.safetensors").act(np.zeros((1, 2), np.float32)).item() == pytest.approx(0.999)
 
 
+def test_a_file_of_another_environment_is_taken_with_a_warning(capsys):
+    path, env = "mine.safetensors", rlif_rlpd.make_env("Point-v0")
+    for facts, said in (
+        ({"env_id": "Walled-v0"}, f"warning: {path} was trained for Walled-v0, and is used for Point-v0\n"),
+        ({"env_id": "Point-v0"}, ""),
+        ({}, ""),  # it does not say
+    ):
+        tiny.write_expert(path, [[0.0, 0.0]], **facts)
+        assert load_expert("Point-v0", path, env).obs_dim == 2
+        assert capsys.readouterr() == ("", said)
+    tiny.write_expert(path, [[0.0]], env_id="Walled-v0")  # one that does not fit is refused, in one line
+    with pytest.raises(experts.InputError):
+        load_expert("Point-v0", path, env)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_policy_without_critics_does_not_value():
     tiny.write_expert("blind.safetensors", [[0.0, 0.0]])
     expert = Expert("blind.safetensors")
@@ -93,6 +109,37 @@ def test_without_save_model_there_is_none():
 
 def test_experts_are_shipped():
     assert {"low", "middle", "top"} <= set(list_experts()["Hopper-v5"])
+
+
+@pytest.mark.parametrize(("env_id", "level", "said"), [
+    ("Hopper-v5", "best", "no expert 'best' for Hopper-v5 (known: low, middle, top); give a level or the path of "),
+    ("Hopper-v5", "poor", "no expert 'poor' for Hopper-v5 (known: low, middle, top; 'poor' is there for Walker2d-v5); "
+                          "give a level or the path of a .safetensors file"),
+    ("Hopper-v4", "low", "no expert 'low' for Hopper-v4 (none are shipped for it; 'low' is there for AdroitHandPen-v1, "
+                         "Hopper-v5, Walker2d-v5); give the path of a .safetensors file"),
+    ("Point-v0", "best", "no expert 'best' for Point-v0 (none are shipped for it); give the path of a .safetensors"),
+])  # fmt: skip
+def test_a_level_that_is_not_there_is_answered_with_what_is(env_id, level, said):
+    with pytest.raises(experts.InputError, match=f"^{re.escape(said)}"):
+        load_expert(env_id, level)
+
+
+def test_what_is_expected_of_a_beginner_has_next_to_no_noise_where_the_beginner_goes():
+    env_id = "Meta-World/drawer-open-v3"
+    initial, mental = (load_expert(env_id, level) for level in ("initial", "mental"))
+    env, states = rlif_rlpd.make_env(env_id), []
+    obs, _ = env.reset(seed=0)
+    for _ in range(100):
+        states.append(obs)
+        obs, *_ = env.step(initial.act(obs[None], deterministic=True)[0].numpy())
+    noise = [policy(np.array(states))[1].exp().median() for policy in (initial, mental)]
+    assert noise[0] > 0.2 and noise[1] < 0.01
+
+
+def test_facts_of_the_shipped_files_are_in_the_table_of_the_format():
+    table = (experts.FOLDER / "README.md").read_text().split("Facts (in the header")[1].split("Tensors (float32)")[0]
+    for env_id, level in SHIPPED:
+        assert set(load_expert(env_id, level).facts) <= set(re.findall(r"`(\w+)`", table)), (env_id, level)
 
 
 @pytest.mark.parametrize(("env_id", "level"), SHIPPED or [("none", "is shipped")])
@@ -151,6 +198,11 @@ def test_the_value_rule_flags_a_random_policy_often_and_the_top_expert_hardly_ev
 @pytest.fixture
 def point():
     return rlif_rlpd.make_env("Point-v0")
+
+
+def test_without_a_top_expert_the_hint_is_true_for_every_script(point):
+    with pytest.raises(experts.InputError, match=r"give --dataset-id, or --demo-episodes 0 \(bc.py cannot"):
+        load_demonstrations(point, "Point-v0", 3)
 
 
 def test_default_demonstrations_are_recorded_once(tmp_path, monkeypatch, point):

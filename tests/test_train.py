@@ -1,0 +1,144 @@
+"""How the shipped experts are trained: what is refused before any work, and that no file is lost."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import experts
+import rlif_rlpd
+from experts import InputError, load_expert, train
+from tests import tiny
+
+ROW = {"return_mean": 1.0, "return_std": 2.0, "normalized_score": np.nan, "success_rate": np.nan}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with nothing but a top expert for Walled-v0; rollouts, cloning and evaluation that cost no time."""
+    for module in (experts, train):
+        monkeypatch.setattr(module, "FOLDER", tmp_path / "experts")
+    monkeypatch.setattr(rlif_rlpd, "evaluate", lambda *args, **options: dict(ROW))
+    monkeypatch.setattr(train, "POOL", 1_000)
+    actor = lambda obs, actions: rlif_rlpd.Actor(obs.shape[1], actions.shape[1], (256, 256))
+    monkeypatch.setattr(train, "clone", actor)
+    (tmp_path / "experts" / "Walled-v0").mkdir(parents=True)
+    tiny.write_expert(tmp_path / "experts" / "Walled-v0" / "top.safetensors", [[-5.0, 0.0]], noise=0.3)
+    return tmp_path / "experts"
+
+
+def run(options):
+    train.main(train.parse_args(options.split()))
+
+
+def contents(folder):
+    """Every file and folder below, with what is in it."""
+    return {path: path.read_bytes() if path.is_file() else None for path in Path(folder).rglob("*")}
+
+
+LANDER, ARM = "--env-id LunarLanderContinuous-v3", "--env-id Meta-World/drawer-open-v3"
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ("--level lwo", "--level must be one of top, high, middle, low, poor for Hopper-v5, not lwo"),
+    (f"{LANDER} --level low", "--level must be one of top, initial, mental for LunarLanderContinuous-v3, not low"),
+    ("--seed -1", "--seed must be zero or more, not -1"),
+    ("--transitions 0", "--transitions must be from 1 to 50000, not 0"),
+    ("--transitions -5", "--transitions must be from 1 to 50000, not -5"),
+    ("--transitions 50001", "--transitions must be from 1 to 50000, not 50001"),
+    (f"{LANDER} --level initial --updates 0", "--updates must be positive, not 0"),
+    (f"{LANDER} --level initial --lessons 0", "--lessons must be positive, not 0"),
+    (f"{LANDER} --level initial --lessons -1", "--lessons must be positive, not -1"),
+    (f"{LANDER} --level initial --disturbances", "--disturbances needs numbers of zero or more, at least one"),
+    (f"{LANDER} --level initial --disturbances nan", "--disturbances needs numbers"),
+    (f"{LANDER} --level initial --label-noise -1", "--label-noise must be zero or more, not -1"),
+    (f"{LANDER} --level top --label-noise 0", "--label-noise must be positive for --level top"),
+    (f"{LANDER} --level initial --improve-steps 10", "--improve-steps: .* leave it out"),
+    (f"{LANDER} --level initial --critics", "--critics: there are none for LunarLanderContinuous-v3"),
+    (f"{ARM} --level top --critics", "--critics: there are none for Meta-World/drawer-open-v3"),
+    (f"{ARM} --level top --dataset-id any/set-v0", "--dataset-id: .* leave it out"),
+    ("--level low --dataset-id any/set-v0", "--dataset-id: --level low of Hopper-v5 is not cloned from demonstrations"),
+    ("--level low --improve-steps 10", "--improve-steps: --level low of Hopper-v5"),
+    ("--level top", "--level top needs --dataset-id"),
+    ("--level top --dataset-id a/b-v0 --improve-steps 10 --num-qs 1", "--improve-steps needs --num-qs 2"),
+    ("--level top --dataset-id a/b-v0 --min-score nan", "--min-score must be a number, not nan"),
+    ("--env-id Walled-v0 --level top --dataset-id a/b-v0 --min-score 5", "--min-score: there are no scores"),
+    ("--critics --critic-steps 0", "--critic-steps must be positive, not 0"),
+    ("--critics --weak-clones 5 0", "--weak-clones needs positive sizes"),
+    ("--reward-scale 0", "--reward-scale must be positive"),
+    ("--env-id Switched-v0 --level top --dataset-id a/b-v0", "--env-id Switched-v0: needs continuous actions"),
+    ("--env-id NoSuch-v0 --level low", "--env-id NoSuch-v0"),
+    ("--output a_folder", "--output must be the path of a .safetensors file, not a_folder"),
+    ("--output a_folder.safetensors", "--output must be the path of a .safetensors file, not a_folder.safetensors"),
+    ("--output a_file/a.safetensors", "cannot write a_file/a.safetensors: Not a directory; give another --output"),
+    ("--env-id Point-v0 --level low", "from the top expert of Point-v0, which is not there: train .* with --level top"),
+    (f"{LANDER} --level mental", "from the initial expert of LunarLander.*: train it first, with --level initial"),
+])  # fmt: skip
+def test_refused_in_one_line_before_any_work(options, said, own_folder, monkeypatch):
+    monkeypatch.setattr(train, "trange", None)  # there is no training without it
+    monkeypatch.setattr(train, "tqdm", None)  # nor rollouts without that
+    for module in (experts, train):
+        monkeypatch.setattr(module, "FOLDER", own_folder / "experts")
+    (own_folder / "a_folder.safetensors").mkdir()
+    (own_folder / "a_file").touch()
+    before = contents(own_folder)
+    with pytest.raises(InputError, match=said) as caught:
+        run(options)
+    assert "\n" not in str(caught.value) and contents(own_folder) == before
+
+
+def test_a_file_is_replaced_only_where_output_names_it(folder, monkeypatch):
+    options = "--env-id Walled-v0 --level low --transitions 20"
+    run(options)
+    path = folder / "Walled-v0" / "low.safetensors"
+    before = path.read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(InputError) as caught:
+        patch.setattr(train, "tqdm", None)  # no rollouts
+        run(options)
+    assert str(caught.value) == f"{path} is there: give --output and a new path, or --output {path} to replace it"
+    assert path.read_bytes() == before
+    run(f"{options} --output new/folder/low.safetensors")
+    assert path.read_bytes() == before and Path("new/folder/low.safetensors").exists()
+    run(f"{options} --output {path} --seed 2")
+    assert load_expert("Walled-v0", "low").facts["trained_by"].endswith("seed 2")
+    assert path.read_bytes() != before
+
+
+def test_with_no_options_a_shipped_file_would_be_replaced_which_is_refused():
+    with pytest.raises(InputError, match="Hopper-v5/low.safetensors is there: give --output"):
+        run("")
+
+
+@pytest.mark.parametrize("level", ["high", "top"])
+def test_a_policy_is_trained_on_what_its_level_says(level, folder, monkeypatch):
+    tiny.write_demonstrations("test/walled-v0", episodes=3, steps=6, env_id="Walled-v0")
+    seen, clone = [], train.clone
+    monkeypatch.setattr(train, "clone", lambda obs, actions: seen.append(obs) or clone(obs, actions))
+    source = "--dataset-id test/walled-v0" if level == "top" else "--transitions 20"
+    run(f"--env-id Walled-v0 --level {level} {source} --output a.safetensors")
+    assert [len(obs) for obs in seen] == [18 if level == "top" else 20]
+    facts = load_expert("Walled-v0", "a.safetensors").facts
+    said = "18 transitions of test/walled-v0" if level == "top" else "20 transitions of the top expert, seed 1"
+    assert facts["trained_by"] == f"cloned from {said}" and facts["level"] == level
+
+
+def test_a_score_that_no_demonstration_has_is_refused(folder):
+    tiny.write_demonstrations("test/hopper-v0", episodes=2, steps=3, env_id="Hopper-v5")
+    with pytest.raises(InputError, match="--min-score 50.0: the best episode of test/hopper-v0 has 0.8"):
+        run("--level top --dataset-id test/hopper-v0 --min-score 50")
+
+
+def test_a_beginner_and_what_is_expected_of_them_are_trained_on_their_own_task(folder):
+    for level in ("initial", "mental"):
+        run(f"{LANDER} --level {level} --lessons 1 --updates 3")
+        facts = load_expert("LunarLanderContinuous-v3", level).facts
+        teacher = {"initial": "scripted", "mental": "initial"}[level]
+        assert facts["trained_by"].startswith(f"cloned from 1 episodes of the {teacher} policy")
+
+
+def test_the_path_of_the_file_can_be_run_as_well_as_the_module():
+    process = subprocess.run([sys.executable, "experts/train.py"], cwd=tiny.ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert process.stderr.startswith("experts.train: ") and "--output" in process.stderr
