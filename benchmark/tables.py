@@ -69,8 +69,8 @@ MILE_METHODS = {
     "bc-intervention": "mile.py --eval-frequency 5 --no-mental-model --intervention-cost {cost}",
     "iwr": "iwr.py --eval-frequency 5 --intervention-cost {cost}",
     "sirius": "sirius.py --eval-frequency 5 --intervention-cost {cost}",
-    "hg-dagger": f"hg_dagger.py --eval-frequency 1000 {PERSON} --doubt-novices 0 --batch-size 1024 --learning-rate 1e-4 "
-    "--demo-noise 0",
+    "hg-dagger": f"hg_dagger.py --eval-frequency 1000 {PERSON} --doubt-novices 0 --batch-size 1024 "
+    "--learning-rate 1e-4 --demo-noise 0",
     "rlif": f"rlif_rlpd.py --eval-frequency 5000 {PERSON} --utd-ratio 15 --bf16 --demo-noise 0 --total-timesteps 20000 "
     "--max-interventions {expert_steps}",
 }
