@@ -220,9 +220,9 @@ def mile_methods(results, seed=1):
 
 def mile_demonstrations(results, seed=1):
     """A Markdown table: one seed of all methods in the setting of Figure 5 of MILE's paper."""
-    lines = ["| drawer, 20 rounds | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
+    lines = ["| drawer, one round | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
     for method in tables.MILE_METHODS:
-        folders = [results / "figure4" / f"drawer-{method}"]
+        folders = [results / "figure3" / f"drawer-{method}"]
         folders += [results / "figure5" / f"drawer-{method}-{demos}-demos" for demos in (1, 3, 5)]
         lines.append(f"| {method} | {' | '.join(score_of(folder / f'seed_{seed}.json') for folder in folders)} |")
     return "\n".join(lines)

@@ -5,7 +5,7 @@
     python benchmark/tables.py --table options                    # rlif_rlpd.py with one option changed
     python benchmark/tables.py --table figure3                    # MILE: one round of 15 episodes
     python benchmark/tables.py --table figure4                    # MILE: 20 rounds of one episode
-    python benchmark/tables.py --table figure5                    # figure4 with 1, 3, 5 demonstrations for the others
+    python benchmark/tables.py --table figure5                    # figure3 with 1, 3, 5 demonstrations for the others
     python benchmark/tables.py --table 1 --only Hopper-v5-low     # the cells whose name contains this
     python benchmark/tables.py --table 1 --list                   # only print the commands
 
@@ -120,7 +120,7 @@ def cells(table):
 
 def figure(name):
     """The commands of a figure of MILE's paper; {cost} and {expert_steps} are to be filled in."""
-    once, tasks = name == "figure3", list(MILE_TASKS) if name == "figure3" else ["drawer", "peg"]
+    once, tasks = name != "figure4", list(MILE_TASKS) if name == "figure3" else ["drawer", "peg"]
     rounds = "--rounds 1 --round-episodes 15 --round-epochs 300" if once else "--rounds 20 --round-episodes 1"
     demonstrations, methods = (0,), list(MILE_METHODS)
     if name == "figure5":
@@ -146,7 +146,7 @@ def figure(name):
 
 def mile_cell(table, name):
     """The table and the cell of MILE's run of the same task, which finds {cost} and {expert_steps}."""
-    return table.replace("5", "4"), f"{name.split('-')[0]}-mile"
+    return table.replace("5", "3"), f"{name.split('-')[0]}-mile"
 
 
 def fill_in(table, name, line, seed):

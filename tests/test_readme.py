@@ -79,7 +79,7 @@ def test_the_cells_of_the_figures_are_given_what_mile_found(table, tmp_path, mon
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     cells = tables.cells(table)
     assert len(cells) == len(set(cells.values())) == {"figure3": 5 * 6 - 1, "figure4": 2 * 6, "figure5": 4 * 3}[table]
-    folder = tmp_path / "benchmark" / "results" / ("figure3" if table == "figure3" else "figure4")
+    folder = tmp_path / "benchmark" / "results" / ("figure4" if table == "figure4" else "figure3")
     for task in {name.split("-")[0] for name in cells}:
         path = folder / f"{task}-mile" / "seed_1.json"
         path.parent.mkdir(parents=True)
@@ -97,7 +97,7 @@ def test_a_cell_of_a_figure_needs_miles_run(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         tables.main(tables.Args(table="figure5", only="drawer-iwr-1-demos"))
     assert caught.value.code == 2
-    assert "python benchmark/tables.py --table figure4 --only drawer-mile --seed 1" in capsys.readouterr().err
+    assert "python benchmark/tables.py --table figure3 --only drawer-mile --seed 1" in capsys.readouterr().err
 
 
 def test_every_figure_in_the_tables_comes_from_the_results():
