@@ -190,41 +190,45 @@ def paper_tables(results, seed=1):
     return "\n".join(lines)
 
 
-def score_of(path):
-    """The last evaluation of a run, mean action, or - if it is not there."""
-    if not path.exists():
-        return "-"
-    final = json.loads(path.read_text())["final"]
-    return f"{final[headline(final)]:.0f}"
+def over_seeds(values):
+    """Mean and standard deviation of a value of each seed; of a single one itself; - if there is none."""
+    return f"{np.mean(values):.0f}" + f" ± {np.std(values):.0f}" * (len(values) > 1) if values else "-"
 
 
-def mile_methods(results, seed=1):
-    """A Markdown table: one seed of all methods in the settings of Figures 3 and 4 of MILE's paper."""
+def score_of(folder):
+    """The last evaluation of the runs in a folder, mean action."""
+    finals = [json.loads(path.read_text())["final"] for path in folder.glob("seed_*.json")]
+    return over_seeds([final[headline(final)] for final in finals])
+
+
+def mile_methods(results):
+    """A Markdown table: all methods in the settings of Figures 3 and 4 of MILE's paper."""
     methods = list(tables.MILE_METHODS)
     header = ["figure", "task", "alone at first", "with the person", "expert", "their steps", *methods]
     lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
     for name in ("figure3", "figure4"):
         for task in dict.fromkeys(cell.split("-")[0] for cell in tables.figure(name)):
-            path = results / name / f"{task}-mile" / f"seed_{seed}.json"
-            if not path.exists():
-                continue
-            mile = json.loads(path.read_text())
-            first = np.genfromtxt(path.with_suffix(".csv"), delimiter=",", names=True)[0]
-            before = mile["before"]
-            facts = [first[headline(mile["final"])], before["assisted_score"], before["expert_score"]]
-            cells = [f"{x:.0f}" for x in facts] + [f"{mile['expert_steps']} of {mile['env_steps']}"]
-            cells += [score_of(results / name / f"{task}-{method}" / path.name) for method in methods]
-            lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
+            facts = []  # one row for each seed of MILE's run
+            for path in (results / name / f"{task}-mile").glob("seed_*.json"):
+                mile = json.loads(path.read_text())
+                first = np.genfromtxt(path.with_suffix(".csv"), delimiter=",", names=True)[0][headline(mile["final"])]
+                before = mile["before"]["assisted_score"], mile["before"]["expert_score"]
+                facts.append((first, *before, mile["expert_steps"], mile["env_steps"]))
+            if facts:
+                alone, assisted, expert, expert_steps, env_steps = (f"{x:.0f}" for x in np.mean(facts, axis=0))
+                cells = [alone, assisted, expert, f"{expert_steps} of {env_steps}"]
+                cells += [score_of(results / name / f"{task}-{method}") for method in methods]
+                lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def mile_demonstrations(results, seed=1):
-    """A Markdown table: one seed of all methods in the setting of Figure 5 of MILE's paper."""
+def mile_demonstrations(results):
+    """A Markdown table: all methods in the setting of Figure 5 of MILE's paper."""
     lines = ["| drawer, one round | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
     for method in tables.MILE_METHODS:
         folders = [results / "figure3" / f"drawer-{method}"]
         folders += [results / "figure5" / f"drawer-{method}-{demos}-demos" for demos in (1, 3, 5)]
-        lines.append(f"| {method} | {' | '.join(score_of(folder / f'seed_{seed}.json') for folder in folders)} |")
+        lines.append(f"| {method} | {' | '.join(map(score_of, folders))} |")
     return "\n".join(lines)
 
 
@@ -257,7 +261,7 @@ def mile_rounds(folders):
         assisted, expert = ([s["before"][key] for s in summaries] for key in ("assisted_score", "expert_score"))
         share = [100 * s["expert_steps"] / s["env_steps"] for s in summaries]  # over all rounds
         columns = [after[0], assisted, *after[1:], share, expert]
-        cells = [f"{np.mean(column):.0f} ± {np.std(column):.0f}" if column else "-" for column in columns]
+        cells = [over_seeds(column) for column in columns]
         named = re.search(r" --env-id (\S+)", command)
         task = named[1].removeprefix("Meta-World/") if named else "peg-insert-side-v3"  # which is mile.py's default
         options = re.sub(rf" (--env-id \S+|{common})(?!\S)", "", command).removeprefix("python mile.py").strip()
