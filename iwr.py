@@ -3,10 +3,10 @@
 Paper: Mandlekar et al., 2020, https://arxiv.org/abs/2012.06733. The setting, and the person, are those of MILE (Korkmaz
 and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519), which compares itself with it.
 
-    python iwr.py                                    # Meta-World's peg insertion
-    python iwr.py --rounds 1 --round-episodes 15     # MILE's single iteration
-    python iwr.py --help                             # every option
-    python iwr.py --resume runs/<run>                # go on after a stop, to the bit
+    python iwr.py                                                      # Meta-World's peg insertion
+    python iwr.py --rounds 1 --round-episodes 15 --round-epochs 300    # MILE's single iteration
+    python iwr.py --help                                               # every option
+    python iwr.py --resume runs/<run>                                  # go on after a stop, to the bit
 
 Read main() first, then weights(). In shapes: O observation size, A action size, B batch, T steps of an episode.
 """

@@ -2,11 +2,11 @@
 
 Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519; "Eq. 1" to "Eq. 5" in comments are its.
 
-    python mile.py                                    # Meta-World's peg insertion
+    python mile.py                                                      # Meta-World's peg insertion
     python mile.py --rounds 1 --round-episodes 15 --round-epochs 300    # the paper's single iteration
-    python mile.py --no-mental-model                  # BC-intervention: a network guesses when, cloning learns what
-    python mile.py --help                             # every option
-    python mile.py --resume runs/<run>                # go on after a stop, to the bit
+    python mile.py --no-mental-model                                    # BC-intervention: a network guesses when
+    python mile.py --help                                               # every option
+    python mile.py --resume runs/<run>                                  # go on after a stop, to the bit
 
 Read main() first, then intervention_log_probs() (Eq. 2: when does a person take over?) and losses() (Eq. 5). In shapes:
 O observation size, A action size, B batch, T steps of an episode.

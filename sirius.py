@@ -3,10 +3,10 @@
 Paper: Liu et al., RSS 2023, https://arxiv.org/abs/2211.08416. The setting, and the person, are those of MILE (Korkmaz
 and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519), which compares itself with it.
 
-    python sirius.py                                    # Meta-World's peg insertion
-    python sirius.py --rounds 1 --round-episodes 15     # MILE's single iteration
-    python sirius.py --help                             # every option
-    python sirius.py --resume runs/<run>                # go on after a stop, to the bit
+    python sirius.py                                                      # Meta-World's peg insertion
+    python sirius.py --rounds 1 --round-episodes 15 --round-epochs 300    # MILE's single iteration
+    python sirius.py --help                                               # every option
+    python sirius.py --resume runs/<run>                                  # go on after a stop, to the bit
 
 Read main() first, then classes() and weights(). In shapes: O observation size, A action size, B batch, T steps of an
 episode.

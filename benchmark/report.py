@@ -70,21 +70,23 @@ def finished(folders):
     return [folder for folder in folders if any(folder.glob("seed_*.json"))]
 
 
-def curves(runs, levels):
-    """Score and intervention rate over environment steps: every seed thin, the mean thick; levels: {name: score}."""
+def curves(runs, levels, x="global_step", y="normalized_score"):
+    """Score y and intervention rate over x: every seed thin, the mean thick; levels: {name: score}."""
+    names = {"global_step": "environment steps", "round": "rounds", "normalized_score": "normalised score",
+             "success_rate": "success (%)"}  # fmt: skip
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-    steps = next(iter(runs.values()))["global_step"]
-    for axis, name, scale in ((axes[0], "normalized_score", 1), (axes[1], "intervention_rate", 100)):
+    steps = next(iter(runs.values()))[x]
+    for axis, name, scale in ((axes[0], y, 1), (axes[1], "intervention_rate", 100)):
         values = np.array([scale * columns[name] for columns in runs.values()])  # (seeds, evaluations)
         for seed, row in zip(runs, values):
             axis.plot(steps, row, color=NOVICE, alpha=0.35, linewidth=1)
         axis.plot(steps, values.mean(0), color=NOVICE, linewidth=2.5)
-        axis.set(xlabel="environment steps", ylim=(0, None))
+        axis.set(xlabel=names[x], ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
     for name, score in levels.items():
         axes[0].axhline(score, color="0.5", linewidth=1, linestyle="--")
         axes[0].text(steps[-1], score + 1, name, ha="right", va="bottom", fontsize=8, color="0.4")
-    axes[0].set_ylabel("normalised score (mean action)")
+    axes[0].set_ylabel(f"{names[y]}, mean action")
     axes[1].set_ylabel("steps under expert control (%)")
     figure.tight_layout()
     return figure
@@ -327,7 +329,7 @@ def all_tables(results):
     parts.append(comparison([results / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]))
     parts += paper_tables(results).split("\n\n")
     parts += [overview("options on Hopper-v5", hopper), overview("options on other tasks", other)]
-    mile = [results / "figure4" / f"{task}-mile" for task in ("peg", "drawer")] + sorted(results.glob("mile-*"))
+    mile = [results / "mile", *sorted(results.glob("mile-*")), results / "figure4" / "drawer-mile"]
     parts += [mile_rounds(mile)] if finished(mile) else []
     for name, make in (("figure3", mile_methods), ("figure4", mile_predictions), ("figure5", mile_demonstrations)):
         parts += [make(results)] if (results / name).exists() else []
@@ -352,6 +354,12 @@ def main():
         "the expert who takes over": load_expert("Hopper-v5", "low").facts["score_mean"],
     }
     curves(load(results / "hopper")[1], levels).savefig(figures / "hopper.png", dpi=130)
+    if finished([results / "mile"]):
+        befores = [json.loads(path.read_text())["before"] for path in (results / "mile").glob("seed_*.json")]
+        facts = {"the expert": "expert_score", "the first policy, with the person": "assisted_score"}
+        levels = {name: np.mean([before[key] for before in befores]) for name, key in facts.items()}
+        rounds = curves(load(results / "mile")[1], levels, "round", "success_rate")
+        rounds.savefig(figures / "mile-rounds.png", dpi=130)
     if (results / "figure4").exists():
         mile_curves(results).savefig(figures / "mile.png", dpi=130)
     markdown, readme = all_tables(results), FOLDER.parent / "README.md"
