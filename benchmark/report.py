@@ -82,10 +82,12 @@ def curves(runs, levels, x="global_step", y="normalized_score"):
             axis.plot(steps, row, color=NOVICE, alpha=0.35, linewidth=1)
         axis.plot(steps, values.mean(0), color=NOVICE, linewidth=2.5)
         axis.set(xlabel=names[x], ylim=(0, None))
+        axis.locator_params(axis="x", integer=True)
         axis.spines[["top", "right"]].set_visible(False)
     for name, score in levels.items():
         axes[0].axhline(score, color="0.5", linewidth=1, linestyle="--")
-        axes[0].text(steps[-1], score + 1, name, ha="right", va="bottom", fontsize=8, color="0.4")
+        box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0}
+        axes[0].text(steps[-1], score + 1, name, ha="right", va="bottom", fontsize=8, color="0.4", bbox=box)
     axes[0].set_ylabel(f"{names[y]}, mean action")
     axes[1].set_ylabel("steps under expert control (%)")
     figure.tight_layout()
