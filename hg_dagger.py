@@ -68,7 +68,7 @@ class Args:
     intervention_beta: float = 0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
     # mile: what the person expects: a level or a .safetensors file, for good; robot: what the novice does by now
     human_model: str = "mental"
-    intervention_cost: float = 11.0  # mile: c, what it takes to take over
+    intervention_cost: float = 16.0  # mile: c, what it takes to take over
     intervention_scale: float = 10.0  # mile: by which the gap minus c is divided
     takeover_steps: int = 4  # but for random: steps that the expert keeps control
     grace_steps: int = 1  # threshold, value: unchecked steps of the novice after a takeover (official code: 1)

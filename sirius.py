@@ -59,7 +59,7 @@ class Args:
     initial_policy: str = "initial"  # what the robot can do at first: a level or a .safetensors file
     # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it does by now
     human_model: str = "mental"
-    intervention_cost: float = 11.0  # c, what it takes to take over; mile.py finds it for a task
+    intervention_cost: float = 16.0  # c, what it takes to take over: mile.py finds it, this for peg insertion
     intervention_scale: float = 10.0  # by which the gap minus c is divided (not in the paper, but in its code)
     takeover_steps: int = 1  # steps that the expert keeps control
 
