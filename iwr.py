@@ -65,7 +65,7 @@ class Args:
     demo_episodes: int = 0  # demonstrations to begin with, besides the initial policy
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
     demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
-    round_epochs: int = 50  # passes over all data after a round; 300 (official code) overfit, unless there is but one
+    round_epochs: int = 50  # passes over all data after a round (MILE's official code: 300)
     batch_size: int = 1_024  # transitions per gradient step
     learning_rate: float = 1e-4  # Adam's
 

@@ -71,7 +71,7 @@ class Args:
     min_std: float = 0.1  # lower limit of the policy's standard deviation, before the tanh
     warm_up_episodes: int = 10  # of the initial policy, from which the mental model is cloned before the first round
     warm_up_updates: int = 2_000  # gradient steps of that
-    round_epochs: int = 50  # passes over all data after a round; 300 (official code) overfit, unless there is but one
+    round_epochs: int = 50  # passes over all data after a round; 300 (official code) overfit over 20 rounds
     batch_size: int = 1_024  # transitions per gradient step
     learning_rate: float = 1e-4  # Adam's
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the mental model and of the network that guesses

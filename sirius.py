@@ -67,7 +67,7 @@ class Args:
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
     demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
     pre_intervention_steps: int = 1  # before a takeover, that count little (Sirius: 15, where takeovers last longer)
-    round_epochs: int = 50  # passes over all data after a round; 300 (official code) overfit, unless there is but one
+    round_epochs: int = 50  # passes over all data after a round (MILE's official code: 300)
     batch_size: int = 1_024  # transitions per gradient step
     learning_rate: float = 1e-4  # Adam's
 
