@@ -87,6 +87,7 @@ class Args:
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 3e-4  # AdamW's
     weight_decay: float = 1e-3  # AdamW's
+    min_std: float | None = None  # lower limit of the policy's standard deviation, before the tanh; default: e^-20
     standardize_obs: bool = True  # by the mean and standard deviation of the demonstrations (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor; an --initial-policy has its own
 
@@ -435,7 +436,7 @@ def check(args):
         ("intervention_beta", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("intervention_alpha intervention_delta intervention_cost", math.isfinite, "finite"),
         ("learning_rate intervention_scale", lambda x: 0 < x < math.inf, "positive"),
-        ("rounds max_interventions", lambda x: x is None or x > 0, "positive"),
+        ("rounds max_interventions min_std", lambda x: x is None or 0 < x < math.inf, "positive"),
         ("weight_decay demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
         ("threshold", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
         ("demo_episodes pretrain_updates grace_steps doubt_novices", lambda x: x >= 0, "zero or more"),
@@ -612,6 +613,8 @@ def main(args):
         elif args.standardize_obs and args.demo_episodes:
             novice.obs_mean.copy_(data[0].mean(0))
             novice.obs_std.copy_(data[0].std(0).clamp_min(0.01))
+        if args.min_std is not None:
+            novice.min_log_std = max(novice.min_log_std, math.log(args.min_std))
         novice.to(device)
     data = [values.to(device) for values in data]
     options = {"lr": args.learning_rate, "weight_decay": args.weight_decay, "fused": True}

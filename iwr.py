@@ -4,7 +4,7 @@ Paper: Mandlekar et al., 2020, https://arxiv.org/abs/2012.06733. The setting, an
 and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519), which compares itself with it.
 
     python iwr.py                                                      # Meta-World's peg insertion
-    python iwr.py --rounds 1 --round-episodes 15 --round-epochs 300    # MILE's single iteration
+    python iwr.py --rounds 1 --round-episodes 15 --round-updates 1000   # MILE's single iteration
     python iwr.py --help                                               # every option
     python iwr.py --resume runs/<run>                                  # go on after a stop, to the bit
 
@@ -65,7 +65,8 @@ class Args:
     demo_episodes: int = 0  # demonstrations to begin with, besides the initial policy
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
     demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
-    round_epochs: int = 50  # passes over all data after a round (MILE's official code: 300)
+    min_std: float = 0.1  # lower limit of the policy's standard deviation, before the tanh
+    round_updates: int = 100  # gradient steps after a round
     batch_size: int = 1_024  # transitions per gradient step
     learning_rate: float = 1e-4  # Adam's
 
@@ -289,7 +290,7 @@ def weights(nu):
 
 def row_of(rounds, counts, expert_steps, takeovers):
     """What a row of eval.csv holds besides the evaluation."""
-    row = {"round": rounds, "intervention_rate": float(counts[1] / counts[0]) if counts[0] else math.nan}
+    row = {"round": rounds, "intervention_rate": float(counts[1] / counts[0])}
     return row | {"expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
 
 
@@ -353,8 +354,8 @@ def check(args):
     """Everything that can be wrong with the options themselves."""
     positive = "rounds round_episodes eval_frequency eval_episodes batch_size num_threads takeover_steps"
     for names, holds, rule in (
-        (f"{positive} round_epochs", lambda x: x > 0, "positive"),
-        ("intervention_scale learning_rate", lambda x: 0 < x < math.inf, "positive"),
+        (f"{positive} round_updates", lambda x: x > 0, "positive"),
+        ("intervention_scale min_std learning_rate", lambda x: 0 < x < math.inf, "positive"),
         ("intervention_cost", math.isfinite, "finite"),
         ("max_interventions", lambda x: x is None or x > 0, "positive"),
         ("demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
@@ -512,7 +513,7 @@ def main(args):
     run_dir, checkpoint = open_run(args)
     actor = make_actor(env, initial.facts["hidden_sizes"])  # pi_theta
     actor.load_state_dict(initial.state)
-    actor.min_log_std = initial.facts.get("min_log_std", actor.min_log_std)
+    actor.min_log_std = max(initial.facts.get("min_log_std", actor.min_log_std), math.log(args.min_std))
     actor.to(device)
     optimizer = torch.optim.Adam(actor.parameters(), args.learning_rate, fused=True)
     human = ProbitHuman(args, expert, human_model or likeliest(actor), rng=None)  # every episode has its own generator
@@ -536,8 +537,6 @@ def main(args):
         counts = checkpoint["counts"].numpy()
 
     run = Run(args, run_dir, checkpoint, global_step, total=args.rounds, initial=rounds, unit="round")
-    if not checkpoint:
-        run.evaluate(actor, eval_envs, 0, row_of(rounds, counts, expert_steps, takeovers))
     while rounds < args.rounds and expert_steps != args.max_interventions:
         # The robot acts, the person takes over, for k episodes. (section III)
         watched = []
@@ -555,13 +554,13 @@ def main(args):
 
         # Clone all steps by their weights, from where the policy stands.
         weight = weights(data[2])  # (n,)
-        for _ in range(args.round_epochs):
-            for i in torch.randperm(len(data[0])).to(device).split(args.batch_size):
-                log_pi = actor.log_prob(actor(data[0][i]), data[1][i])  # (B,)
-                loss = -(weight[i] * log_pi).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        for _ in range(args.round_updates):
+            i = torch.randint(len(data[0]), (args.batch_size,)).to(device)
+            log_pi = actor.log_prob(actor(data[0][i]), data[1][i])  # (B,)
+            loss = -(weight[i] * log_pi).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
         if not math.isfinite(loss.item()):
             sys.exit(f"round {rounds}: learning broke down (loss {loss}), checkpoint kept: {run_dir}")
         run.writer.add_scalar("losses/nll", loss, global_step)

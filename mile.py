@@ -3,7 +3,7 @@
 Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519; "Eq. 1" to "Eq. 5" in comments are its.
 
     python mile.py                                                      # Meta-World's peg insertion
-    python mile.py --rounds 1 --round-episodes 15 --round-epochs 300    # the paper's single iteration
+    python mile.py --rounds 1 --round-episodes 15 --round-updates 1000  # the paper's single iteration
     python mile.py --no-mental-model                                    # BC-intervention: a network guesses when
     python mile.py --help                                               # every option
     python mile.py --resume runs/<run>                                  # go on after a stop, to the bit
@@ -61,9 +61,10 @@ class Args:
     initial_policy: str = "initial"  # what the robot can do at first: a level or a .safetensors file
     # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it does by now
     human_model: str = "mental"
-    intervention_cost: float | None = None  # c, what it takes to take over; default: by --target-intervention-rate
+    # c, what it takes to take over; default: found by --target-intervention-rate, with what robot and person do alone
+    intervention_cost: float | None = None
     intervention_scale: float = 10.0  # by which the gap minus c is divided (not in the paper, but in its code)
-    target_intervention_rate: float = 0.3  # the smallest c of a grid keeps the share of the expert's steps below this
+    target_intervention_rate: float = 0.3  # c is the smallest of a grid with less than this share of expert steps
     takeover_steps: int = 1  # steps that the expert keeps control; Eq. 2 is of the first, so more are only roughly it
 
     mental_model: bool = True  # no: another network guesses when, and the policy only clones (BC-intervention)
@@ -71,7 +72,7 @@ class Args:
     min_std: float = 0.1  # lower limit of the policy's standard deviation, before the tanh
     warm_up_episodes: int = 10  # of the initial policy, from which the mental model is cloned before the first round
     warm_up_updates: int = 2_000  # gradient steps of that
-    round_epochs: int = 50  # passes over all data after a round; 300 (official code) overfit over 20 rounds
+    round_updates: int = 100  # gradient steps after a round; 600, the official code's 300 passes, overfit in 20 rounds
     batch_size: int = 1_024  # transitions per gradient step
     learning_rate: float = 1e-4  # Adam's
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the mental model and of the network that guesses
@@ -216,14 +217,18 @@ def rate_and_score(env, actor, human, seeds):
 def calibrate(args, env, actor, human):
     """The smallest c of a grid that keeps the rate of interventions below the target, and what was measured.
 
-    A grid, from below, for the rate does not always fall with c: a rescue changes all that comes after it.
+    A grid, from below, for the rate does not always fall with c: a rescue changes all that comes after it. What was
+    chosen for its rate on 15 episodes looks better there than it is, so the rate must hold on 15 others as well.
     """
     tried = []
     for cost in (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0):
         human.cost = cost
-        rate, score = rate_and_score(env, actor, human, [seed_for(0, 3, i) for i in range(15)])  # whatever --seed is
-        tried.append({"cost": cost, "intervention_rate": rate, "score": score})
-        if rate < args.target_intervention_rate:
+        for episodes in (range(15), range(15, 30)):
+            rate, score = rate_and_score(env, actor, human, [seed_for(0, 3, i) for i in episodes])  # whatever --seed is
+            tried.append({"cost": cost, "intervention_rate": rate, "score": score})
+            if rate >= args.target_intervention_rate:
+                break
+        else:
             return cost, tried
     lowest = min(one["intervention_rate"] for one in tried)
     raise InputError(f"--target-intervention-rate {args.target_intervention_rate}: the lowest rate of the grid is "
@@ -231,16 +236,14 @@ def calibrate(args, env, actor, human):
 
 
 def measure(args, env, eval_envs, actor, human):
-    """What is known before the first round: c, how it was found, and what the person makes of the initial policy."""
-    tried = []
-    if human.cost is None:
-        human.cost, tried = calibrate(args, env, actor, human)
+    """What is known before the first round: c, how it was found, and what robot and person do alone and together."""
+    cost, tried = calibrate(args, env, actor, human)
     rate, score = rate_and_score(env, actor, human, [seed_for(args.seed, 5, i) for i in range(args.eval_episodes)])
-    facts = {"intervention_cost": human.cost, "calibration": tried, "intervention_rate": rate, "assisted_score": score}
-    own = copy_of(env, human.expert)
-    row = evaluate(args.env_id, own, eval_envs, args.eval_episodes, seed_for(args.seed, 5), deterministic=False)
-    own_score = row["return_mean"] if math.isnan(row["success_rate"]) else row["success_rate"]  # as rollout's score
-    return facts | {"expert_score": own_score}
+    facts = {"intervention_cost": cost, "calibration": tried, "intervention_rate": rate, "assisted_score": score}
+    for name, policy, greedy in (("initial", actor, True), ("expert", copy_of(env, human.expert), False)):
+        row = evaluate(args.env_id, policy, eval_envs, args.eval_episodes, seed_for(args.seed, 5), greedy)
+        facts[f"{name}_score"] = row["return_mean"] if math.isnan(row["success_rate"]) else row["success_rate"]
+    return facts
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -427,7 +430,7 @@ def prediction_quality(log_p, log_not_p, nu):
 
 def row_of(rounds, counts, expert_steps, takeovers, foretold):
     """What a row of eval.csv holds besides the evaluation."""
-    row = {"round": rounds, "intervention_rate": float(counts[1] / counts[0]) if counts[0] else math.nan}
+    row = {"round": rounds, "intervention_rate": float(counts[1] / counts[0])}
     row |= {"expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
     for i, name in enumerate(("model", "network", "majority")):
         log_p, log_not_p, nu = foretold[:, 1 + 2 * i], foretold[:, 2 + 2 * i], foretold[:, 0]
@@ -495,7 +498,7 @@ def check(args):
     """Everything that can be wrong with the options themselves."""
     positive = "rounds round_episodes eval_frequency eval_episodes batch_size num_threads takeover_steps"
     for names, holds, rule in (
-        (f"{positive} round_epochs warm_up_episodes", lambda x: x > 0, "positive"),
+        (f"{positive} round_updates warm_up_episodes", lambda x: x > 0, "positive"),
         ("intervention_scale min_std learning_rate", lambda x: 0 < x < math.inf, "positive"),
         ("intervention_weight", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("target_intervention_rate", lambda x: 0 < x <= 1, "in (0, 1]"),
@@ -668,7 +671,7 @@ def main(args):
     files = [policy.sha256 for policy in (expert, initial, human_model) if policy]
 
     global_step, rounds, expert_steps, takeovers = 0, 0, 0, 0
-    setting = {}  # what was measured before the first round
+    setting = {"intervention_cost": args.intervention_cost}  # and what is measured before the first round
     data = [torch.empty(0, *env.observation_space.shape), torch.empty(0, *env.action_space.shape), torch.empty(0)]
     data = [values.to(device) for values in data]  # D: observations (n, O), executed actions (n, A) and nu (n,)
     foretold = torch.empty(0, 7)  # since the last evaluation: nu; ln p(nu=1) and ln p(nu=0) by model, network, majority
@@ -686,10 +689,11 @@ def main(args):
     run = Run(args, run_dir, checkpoint, global_step, total=args.rounds, initial=rounds, unit="round")
     if not checkpoint:
         run.bar.set_description("before the first round")
-        setting = measure(args, env, eval_envs, actor, human)
+        if args.intervention_cost is None:
+            setting = measure(args, env, eval_envs, actor, human)
+            human.cost = setting["intervention_cost"]
         if mental_model:
             warm_start(args, env, actor, mental_model)
-        run.evaluate(actor, eval_envs, 0, row_of(rounds, counts, expert_steps, takeovers, foretold))
         run.bar.set_description(None)
     while rounds < args.rounds and expert_steps != args.max_interventions:
         # The robot acts, the person takes over, for k episodes. (section III)
@@ -719,15 +723,15 @@ def main(args):
         data = [torch.cat(both) for both in zip(data, new)]
 
         # Learn from all rounds, from where the networks stand. (Eq. 5)
-        for _ in range(args.round_epochs):
-            for i in torch.randperm(len(data[0])).to(device).split(args.batch_size):
-                obs, actions, nu = (values[i] for values in data)
-                j1, j2, j = losses(args, human.cost, actor, mental_model, obs, actions, nu)
-                guess = F.binary_cross_entropy_with_logits(estimator(obs), nu)
-                for optimizer, loss in zip(optimizers, (j, guess)):
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
+        for _ in range(args.round_updates):
+            i = torch.randint(len(data[0]), (args.batch_size,)).to(device)
+            obs, actions, nu = (values[i] for values in data)
+            j1, j2, j = losses(args, human.cost, actor, mental_model, obs, actions, nu)
+            guess = F.binary_cross_entropy_with_logits(estimator(obs), nu)
+            for optimizer, loss in zip(optimizers, (j, guess)):
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
         if not math.isfinite((j + guess).item()):
             sys.exit(f"round {rounds}: learning broke down (loss {j}, {guess}), checkpoint kept: {run_dir}")
         for name, value in (("j1", j1), ("j2", j2), ("network", guess)):
@@ -747,8 +751,10 @@ def main(args):
     tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
     summary = {"env_steps": global_step, "rounds": rounds, "expert_steps": expert_steps, "takeovers": takeovers}
     summary |= {"before": setting, "seconds": {"total": run.total}}
-    shown = {"with interventions, expert": f"{setting['assisted_score']:.1f}, {setting['expert_score']:.1f}"}
-    shown |= {"c, scale": f"{human.cost}, {args.intervention_scale}"}
+    shown = {"c, scale": f"{human.cost}, {args.intervention_scale}"}
+    if "expert_score" in setting:
+        scores = f"{setting['initial_score']:.1f}, {setting['assisted_score']:.1f}, {setting['expert_score']:.1f}"
+        shown |= {"at first, assisted, expert": scores}
     shown |= {"expert steps, takeovers": f"{expert_steps}, {takeovers}"}
     run.finish(run.rows[-1], actor, tensors, summary, shown)
 

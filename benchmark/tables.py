@@ -1,9 +1,9 @@
-"""Runs one seed of every cell of the papers' tables: RLIF's 1 and 3, with fewer environment steps, MILE's figures.
+"""Runs every cell of the papers' tables: RLIF's 1 and 3, with fewer environment steps, MILE's figures.
 
     python benchmark/tables.py --table 1
     python benchmark/tables.py --table 3
     python benchmark/tables.py --table options                    # rlif_rlpd.py with one option changed
-    python benchmark/tables.py --table figure3                    # MILE: one round of 15 episodes
+    python benchmark/tables.py --table figure3 --seeds 1 2 3 4 5  # MILE: one round of 15 episodes
     python benchmark/tables.py --table figure4                    # MILE: 20 rounds of one episode
     python benchmark/tables.py --table figure5                    # figure3 with 1, 3, 5 demonstrations for the others
     python benchmark/tables.py --table 1 --only Hopper-v5-low     # the cells whose name contains this
@@ -55,25 +55,28 @@ OPTIONS = {
         "--intervention-alpha 0.975",
     )
 }  # fmt: skip
-MILE_TASKS = {  # the scale is near what is usual among the gaps that the person sees
+MILE_TASKS = {  # the scale is near what is usual among the advantages that the person sees
     "lander": "LunarLander-v3 --intervention-scale 3",
     "lander_continuous": "LunarLanderContinuous-v3",
     "drawer": "Meta-World/drawer-open-v3 --intervention-scale 20",
     "peg": "Meta-World/peg-insert-side-v3",
     "button": "Meta-World/button-press-v3 --intervention-scale 100",
 }
-# one person for all: {cost} and {expert_steps} are what MILE's run found c to be, and for how many steps they acted
-PERSON = "--expert top --intervention mile --intervention-cost {cost} --takeover-steps 1 --initial-policy initial"
+# one person and one budget for all: {cost} is what a task's cell "person" found c to be, {expert_steps} for how many
+# steps they acted in MILE's run; everybody who clones takes as many gradient steps, with the same optimiser
+PERSON = "--expert top --intervention mile --takeover-steps 1 --initial-policy initial"
 MILE_METHODS = {
-    "mile": "mile.py --eval-frequency 5",
-    "bc-intervention": "mile.py --eval-frequency 5 --no-mental-model --intervention-cost {cost}",
-    "iwr": "iwr.py --eval-frequency 5 --intervention-cost {cost}",
-    "sirius": "sirius.py --eval-frequency 5 --intervention-cost {cost}",
-    "hg-dagger": f"hg_dagger.py --eval-frequency 1000 {PERSON} --doubt-novices 0 --batch-size 1024 "
-    "--learning-rate 1e-4 --demo-noise 0",
-    "rlif": f"rlif_rlpd.py --eval-frequency 5000 {PERSON} --utd-ratio 15 --bf16 --demo-noise 0 --total-timesteps 20000 "
+    "mile": "mile.py",
+    "bc-intervention": "mile.py --no-mental-model",
+    "iwr": "iwr.py",
+    "sirius": "sirius.py",
+    "hg-dagger": f"hg_dagger.py {PERSON} --doubt-novices 0 --batch-size 1024 --learning-rate 1e-4 --weight-decay 0 "
+    "--min-std 0.1 --demo-noise 0",
+    "rlif": f"rlif_rlpd.py {PERSON} --utd-ratio 15 --demo-noise 0 --total-timesteps 20000 "
     "--max-interventions {expert_steps}",
 }
+ONE_ROUND, UPDATES = "--rounds 1 --round-episodes 15", 1_000  # 300 passes, as in the official code
+ROUNDS, ROUND_UPDATES = "--rounds 20 --round-episodes 1", 100
 
 
 @dataclass
@@ -83,7 +86,7 @@ class Args:
     table: Literal["1", "3", "options", "figure3", "figure4", "figure5"] = "1"
     only: str = ""  # cells whose name contains this
     list: bool = False  # print the commands, run nothing
-    seed: int = 1
+    seeds: tuple[int, ...] = (1,)
     jobs: int = 2  # runs at a time
 
 
@@ -120,69 +123,84 @@ def cells(table):
 
 def figure(name):
     """The commands of a figure of MILE's paper; {cost} and {expert_steps} are to be filled in."""
-    once, tasks = name != "figure4", list(MILE_TASKS) if name == "figure3" else ["drawer", "peg"]
-    rounds = "--rounds 1 --round-episodes 15 --round-epochs 300" if once else "--rounds 20 --round-episodes 1"
-    demonstrations, methods = (0,), list(MILE_METHODS)
+    once = name != "figure4"
+    demonstrations, methods, tasks = (0,), ["person", *MILE_METHODS], list(MILE_TASKS) if once else ["drawer", "peg"]
     if name == "figure5":
         demonstrations, methods, tasks = (1, 3, 5), ["iwr", "sirius", "hg-dagger", "rlif"], ["drawer"]
+    elif name == "figure4":
+        methods.remove("person")
     commands = {}
     for task, method, demos in product(tasks, methods, demonstrations):
+        where = f"--env-id {MILE_TASKS[task]} --num-threads 1"
+        if method == "person":  # only finds c, with 100 episodes of the robot alone, with the person, and of the expert
+            commands[f"{task}-person"] = f"mile.py {where} --rounds 1 --round-updates 1 --eval-episodes 100"
+            continue
         if (task, method) == ("lander", "rlif"):
             continue  # it needs continuous actions
-        parts = [MILE_METHODS[method], f"--env-id {MILE_TASKS[task]} --eval-episodes 100 --num-threads 1"]
-        if method == "hg-dagger" and once:  # its episodes are others: as many interventions, in as many as it takes
-            parts.append("--rounds 1 --round-episodes 100 --max-interventions {expert_steps} --round-updates 300")
-        elif method == "hg-dagger":
-            parts.append("--rounds 20 --round-episodes 1 --round-updates 50")
-        elif method != "rlif":
-            parts.append(rounds)
-        elif task == "lander_continuous":
-            parts.append("--termination bootstrap")  # a landing ends an episode as a crash does
+        parts = [MILE_METHODS[method], where, "--intervention-cost {cost} --eval-episodes 50"]
+        if method == "rlif":
+            parts.append("--eval-frequency 5000" + " --termination bootstrap" * (task == "lander_continuous"))
+        elif method == "hg-dagger" and once:  # its episodes are others: as many interventions, in as many as it takes
+            parts.append(f"--rounds 1 --round-episodes 100 --max-interventions {{expert_steps}} --round-updates {UPDATES}")
+        else:
+            parts.append(f"{ONE_ROUND} --round-updates {UPDATES}" if once else f"{ROUNDS} --round-updates {ROUND_UPDATES}")
+            parts.append("--eval-frequency 1000" if method == "hg-dagger" else "" if once else "--eval-frequency 10")
         if method in ("hg-dagger", "rlif") or demos:
             parts.append(f"--demo-episodes {demos}")
-        commands[f"{task}-{method}" + f"-{demos}-demos" * (demos > 0)] = " ".join(parts)
+        commands[f"{task}-{method}" + f"-{demos}-demos" * (demos > 0)] = " ".join(part for part in parts if part)
     return commands
 
 
-def mile_cell(table, name):
-    """The table and the cell of MILE's run of the same task, which finds {cost} and {expert_steps}."""
-    return table.replace("5", "3"), f"{name.split('-')[0]}-mile"
+def sources(table, name, seed):
+    """Where the placeholders of a cell's command come from: the folder and the seed of a run, by placeholder."""
+    task = name.split("-")[0]
+    return {
+        "cost": (f"figure3/{task}-person", 1),  # one person for all seeds
+        "expert_steps": (f"{table.replace('5', '3')}/{task}-mile", seed),
+    }
 
 
 def fill_in(table, name, line, seed):
-    """The command with what MILE's run of the same seed found instead of {cost} and {expert_steps}, if it is there."""
-    path = ROOT.joinpath("benchmark", "results", *mile_cell(table, name), f"seed_{seed}.json")
-    if "{" not in line or not path.exists():
-        return line
-    summary = json.loads(path.read_text())
-    return line.format(cost=summary["before"]["intervention_cost"], expert_steps=summary["expert_steps"])
+    """The command of a cell with what other runs found in the place of its placeholders, where these runs are there."""
+    for placeholder, (folder, other) in sources(table, name, seed).items():
+        path = ROOT / "benchmark" / "results" / folder / f"seed_{other}.json"
+        if f"{{{placeholder}}}" in line and path.exists():
+            summary = json.loads(path.read_text())
+            found = {"cost": summary["before"]["intervention_cost"], "expert_steps": summary["expert_steps"]}
+            line = line.replace(f"{{{placeholder}}}", str(found[placeholder]))
+    return line
+
+
+def missing(table, name, line, seed):
+    """The commands that find what a cell's command still lacks."""
+    return [
+        f"python benchmark/tables.py --table {folder.split('/')[0]} --only {folder.split('/')[1]} --seeds {other}"
+        for placeholder, (folder, other) in sources(table, name, seed).items()
+        if f"{{{placeholder}}}" in line
+    ]
 
 
 def main(args):
-    table, seed = args.table, args.seed
-    lines = {name: fill_in(table, name, line, seed) for name, line in cells(table).items() if args.only in name}
-    if not lines:
+    table, folder = args.table, f"table{args.table}" if args.table in ("1", "3") else args.table
+    if not args.seeds:
+        refuse("--seeds needs at least one, e.g. --seeds 1")
+    chosen = {name: line for name, line in cells(table).items() if args.only in name}
+    if not chosen:
         refuse(f"--only {args.only}: no such cell; to see them: python benchmark/tables.py --table {table} --list")
-    waiting = [name for name, line in lines.items() if "{" in line]  # for MILE's run
+    todo = {(name, seed): line for seed in args.seeds for name, line in chosen.items() if seed == 1 or "person" not in name}
     if args.list:
-        print("\n".join(f"{name}: python {line}" for name, line in lines.items()))
-        if waiting:
-            print("{cost} and {expert_steps} are found by the cells whose names end in -mile; first: "
-                  f"python benchmark/tables.py --table {mile_cell(table, '')[0]} --only -mile --seed {seed}",
-                  file=sys.stderr)  # fmt: skip
+        for (name, seed), line in todo.items():
+            print(f"{name}, seed {seed}: python {fill_in(table, name, line, seed)}")
         return
-    for name in waiting:
-        where, mile = mile_cell(table, name)
-        if mile not in lines:
-            refuse(f"{name} is given what MILE's run found; first: "
-                   f"python benchmark/tables.py --table {where} --only {mile} --seed {seed}")  # fmt: skip
-    all_succeeded, folder = True, f"table{table}" if table in ("1", "3") else table
-    for later in (False, True):  # MILE's runs come first, the others are given what they found
-        chosen = {name: fill_in(table, name, lines[name], seed) for name in lines if (name in waiting) == later}
-        runs = [(f"{folder}/{name}", line, seed) for name, line in chosen.items() if "{" not in line]
-        all_succeeded &= run_all(runs, args.jobs)
-        for name in [name for name, line in chosen.items() if "{" in line]:
-            print(f"{folder}/{name}, seed {seed}: not run, for MILE's run failed")
+    all_succeeded = True
+    while todo:  # the persons first, then MILE's runs, then the others, which are given what these found
+        filled = {(name, seed): fill_in(table, name, line, seed) for (name, seed), line in todo.items()}
+        ready = [key for key, line in filled.items() if "{" not in line]
+        if not ready:
+            (name, seed), line = next(iter(filled.items()))
+            refuse(f"{name}, seed {seed} lacks what another run finds; first: {missing(table, name, line, seed)[0]}")
+        all_succeeded &= run_all([(f"{folder}/{name}", filled[name, seed], seed) for name, seed in ready], args.jobs)
+        todo = {key: line for key, line in todo.items() if key not in ready}
     if not all_succeeded:
         sys.exit(1)
 
