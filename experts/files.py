@@ -1,0 +1,107 @@
+"""Files that are written whole or not at all, a run's folder, and how a script ends when something is wrong."""
+
+import hashlib
+import io
+import os
+import pickle
+import shlex
+import signal
+import sys
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+
+class InputError(Exception):
+    """What is wrong with the user's input: one line. A script prints it and exits with code 2."""
+
+
+class RunError(Exception):
+    """What broke a run that had begun: one line. A script prints it, with how to go on, and exits with code 1."""
+
+
+_run = {"folder": None}  # of this process, for what is printed when it ends
+
+
+def new_run_folder(parent, name):
+    """Make a folder of this name, or with -2, -3, ... at its end: no two runs share one, however close they begin."""
+    Path(parent).mkdir(exist_ok=True)
+    for number in range(1, 1_000):
+        folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise InputError(f"there are a thousand runs called {name} in {parent}: give another --exp-name")
+
+
+def begin_run(folder):
+    """Tell exit_codes() which run this process is."""
+    _run["folder"] = Path(folder)
+
+
+def how_to_go_on():
+    """The command that goes on with this process's run, as it is typed."""
+    folder = _run["folder"]
+    if folder is None or not (folder / "checkpoint.pt").exists():
+        return "there is no checkpoint yet: start it again"
+    return f"go on with: {shlex.join(['python', sys.argv[0], '--resume', str(folder)])}"
+
+
+@contextmanager
+def exit_codes():
+    """One line on stderr for what goes wrong in here; exit code 2 for bad input, 1 for a broken run, 130 if stopped.
+
+    The traceback of what an environment raised is in the run's error.log.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        yield
+        return
+    except InputError as error:
+        code, line = 2, str(error)
+    except (RunError, OSError) as error:  # an OSError is a full disk
+        code, line = 1, f"{error}; {how_to_go_on()}"
+        if _run["folder"] and error.__cause__:
+            log = _run["folder"] / "error.log"
+            log.write_text("".join(traceback.format_exception(error)))
+            line += f" (what was raised: {log})"
+    except KeyboardInterrupt:
+        code, line = 130, f"stopped; {how_to_go_on()}"
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def write_file(path, data):
+    """Write bytes completely or not at all, whether the process is killed or the disk is full (OSError)."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path, state):
+    """Write nested dicts and lists of tensors, numbers and strings: a SHA-256, then what torch.save makes of them."""
+    data = io.BytesIO()
+    torch.save(state, data)
+    write_file(path, hashlib.sha256(data.getbuffer()).digest() + data.getbuffer())
+
+
+def load_checkpoint(path):
+    """Read what save_checkpoint wrote. Raises InputError if it was cut short or changed; never runs code in it."""
+    data = Path(path).read_bytes()
+    if len(data) <= 32 or hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
+        raise InputError(f"{path} is damaged: its checksum does not match its content")
+    try:
+        return torch.load(io.BytesIO(memoryview(data)[32:]), weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, EOFError):
+        raise InputError(f"{path} is not a checkpoint") from None
