@@ -5,7 +5,9 @@
 """
 
 import contextlib
+import ctypes.util
 import io
+import os
 
 import gymnasium as gym
 import numpy as np
@@ -205,3 +207,18 @@ class UnitActions(gym.ActionWrapper):
         if self.discrete:
             return np.eye(int(self.own_space.n), dtype=np.float32)[np.asarray(own) - int(self.own_space.start)]
         return (2 * (np.asarray(own) - self.own_space.low) / self.range - 1).astype(np.float32)
+
+
+def check_rendering(make_env, *args):
+    """Render a frame of make_env(*args, render_mode="rgb_array"), so that a film that can't be is found out at once."""
+    if "DISPLAY" not in os.environ:  # MuJoCo draws without a screen by one of these
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
+    env = make_env(*args, render_mode="rgb_array")
+    try:
+        env.reset(seed=0)
+        frame = np.asarray(env.render())
+        env.close()
+    except Exception as error:  # whatever the graphics libraries raise
+        raise InputError(f"--capture-video: {args[0]} cannot be rendered here: {reason(error)}") from None
+    if frame.ndim != 3:
+        raise InputError(f"--capture-video: {args[0]} renders no frames in the mode rgb_array")
