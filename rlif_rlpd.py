@@ -164,9 +164,14 @@ class ValueHuman:
             return self.expert.act(obs[None])[0].numpy(), True, started, flagged  # (A,)
         return proposal, False, False, flagged
 
-    def discount_between(self, gamma):
-        """gamma^m, where m steps lie between the starts of two takeovers of a novice that is always flagged."""
-        return gamma ** (self.args.takeover_steps + self.args.grace_steps)
+
+def takeover_chance(args):
+    """At each step of the novice, the probability that a random takeover starts.
+
+    Takeovers of k steps hold a share p of all steps if k (1 - p) / p steps of the novice lie between two, on average.
+    """
+    share = args.random_rate / 100
+    return 1 / (1 + args.takeover_steps * (1 - share) / share)
 
 
 class RandomHuman:
@@ -176,9 +181,6 @@ class RandomHuman:
 
     def __init__(self, args, expert, rng):
         self.args, self.expert, self.rng = args, expert, rng
-        share = args.random_rate / 100
-        # takeovers of k steps hold this share if k (1 - share) / share of the novice's steps lie between two, on average
-        self.chance = 1 / (1 + args.takeover_steps * (1 - share) / share)
         self.new_episode()
 
     def new_episode(self):
@@ -186,17 +188,13 @@ class RandomHuman:
 
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
-        started = self.takeover_left == 0 and bool(self.rng.random() < self.chance)
+        started = self.takeover_left == 0 and bool(self.rng.random() < takeover_chance(self.args))
         if started:
             self.takeover_left = self.args.takeover_steps
         if self.takeover_left == 0:
             return proposal, False, False, None
         self.takeover_left -= 1
         return self.expert.act(obs[None])[0].numpy(), True, started, None  # (A,)
-
-    def discount_between(self, gamma):
-        """E[gamma^m], where m steps lie between the starts of two takeovers: k, and a geometric number of the novice's."""
-        return gamma**self.args.takeover_steps * self.chance / (1 - (1 - self.chance) * gamma)
 
 
 class ProbitHuman:
@@ -240,10 +238,6 @@ class ProbitHuman:
             return proposal, False, False, None
         self.takeover_left -= 1
         return self.expert.act(obs[None])[0].numpy(), True, started, None  # (A,)
-
-    def discount_between(self, gamma):
-        """gamma^m, where m steps lie between the starts of two takeovers of a robot that always needs one."""
-        return gamma**self.args.takeover_steps
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -482,16 +476,26 @@ class ReplayBuffer:
             self.data[name][: len(values)] = values
 
 
-def end_of_episode(args, human, terminated, reward, next_obs, reset_obs):
+def discount_between_takeovers(args):
+    """E[gamma^m], where m steps lie between the starts of two takeovers of a robot that always needs one."""
+    if args.intervention == "value":
+        return args.gamma ** (args.takeover_steps + args.grace_steps)
+    if args.intervention == "random":  # after k steps a geometric number of the novice's own
+        chance = takeover_chance(args)
+        return args.gamma**args.takeover_steps * chance / (1 - (1 - chance) * args.gamma)
+    return args.gamma**args.takeover_steps  # MILE's person is always ready
+
+
+def end_of_episode(args, terminated, reward, next_obs, reset_obs):
     """How the last transition of an episode is stored: reward, next_obs, termination (see ReplayBuffer)."""
     if terminated and args.termination == "forever":
-        return -1.0 / (1.0 - human.discount_between(args.gamma)), next_obs, 1.0
+        return -1.0 / (1.0 - discount_between_takeovers(args)), next_obs, 1.0
     if terminated and args.termination == "reset":
         return -1.0, reset_obs, 0.0
     return reward, next_obs, float(terminated and args.termination == "mask")  # a time limit is no end
 
 
-def make_buffer(args, env, human):
+def make_buffer(args, env):
     """The replay buffer with the demonstrations in it, their observations (n, O), and how many episodes they are."""
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     demos, n, ends = {}, 0, np.zeros(0)
@@ -503,7 +507,7 @@ def make_buffer(args, env, human):
         raise InputError(f"--buffer-size {args.buffer_size} does not hold {n} demonstrated transitions and a batch")
     for i in np.flatnonzero(ends):
         end = demos["terminations"][i], demos["rewards"][i], demos["next_obs"][i], demos["obs"][(i + 1) % n]
-        demos["rewards"][i], demos["next_obs"][i], demos["terminations"][i] = end_of_episode(args, human, *end)
+        demos["rewards"][i], demos["next_obs"][i], demos["terminations"][i] = end_of_episode(args, *end)
     apart = n if args.offline_ratio else 0
     capacity = min(args.buffer_size, n + args.total_timesteps + 2)
     rb = ReplayBuffer(capacity, obs_dim, act_dim, apart)
@@ -545,7 +549,7 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
 
 
 def main_metric(rows):
-    """The column to judge a run by: success rate (%), else D4RL's score, else the return; the first known in all rows."""
+    """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
     for name in ("success_rate", "normalized_score"):
         if not any(math.isnan(row[name]) for row in rows):
             return name
@@ -680,7 +684,9 @@ def check(args):
         ("seed", lambda x: 0 <= x < 2**63, "zero or more, below 2 to the 63rd"),
         ("demo_noise bc_weight", lambda x: 0 <= x < math.inf, "zero or more"),
         ("intervention_alpha intervention_delta intervention_cost", math.isfinite, "finite"),
-        ("max_interventions", lambda x: x is None or x > 0, "positive"),
+        ("max_interventions max_episode_steps", lambda x: x is None or x > 0, "positive"),
+        ("random_rate", lambda x: 0 < x < 100, "between 0 and 100"),
+        ("label", lambda x: -1 <= x <= 0, "in [-1, 0]"),
     ):
         for name in names.split():
             if not holds(getattr(args, name)):
@@ -712,8 +718,8 @@ def usual_termination(args):
     if args.env_id.split("-v")[0] in falls:
         return "forever"
     raise InputError(
-        f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? Say --termination forever (bad, a "
-        "fall: it is charged), mask (good, or all the same: nothing comes after it) or bootstrap (both occur)"
+        f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? Say --termination forever (bad: "
+        "a fall, it is charged), mask (good: nothing comes after it, which is worth 0) or bootstrap (both occur)"
     )
 
 
@@ -768,7 +774,7 @@ class Run:
         self.bar = tqdm(**progress, dynamic_ncols=True, smoothing=0.05)
 
     def hear(self, signum, _):
-        """While it learns, the first signal lets the run end at its next checkpoint; otherwise, and a second one, at once.
+        """While it learns, the first signal ends the run at its next checkpoint; otherwise, and a second one, at once.
 
         An evaluation comes after a checkpoint and is done again by --resume, so nothing is lost then.
         """
@@ -883,7 +889,7 @@ def main(args):
         human = ProbitHuman(args, expert, human_model or (lambda obs: agent.actor(obs.to(device))), rng)
     else:
         human = None  # plain RLPD
-    rb, demo_obs, demo_episodes = make_buffer(args, env, human)
+    rb, demo_obs, demo_episodes = make_buffer(args, env)
     if initial:
         agent.begin_with(initial)
     elif args.standardize_obs and len(demo_obs):
@@ -893,7 +899,8 @@ def main(args):
     update = CudaGraph(agent.update) if args.cuda else agent.update
     files = [policy.sha256 for policy in (expert, reference, human_model, initial) if policy]
 
-    global_step, updates, labels, takeovers, expert_steps, episode, episode_actions, staged = 0, 0, 0, 0, 0, 0, [], False
+    global_step, updates, labels, takeovers, expert_steps, episode = 0, 0, 0, 0, 0, 0
+    episode_actions, staged = [], False  # since its start; is the last transition in the buffer, but for its label?
     counts = np.zeros(4, dtype=int)  # since the last evaluation: steps, under expert control, looks, flagged
     seconds = np.zeros(3)  # environment, update, evaluation
     if checkpoint:
@@ -965,7 +972,7 @@ def main(args):
             reset_obs, _ = env.reset(seed=seed_for(args.seed, 0, episode))
             if human:
                 human.new_episode()
-            rewards, last_obs, terminations = end_of_episode(args, human, terminated, rewards, next_obs, reset_obs)
+            rewards, last_obs, terminations = end_of_episode(args, terminated, rewards, next_obs, reset_obs)
             rb.stage(obs, last_obs, actions, rewards, terminations)
             rb.commit()  # no takeover can follow it
             obs, staged = reset_obs, False

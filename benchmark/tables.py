@@ -71,8 +71,8 @@ MILE_METHODS = {
     "iwr": "iwr.py",
     "sirius": "sirius.py",
     "hg-dagger": f"hg_dagger.py {PERSON} --doubt-novices 0 --batch-size 1024 --learning-rate 1e-4 --weight-decay 0 "
-    "--min-std 0.1 --demo-noise 0",
-    "rlif": f"rlif_rlpd.py {PERSON} --utd-ratio 15 --demo-noise 0 --total-timesteps 20000 "
+    "--min-std 0.1",
+    "rlif": f"rlif_rlpd.py {PERSON} --utd-ratio 15 --total-timesteps 20000 "
     "--max-interventions {expert_steps}",
 }
 ONE_ROUND, UPDATES = "--rounds 1 --round-episodes 15", 1_000  # 300 passes, as in the official code
@@ -147,6 +147,8 @@ def figure(name):
             parts.append("--eval-frequency 1000" if method == "hg-dagger" else "" if once else "--eval-frequency 10")
         if method in ("hg-dagger", "rlif") or demos:
             parts.append(f"--demo-episodes {demos}")
+        if method in ("hg-dagger", "rlif") and demos:
+            parts.append("--demo-noise 0")  # which is the others' default
         commands[f"{task}-{method}" + f"-{demos}-demos" * (demos > 0)] = " ".join(part for part in parts if part)
     return commands
 

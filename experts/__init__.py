@@ -4,9 +4,9 @@
     actions = expert.act(obs)                      # (B, obs_dim) -> (B, act_dim), sampled
     values = expert.q(obs, actions)                # (B,), if the file carries critics
 
-Actions are always in [-1, 1], or one-hot where they are discrete. policies.py loads and saves policies, demonstrations.py
-records and loads demonstrations, tasks.py registers tasks and makes any environment fit, files.py writes files. The file
-format, and the score of every shipped file, are in experts/README.md.
+Actions are always in [-1, 1], or one-hot where they are discrete. policies.py loads and saves policies,
+demonstrations.py records and loads demonstrations, tasks.py registers tasks and makes any environment fit, files.py
+writes files. The file format, and the score of every shipped file, are in experts/README.md.
 """
 
 from experts.demonstrations import load_demonstrations

@@ -110,16 +110,21 @@ def open_task(env_id, max_episode_steps=None, **options):
     if env.spec.max_episode_steps is None:
         raise InputError(f"--env-id {env_id} has no time limit, so an episode may never end: "
                          "give one in steps, e.g. --max-episode-steps 1000")  # fmt: skip
-    spaces = [env.observation_space]
-    while spaces:
-        space = spaces.pop()
-        if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-            spaces += space.values() if isinstance(space, gym.spaces.Dict) else space
-        elif not isinstance(space, gym.spaces.Box | gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
-            raise InputError(f"--env-id {env_id}: observations of the kind {space} are not supported")
-        elif len(space.shape) > 2:
+    for space in plain_spaces(env.observation_space):
+        if not space.is_np_flattenable:
+            raise InputError(f"--env-id {env_id}: observations in {space} have no fixed size")
+        if len(space.shape) > 2:
             raise InputError(f"--env-id {env_id}: images are not supported, and {space} looks like one")
     return env
+
+
+def plain_spaces(space):
+    """The spaces that a space is made of: itself, or the parts of a Dict or Tuple, and theirs."""
+    if isinstance(space, gym.spaces.Dict):
+        return [plain for part in space.values() for plain in plain_spaces(part)]
+    if isinstance(space, gym.spaces.Tuple):
+        return [plain for part in space for plain in plain_spaces(part)]
+    return [space]
 
 
 def reason(error):
