@@ -64,6 +64,17 @@ def test_the_data_are_the_visited_states_with_the_experts_actions():
     assert {row[name] for row in tiny.rows(run_dir) for name in ("expert_steps", "takeovers")} == {"0"}
 
 
+def test_the_expert_answers_and_acts_with_what_they_draw():
+    expert = tiny.write_expert("noisy.safetensors", [[-1.0, 0.0]], noise=0.3)
+    options = "--labels", "all", "--mixture-decay", 1, "--round-updates", 1, "--total-timesteps", 500
+    obs, answers = load_checkpoint(run("a", *options, "--expert", expert) / "checkpoint.pt")["data"]
+    meant = -obs[:, 0]  # before the tanh
+    goes_on = torch.arange(len(obs)) % 50 > 0  # from the step before, whose push is observed in [-2, 2]
+    acted = (obs[goes_on, 1] / 2).clamp(-0.999, 0.999).atanh() - meant[goes_on.roll(-1)]
+    assert acted.std().item() == pytest.approx(0.3, rel=0.15)
+    assert (answers[:, 0].atanh() - meant).std().item() == pytest.approx(0.3, rel=0.15)
+
+
 def test_demonstrations_stay_at_the_front_of_the_data():
     tiny.write_demonstrations("test/walled-v0", episodes=2, steps=10, env_id="Walled-v0")
     demos = "--demo-episodes", 2, "--dataset-id", "test/walled-v0", "--pretrain-updates", 5
