@@ -187,9 +187,9 @@ MILE_ROUNDS = (
     "--initial-policy", "../initial.safetensors", "--human-model", "../mental.safetensors",
 )  # fmt: skip
 MILE_OWN = {
-    "mile": ("--hidden-sizes", 16, "--round-epochs", 20, "--warm-up-episodes", 2, "--warm-up-updates", 20),
-    "iwr": ("--round-epochs", 20),
-    "sirius": ("--round-epochs", 20),
+    "mile": ("--hidden-sizes", 16, "--round-updates", 20, "--warm-up-episodes", 2, "--warm-up-updates", 20),
+    "iwr": ("--round-updates", 20),
+    "sirius": ("--round-updates", 20),
     "hg_dagger": (
         "--intervention", "mile", "--takeover-steps", 1, "--demo-episodes", 0, "--doubt-novices", 0,
         "--round-updates", 20, "--eval-frequency", 1,
