@@ -650,8 +650,8 @@ def main(args):
     expert, initial = (load_expert(args.env_id, level, env) for level in (args.expert, args.initial_policy))
     human_model = load_expert(args.env_id, args.human_model, env) if args.human_model != "robot" else None
     if not env.discrete and args.mental_model and args.intervention_scale < 1:
-        raise InputError(f"--intervention-scale {args.intervention_scale}: with continuous actions it must be 1 or more, "
-                         "for below that the integral of Eq. 2 is inexact")  # fmt: skip
+        raise InputError(f"--intervention-scale {args.intervention_scale}: with continuous actions it must be 1 or "
+                         "more (below, the integral of Eq. 2 is inexact)")  # fmt: skip
     checkpoint = open_run(args)
     actor = copy_of(env, initial)  # pi_theta
     actor.min_log_std = max(actor.min_log_std, math.log(args.min_std))

@@ -2,6 +2,8 @@
 
 A person watches a robot's policy and takes over when it does badly. The step before a takeover gets reward -1, every
 other step 0, and off-policy RL learns to avoid takeovers: the policy can become better than the person's own driving.
+One thing more is charged by default: a fall, as if the robot were taken over for ever (see ReplayBuffer: rewards are
+never positive, so without a charge the agent learns to fall).
 
 Paper: Luo et al., RLIF, ICLR 2024, https://arxiv.org/abs/2311.12996. "Alg. 2" and "Eq. 1" in comments are its.
 Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): SAC with LayerNorm, many critics, prior data.
@@ -10,8 +12,8 @@ Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): SAC wi
     python rlif_rlpd.py --help                 # every option
     python rlif_rlpd.py --resume runs/<run>    # go on after a stop, to the bit
 
-Read the loop in main() first: it is Algorithm 2. Then SimulatedHuman (when to intervene), Agent (RLPD), ReplayBuffer
-(what the end of an episode is worth). The rest makes runs fast, resumable and hard to start wrongly.
+Read the loop in main() first: it is Algorithm 2. Then ValueHuman (when to intervene), Agent (RLPD), ReplayBuffer (what
+the end of an episode is worth). The rest makes runs fast, resumable and hard to start wrongly.
 In shapes: O observation size, A action size, B batch, G updates a step, N critics.
 """
 
@@ -720,7 +722,7 @@ def usual_termination(args):
     if args.env_id.split("-v")[0] in falls:
         return "forever"
     raise InputError(
-        f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? Say --termination forever (bad: "
+        f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? --termination forever (bad: "
         "a fall, it is charged), mask (good: nothing comes after it, which is worth 0) or bootstrap (both occur)"
     )
 
