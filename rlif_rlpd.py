@@ -719,12 +719,7 @@ def usual_termination(args):
     falls = "Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum", "AdroitHandPen"
     if args.reward == "task" or args.env_id.startswith("Meta-World/"):
         return "mask"
-    if args.env_id.split("-v")[0] in falls:
-        return "forever"
-    raise InputError(
-        f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? --termination forever (bad: "
-        "a fall, it is charged), mask (good: nothing comes after it, which is worth 0) or bootstrap (both occur)"
-    )
+    return "forever" if args.env_id.split("-v")[0] in falls else None
 
 
 def open_run(args):
@@ -875,6 +870,11 @@ def main(args):
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
     if env.discrete:
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions, as in LunarLanderContinuous-v3")
+    if args.termination is None:
+        raise InputError(
+            f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? --termination forever "
+            "(bad: a fall, it is charged), mask (good: nothing comes after it, which is worth 0) or bootstrap (both occur)"
+        )
     eval_envs = [make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None

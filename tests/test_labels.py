@@ -70,10 +70,10 @@ def test_labels_of_a_scripted_run_where_a_fall_counts_as_intervention(monkeypatc
     assert float(evaluation["flagged_rate"]) == pytest.approx(4 / 13)
 
 
-def test_a_fall_by_default_costs_what_being_taken_over_for_ever_does(monkeypatch):
+def test_a_fall_can_cost_what_being_taken_over_for_ever_does(monkeypatch):
     # takeovers of two steps with no grace: -1 now, in 2 steps, in 4 steps, ...
     for_ever = torch.tensor([0.99**t for t in range(0, 5_000, 2)]).sum().neg().item()
-    rows = scripted_run(monkeypatch, "Falls-v0")[1]
+    rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "forever")[1]
     expected = table(end_reward=pytest.approx(for_ever, rel=1e-5), end_mark=1, own_next=True)
     assert rows == expected
 
@@ -220,7 +220,6 @@ def test_a_random_takeover_ends_with_the_episode():
 
 
 def test_without_intervention_the_novice_acts_alone():
-    tiny.write_expert("expert.safetensors", [[0.0]], bias=np.arctanh(EXPERT))
     folder = tiny.run(
         "alone", "--env-id", "Falls-v0", "--intervention", "none", "--reward", "task", "--demo-episodes", 0,
         "--total-timesteps", 16, "--eval-episodes", 1, "--hidden-sizes", 8,
