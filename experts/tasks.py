@@ -82,13 +82,15 @@ def register_tasks(env_id):
     if env_id.startswith("Meta-World/"):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
-        for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE:
-            task = name.removesuffix("-goal-observable")
+        tasks = [name.removesuffix("-goal-observable") for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE]
+        for task in tasks:
             if f"Meta-World/{task}" not in gym.registry:
                 gym.register(
                     f"Meta-World/{task}", "experts.tasks:make_meta_world", max_episode_steps=500,
                     kwargs={"task": task}, disable_env_checker=True,
                 )  # fmt: skip
+        if env_id not in gym.registry:
+            raise InputError(f"no such task, Meta-World has {', '.join(tasks)}")
         return
     with contextlib.redirect_stderr(io.StringIO()):  # it reports changes in tasks that nobody asked for
         import gymnasium_robotics  # noqa: F401
