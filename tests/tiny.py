@@ -60,6 +60,16 @@ class Switched(Walled):
         return super().step(np.array([int(action) - 1.0]))
 
 
+class SwitchedFrom5(Switched):
+    """Switched with its actions called 5, 6 and 7."""
+
+    action_space = gym.spaces.Discrete(3, start=5)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step(action - 5)
+
+
 class Count(gym.Env):
     """Observes stride * (episodes so far) + (steps so far); the steps of an episode are worth 10, 20, 30, 40."""
 
@@ -95,6 +105,7 @@ class Broken(gym.Env):
 gym.register("Point-v0", "tests.tiny:Point", max_episode_steps=50)
 gym.register("Walled-v0", "tests.tiny:Walled", max_episode_steps=50)
 gym.register("Switched-v0", "tests.tiny:Switched", max_episode_steps=50)
+gym.register("SwitchedFrom5-v0", "tests.tiny:SwitchedFrom5", max_episode_steps=50)
 gym.register("Nan-v0", "tests.tiny:Point", max_episode_steps=50, kwargs={"nan_after": 159})
 gym.register("Falls-v0", "tests.tiny:Count", max_episode_steps=100, kwargs={"length": 4})
 gym.register("TimesOut-v0", "tests.tiny:Count", max_episode_steps=4)
