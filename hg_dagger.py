@@ -10,20 +10,19 @@ https://arxiv.org/abs/2311.12996): where the two actions differ, by value as in 
     python hg_dagger.py --help                   # every option
     python hg_dagger.py --resume runs/<run>      # go on after a stop, to the bit
 
-Read main() first: its loop is Algorithm 1. Then SimulatedHuman (when to intervene), nll() and doubt(). In shapes:
+Read main() first: its loop is Algorithm 1. Then ThresholdHuman (when to intervene), nll() and doubt(). In shapes:
 O observation size, A action size, B batch, M novices.
 """
 
-import ctypes.util
 import json
 import math
 import os
+import re
 import signal
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +35,9 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, InputError, load_checkpoint, load_demonstrations, load_expert, normalized_score
-from experts import save_checkpoint, save_expert, write_file
+from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, UnitActions, begin_run, check_rendering
+from experts import exit_codes, load_checkpoint, load_demonstrations, load_expert, new_run_folder, normalized_score
+from experts import open_task, require_packages, save_checkpoint, save_expert, start_tracking, write_file
 
 
 @dataclass
@@ -51,7 +51,8 @@ class Args:
     capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
-    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations, and Box or discrete actions
+    env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
+    max_episode_steps: int | None = None  # end every episode after so many steps; default: the environment's own limit
     total_timesteps: int = 50_000  # environment steps; the round in which they are reached is the last
     rounds: int | None = None  # stop after so many rounds
     max_interventions: int | None = None  # stop where the expert has acted for so many steps
@@ -62,7 +63,9 @@ class Args:
     reference: str = "top"  # value: by whose policy and Q function the person judges: a level or a .safetensors file
     # where actions differ, by value, at random, or as MILE's person
     intervention: Literal["threshold", "value", "random", "mile"] = "threshold"
-    threshold: float | None = None  # flag if the L1 distance of the two actions is this or more; default: A / 2
+    # tau: flag if the L1 distance of the two actions is this or more; default: what 95 % of the expert's own pairs of
+    # actions stay below, at the demonstrations' observations
+    threshold: float | None = None
     intervention_alpha: float = 0.995  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
     intervention_delta: float = 0.0  # value: in units of the reference Q
     intervention_beta: float = 0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
@@ -70,9 +73,9 @@ class Args:
     human_model: str = "mental"
     intervention_cost: float = 16.0  # mile: c, what it takes to take over
     intervention_scale: float = 10.0  # mile: by which the gap minus c is divided
-    takeover_steps: int = 4  # but for random: steps that the expert keeps control
+    takeover_steps: int = 4  # steps that the expert keeps control
     grace_steps: int = 1  # threshold, value: unchecked steps of the novice after a takeover (official code: 1)
-    random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
+    random_rate: float = 50.0  # random: percentage of the steps under expert control
     store_novice_steps: bool = False  # official code's quirk: clone the novice's own steps as well
     doubt_novices: int = 2  # more novices, trained alike, whose disagreement is logged as doubt; 0: none
 
@@ -95,67 +98,11 @@ class Args:
 # --- environment -----------------------------------------------------------------------------------------------------
 
 
-class MetaWorld(gym.Wrapper):
-    """A task of Meta-World with its goal in sight, drawn by the seed of reset; an episode ends at success."""
-
-    def __init__(self, task, render_mode):
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as tasks
-
-        if f"{task}-goal-observable" not in tasks:
-            raise InputError(f"no task {task!r} in Meta-World; it has {', '.join(t[:-16] for t in tasks)}")
-        super().__init__(tasks[f"{task}-goal-observable"](render_mode=render_mode))
-        self.unwrapped.seeded_rand_vec, self.unwrapped._freeze_rand_vec = True, False
-
-    def reset(self, *, seed=None, options=None):
-        if seed is not None:
-            self.unwrapped.seed(seed)  # its own reset ignores the seed
-        return self.env.reset(options=options)
-
-    def step(self, action):
-        obs, reward, _, truncated, info = self.env.step(action)
-        return obs, reward, bool(info["success"]), truncated, info
-
-
-def make_env(env_id, render_mode=None):
-    """The environment with flat observations, actions rescaled to [-1, 1], discrete ones as one-hot vectors."""
-    try:
-        if env_id.startswith("Meta-World/"):  # the last four observations, as in MILE
-            env = MetaWorld(env_id.removeprefix("Meta-World/"), render_mode)
-            env = gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(env, 4))
-        else:
-            module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
-            env = gym.make(module + env_id, render_mode=render_mode)
-    except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
-        reason = str(error).strip() or type(error).__name__
-        raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
-    if isinstance(env.action_space, gym.spaces.Discrete):
-        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.float32)
-        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
-    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
-    if not env.action_space.is_bounded():
-        raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
-    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
-        return env
-    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-
-
-class EndWhenDropped(gym.Wrapper):
-    """AdroitHandPen with an end when the pen falls from the hand."""
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, bool(terminated or obs[26] < 0.075), truncated, info  # obs[26]: the pen's height in metres
-
-
-def make_training_env(env_id):
-    """The environment to learn in: AdroitHandPen as D4RL's pen, which ends when the pen is dropped or after 100 steps.
-
-    Evaluation has the full 200 steps, dropped or not.
-    """
-    env = make_env(env_id)
-    return gym.wrappers.TimeLimit(EndWhenDropped(env), 100) if env_id.startswith("AdroitHandPen") else env
+def make_env(env_id, max_episode_steps=None, **options):
+    """The environment with flat observations and, whatever its own actions are, some in [-1, 1] or one-hot vectors."""
+    env = open_task(env_id, max_episode_steps, **options)  # gym.make; whatever is wrong becomes one line
+    env = gym.wrappers.FlattenObservation(env)
+    return UnitActions(Checked(env))
 
 
 def seed_for(*key):
@@ -166,11 +113,8 @@ def seed_for(*key):
 # --- intervention ----------------------------------------------------------------------------------------------------
 
 
-class SimulatedHuman:
-    """Watches the novice and takes over (paper, section 5.1)."""
-
-    # official code: novice steps before, and expert steps of, a random takeover; both ends included
-    RANDOM = {30: ((1, 10), (1, 5)), 50: ((1, 5), (3, 7)), 85: ((1, 1), (12, 16))}
+class ValueHuman:
+    """Takes over where a reference Q function finds the novice's proposal bad (RLIF, section 5.1)."""
 
     def __init__(self, args, expert, reference, rng):
         self.args, self.expert, self.reference, self.rng = args, expert, reference, rng
@@ -178,11 +122,7 @@ class SimulatedHuman:
 
     def new_episode(self):
         self.takeover_left = 0  # steps the expert still keeps control
-        self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
-
-    def draw(self, which):
-        low, high = self.RANDOM[self.args.random_rate][which]
-        return int(self.rng.integers(low, high + 1))
+        self.grace_left = 0  # steps of the novice that are not looked at, after a takeover
 
     def flags(self, obs, proposal):
         """Does the reference value say that the proposal is worse than what the reference would do? (Eq. 1)"""
@@ -196,33 +136,82 @@ class SimulatedHuman:
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, flagged (None if not looked)."""
         started, flagged = False, None
-        if self.takeover_left == 0 and self.args.intervention != "none":
-            if self.wait > 0:
-                self.wait -= 1
-            elif self.args.intervention == "random":
-                started, self.takeover_left, self.wait = True, self.draw(1), self.draw(0)
-            else:
-                flagged, beta = self.flags(obs, proposal), self.args.intervention_beta
-                if self.rng.random() < (beta if flagged else 1 - beta):  # Eq. 1
-                    started, self.takeover_left, self.wait = True, self.args.takeover_steps, self.args.grace_steps
+        if self.takeover_left == 0 and self.grace_left > 0:
+            self.grace_left -= 1
+        elif self.takeover_left == 0:
+            flagged = self.flags(obs, proposal)
+            chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
+            started = bool(self.rng.random() < chance)  # Eq. 1
+        if started:
+            self.takeover_left, self.grace_left = self.args.takeover_steps, self.args.grace_steps
         in_control = self.takeover_left > 0
-        self.takeover_left -= in_control
-        actions = self.expert.act(obs[None])[0].numpy() if in_control else proposal  # (A,)
-        return actions, in_control, started, flagged
+        if in_control:
+            self.takeover_left -= 1
+            return self.expert.act(obs[None])[0].numpy(), True, started, flagged  # (A,)
+        return proposal, False, False, flagged
 
 
-class ThresholdHuman(SimulatedHuman):
+class ThresholdHuman(ValueHuman):
     """Flags a proposal that is far from what the expert would do."""
 
+    def __init__(self, args, expert, threshold, rng):
+        super().__init__(args, expert, None, rng)
+        self.threshold = threshold  # tau
+
     def flags(self, obs, proposal):
-        threshold = len(proposal) / 2 if self.args.threshold is None else self.args.threshold
-        return bool(np.abs(self.expert.act(obs[None])[0].numpy() - proposal).sum() >= threshold)
+        return bool(np.abs(self.expert.act(obs[None])[0].numpy() - proposal).sum() >= self.threshold)
+
+
+def own_spread(expert, obs):
+    """The L1 distance of two actions of the expert at these observations (n, O) that 95 % of its pairs stay below.
+
+    The default of tau: what is farther away is not what this expert might have done itself. Two different one-hot
+    vectors are 2 apart, so a discrete action is flagged wherever it is another one.
+    """
+    if expert.discrete:
+        return 2.0
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of the same expert and demonstrations, the same tau
+        distances = (expert.act(obs) - expert.act(obs)).abs().sum(-1)  # (n,)
+    return float(distances.quantile(0.95))
+
+
+def takeover_chance(args):
+    """At each step of the novice, the probability that a random takeover starts.
+
+    Takeovers of k steps hold a share p of all steps if k (1 - p) / p steps of the novice lie between two, on average.
+    """
+    share = args.random_rate / 100
+    return 1 / (1 + args.takeover_steps * (1 - share) / share)
+
+
+class RandomHuman:
+    """Takes over at random, with the expert in control of random_rate percent of the steps in the long run."""
+
+    grace_left = 0  # it is always ready
+
+    def __init__(self, args, expert, rng):
+        self.args, self.expert, self.rng = args, expert, rng
+        self.new_episode()
+
+    def new_episode(self):
+        self.takeover_left = 0  # steps the expert still keeps control
+
+    def watch(self, obs, proposal):
+        """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
+        started = self.takeover_left == 0 and bool(self.rng.random() < takeover_chance(self.args))
+        if started:
+            self.takeover_left = self.args.takeover_steps
+        if self.takeover_left == 0:
+            return proposal, False, False, None
+        self.takeover_left -= 1
+        return self.expert.act(obs[None])[0].numpy(), True, started, None  # (A,)
 
 
 class ProbitHuman:
     """Takes over with the probability of MILE's Eq. 2, which depends on the state and not on the robot's proposal."""
 
-    wait = 0  # it is always ready
+    grace_left = 0  # it is always ready
 
     def __init__(self, args, expert, model, rng):
         self.args, self.expert, self.model, self.rng = args, expert, model, rng
@@ -254,11 +243,12 @@ class ProbitHuman:
         started = False
         if self.takeover_left == 0:  # noise > c - gap has probability Phi((gap - c) / scale)
             started = bool(self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal() > self.cost)
-            self.takeover_left = self.args.takeover_steps * started
-        in_control = self.takeover_left > 0
-        self.takeover_left -= in_control
-        actions = self.expert.act(obs[None])[0].numpy() if in_control else proposal  # (A,)
-        return actions, in_control, started, None
+        if started:
+            self.takeover_left = self.args.takeover_steps
+        if self.takeover_left == 0:
+            return proposal, False, False, None
+        self.takeover_left -= 1
+        return self.expert.act(obs[None])[0].numpy(), True, started, None  # (A,)
 
 
 # --- network ---------------------------------------------------------------------------------------------------------
@@ -326,7 +316,7 @@ class CategoricalActor(Actor):
 
 def make_actor(env, hidden_sizes):
     """An untrained policy for the environment's observations and actions."""
-    discrete = isinstance(env.unwrapped.action_space, gym.spaces.Discrete)
+    discrete = env.discrete
     sizes = *env.observation_space.shape, *env.action_space.shape, hidden_sizes
     return (CategoricalActor if discrete else Actor)(*sizes)
 
@@ -393,18 +383,22 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
             for (env, i), action in zip(tuple(playing.items()), actions):
                 obs[env], reward, terminated, truncated, info = env.step(action)
                 returns[i] += reward
-                successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
+                successes[i] = info.get("success", np.nan)  # of the last step, where it is reported
                 if terminated or truncated:
                     del playing[env]
     scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
-    stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
-    return {name: float(value) for name, value in (stats | {"success_rate": 100 * successes.mean()}).items()}
+    reported = successes[~np.isnan(successes)]
+    stats = {"return_mean": returns.mean(), "return_std": returns.std(ddof=1) if episodes > 1 else 0.0}
+    stats |= {"normalized_score": scores.mean(), "success_rate": 100 * reported.mean() if len(reported) else np.nan}
+    return {name: float(value) for name, value in stats.items()}
 
 
-def headline(row):
-    """The column of eval.csv to judge by: the success rate (%), else D4RL's score, else the return; what is known."""
-    names = "success_rate", "normalized_score", "return_mean"
-    return next(name for name in names if not math.isnan(row.get(name, math.nan)))
+def main_metric(rows):
+    """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
+    for name in ("success_rate", "normalized_score"):
+        if not any(math.isnan(row[name]) for row in rows):
+            return name
+    return "return_mean"
 
 
 # --- keeping a run: options, folder, checkpoints, logs ---------------------------------------------------------------
@@ -414,6 +408,10 @@ def parse_args(argv=None):
     """The command line; with --resume, the run's own options, which nothing may contradict."""
     args = tyro.cli(Args, args=argv)
     if args.resume is None:
+        words = [word.split("=")[0].replace("-", "_") for word in (sys.argv[1:] if argv is None else argv)]
+        for name, why in useless(args).items():
+            if f"__{name}" in words:
+                raise InputError(f"--{name.replace('_', '-')} would do nothing here: {why}; leave it out")
         return args
     try:
         saved = json.loads((Path(args.resume) / "args.json").read_text())
@@ -428,15 +426,43 @@ def parse_args(argv=None):
     return saved
 
 
+def useless(args):
+    """The options that do nothing beside others, and why: typed all the same, they are refused."""
+    found = {}
+    if args.intervention != "value":
+        for name in ("reference", "intervention_alpha", "intervention_delta"):
+            found[name] = f"--intervention {args.intervention} does not judge by value"
+    if args.intervention != "threshold":
+        found["threshold"] = f"--intervention {args.intervention} does not judge by distance"
+    if args.intervention not in ("value", "threshold"):
+        for name in ("intervention_beta", "grace_steps"):
+            found[name] = f"--intervention {args.intervention} does not look at proposals"
+    if args.intervention != "random":
+        found["random_rate"] = f"--intervention {args.intervention} does not act at random"
+    if args.intervention != "mile":
+        for name in ("human_model", "intervention_cost", "intervention_scale"):
+            found[name] = f"--intervention {args.intervention} is not MILE's person"
+    if args.dataset_id:
+        found["demo_noise"] = "a dataset is taken as it is"
+    if args.demo_episodes == 0:
+        for name in ("dataset_id", "demo_noise", "standardize_obs", "pretrain_updates"):
+            found[name] = "there are no demonstrations with --demo-episodes 0"
+    if args.initial_policy:
+        for name in ("standardize_obs", "hidden_sizes", "pretrain_updates"):
+            found[name] = "an --initial-policy is taken as it is"
+    return found
+
+
 def check(args):
     """Everything that can be wrong with the options themselves."""
     positive = "total_timesteps eval_frequency eval_episodes batch_size num_threads round_episodes round_updates"
     for names, holds, rule in (
         (f"{positive} takeover_steps", lambda x: x > 0, "positive"),
+        ("random_rate", lambda x: 0 < x < 100, "between 0 and 100"),
         ("intervention_beta", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("intervention_alpha intervention_delta intervention_cost", math.isfinite, "finite"),
         ("learning_rate intervention_scale", lambda x: 0 < x < math.inf, "positive"),
-        ("rounds max_interventions min_std", lambda x: x is None or 0 < x < math.inf, "positive"),
+        ("rounds max_interventions max_episode_steps min_std", lambda x: x is None or 0 < x < math.inf, "positive"),
         ("weight_decay demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
         ("threshold", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
         ("demo_episodes pretrain_updates grace_steps doubt_novices", lambda x: x >= 0, "zero or more"),
@@ -445,53 +471,55 @@ def check(args):
         for name in names.split():
             if not holds(getattr(args, name)):
                 raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
-    missing = [name for name in ["wandb"] * args.track + ["moviepy"] * args.capture_video if not find_spec(name)]
     for wrong, message in (
         (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
+        (args.intervention == "threshold" and args.threshold is None and not args.demo_episodes,
+         "--threshold is needed where there are no demonstrations by which it could be chosen"),
         (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
-        (missing, f"this run needs another package: python -m pip install {' '.join(missing)}"),
-    ):
+    ):  # fmt: skip
         if wrong:
             raise InputError(message)
+    require_packages(*["wandb"] * args.track, *["moviepy"] * args.capture_video)
     return args
 
 
 def open_run(args):
-    """The run's folder, new or resumed, and its last checkpoint, or None if it has none yet."""
-    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    run_dir = Path(args.resume) if args.resume else Path("runs") / name.replace("/", "-").replace(":", "-")
-    folder = run_dir if args.resume else run_dir.parent
+    """The last checkpoint of the run to go on with, or None; and can we write where the run's files go?"""
+    folder = Path(args.resume or "runs")
     try:
         folder.mkdir(exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # can we write there?
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InputError(f"cannot write in {folder}: {error.strerror}") from None
-    if not (run_dir / "checkpoint.pt").exists():
-        return run_dir, None
-    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    if args.resume is None or not (folder / "checkpoint.pt").exists():
+        return None
+    checkpoint = load_checkpoint(folder / "checkpoint.pt")
     if checkpoint["args"] != asdict(replace(args, resume=None)):
-        raise InputError(f"--resume {run_dir}: its args.json is not what it was started with")
-    return run_dir, checkpoint
+        raise InputError(f"--resume {folder}: its args.json is not what it was started with")
+    return checkpoint
 
 
 class Run:
     """A run's folder: its options, TensorBoard events, evaluations and last checkpoint; and the signals to stop it."""
 
-    def __init__(self, args, folder, checkpoint, global_step, **progress):
+    def __init__(self, args, checkpoint, global_step, **progress):
         """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had.
 
         progress: total, initial and unit of what the bar shows.
         """
-        self.args, self.options, self.folder = args, asdict(replace(args, resume=None)), folder
+        self.args, self.options = args, asdict(replace(args, resume=None))
         self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
-        folder.mkdir(exist_ok=True)
-        write_file(folder / "args.json", json.dumps(self.options, indent=2).encode())
+        if args.resume:
+            self.folder = Path(args.resume)
+        else:
+            name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+            self.folder = new_run_folder("runs", re.sub(r"[^\w.-]", "-", name))
         if args.track:
-            import wandb
-
-            wandb.init(project="rlif", id=folder.name, resume="allow", config=vars(args), sync_tensorboard=True)
+            start_tracking(self.folder, self.options)
+        write_file(self.folder / "args.json", json.dumps(self.options, indent=2).encode())
+        begin_run(self.folder)
         # what a killed run logged after its checkpoint is logged again: TensorBoard is to forget the first time
-        self.writer = SummaryWriter(folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
+        self.writer = SummaryWriter(self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
         if checkpoint:
             torch.set_rng_state(checkpoint["torch_rng"])
             if args.cuda:
@@ -499,14 +527,19 @@ class Run:
         else:
             table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
             self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
-        self.signals = []  # SIGINT and SIGTERM are heard where the loop asks for them
+        self.signals, self.waits = [], False  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self.hear)
         self.start = time.perf_counter() - self.total
         self.bar = tqdm(**progress, dynamic_ncols=True, smoothing=0.05)
 
     def hear(self, signum, _):
-        """The first signal lets the run end at its next checkpoint, a second one ends it on the spot."""
+        """While it learns, the first signal ends the run at its next checkpoint; otherwise, and a second one, at once.
+
+        An evaluation comes after a checkpoint and is done again by --resume, so nothing is lost then.
+        """
+        if not self.waits:
+            raise KeyboardInterrupt(signum)
         self.signals.append(signum)
         signal.signal(signum, signal.SIG_DFL)
         os.write(2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n")
@@ -515,8 +548,14 @@ class Run:
         """How long the run has taken, interruptions apart."""
         return time.perf_counter() - self.start
 
+    def due(self, clock, now, over):
+        """Is it time to evaluate? clock: the column of eval.csv that --eval-frequency counts, now: what it is."""
+        last = self.rows[-1][clock] if self.rows else 0
+        return now // self.args.eval_frequency > last // self.args.eval_frequency or (over and now > last)
+
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
+        self.waits = False
         seed = seed_for(self.args.seed, 1, global_step)
         what = self.args.env_id, actor, envs, self.args.eval_episodes, seed
         row = {"global_step": global_step} | evaluate(*what, deterministic=True) | facts
@@ -529,30 +568,27 @@ class Run:
         self.rows.append(row)
         lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in self.rows]  # no nan
         write_file(self.folder / "eval.csv", "\n".join(lines + [""]).encode())
-        self.bar.set_postfix(score=f"{row[headline(row)]:.0f}", **shown)
+        self.bar.set_postfix(score=f"{row[main_metric(self.rows)]:.0f}", **shown)
 
     def save(self, global_step, state):
         """Write the checkpoint from which --resume goes on; ends the run, after that, if a signal has come."""
         self.total = self.seconds()
         state = state | {"args": self.options, "run": (self.rows, self.total), "torch_rng": torch.get_rng_state()}
         state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.cuda else None
-        go_on = f"python {Path(__file__).name} --resume {self.folder}"
         self.writer.flush()
         try:
             save_checkpoint(self.folder / "checkpoint.pt", state)
         except OSError as error:
-            sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
-                     f"make room, then: {go_on}")  # fmt: skip
+            raise RunError(f"step {global_step}: no new checkpoint written ({error.strerror}), make room") from None
         if self.signals:
             self.bar.close()
-            print(f"stopped at step {global_step}; go on with: {go_on}")
-            sys.exit(128 + self.signals[0])
+            raise KeyboardInterrupt(self.signals[0])
 
     def finish(self, last, actor, tensors, summary, shown):
         """Write what came out, judged by the row `last`: a file that --expert can load, summary.json, a table."""
         self.bar.close()
         self.writer.close()
-        args, key = self.args, headline(last)
+        args, key = self.args, main_metric(self.rows)
         best = max(self.rows, key=lambda row: row[key])
         if args.save_model:
             facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
@@ -562,18 +598,18 @@ class Run:
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
         if args.capture_video:
-            film = make_env(args.env_id, "rgb_array")
+            film = make_env(args.env_id, args.max_episode_steps, render_mode="rgb_array")
             film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
             evaluate(args.env_id, actor, [film], 1, args.seed, deterministic=True)
             film.close()
         known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
-        summary = {"final": known[0], "best": known[1], **summary}
+        summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
         write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         scores = f"{self.rows[0][key]:.1f}, {last[key]:.1f}, {best[key]:.1f}"
-        shown = {"first, last, best evaluation": scores} | shown
-        shown |= {"time": f"{self.total / 60:.1f} minutes", "checkpoint": self.folder / "checkpoint.pt"}
+        shown = {f"{key}: first, last, best": scores} | shown
+        shown |= {"time": f"{self.seconds() / 60:.1f} minutes", "folder": self.folder}
         for name, value in shown.items():
-            print(f"{name:<30} {value}")
+            print(f"{name:<36} {value}")
 
 
 # --- main ------------------------------------------------------------------------------------------------------------
@@ -585,11 +621,11 @@ def main(args):
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
-    if args.capture_video and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
+    if args.capture_video:
+        check_rendering(make_env, args.env_id, args.max_episode_steps)
 
-    env = make_training_env(args.env_id)
-    eval_envs = [make_env(args.env_id) for _ in range(min(args.eval_episodes, 20))]
+    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
+    eval_envs = [make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env)
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
     initial = load_expert(args.env_id, args.initial_policy, env) if args.initial_policy else None
@@ -599,10 +635,12 @@ def main(args):
         raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     data = [torch.empty(0, obs_dim), torch.empty(0, act_dim)]  # D: observations (n, O) and the expert's actions (n, A)
+    demo_episodes = 0
     if args.demo_episodes:
         demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise)
         data = [torch.from_numpy(demos[name]) for name in ("obs", "actions")]
-    run_dir, checkpoint = open_run(args)
+        demo_episodes = int(demos["ends"].sum())
+    checkpoint = open_run(args)
     sizes = initial.facts["hidden_sizes"] if initial else args.hidden_sizes
     novices = [make_actor(env, sizes) for _ in range(1 + args.doubt_novices)]
     actor = novices[0]  # the one that acts
@@ -616,13 +654,20 @@ def main(args):
         if args.min_std is not None:
             novice.min_log_std = max(novice.min_log_std, math.log(args.min_std))
         novice.to(device)
-    data = [values.to(device) for values in data]
     options = {"lr": args.learning_rate, "weight_decay": args.weight_decay, "fused": True}
     optimizers = [torch.optim.AdamW(novice.parameters(), **options) for novice in novices]
-    if args.intervention == "mile":
-        human = ProbitHuman(args, expert, human_model or likeliest(actor), rng)
+    threshold = args.threshold
+    if args.intervention == "threshold" and threshold is None:
+        threshold = own_spread(expert, data[0])
+    if args.intervention == "threshold":
+        human = ThresholdHuman(args, expert, threshold, rng)
+    elif args.intervention == "value":
+        human = ValueHuman(args, expert, reference, rng)
+    elif args.intervention == "random":
+        human = RandomHuman(args, expert, rng)
     else:
-        human = (ThresholdHuman if args.intervention == "threshold" else SimulatedHuman)(args, expert, reference, rng)
+        human = ProbitHuman(args, expert, human_model or likeliest(actor), rng)
+    data = [values.to(device) for values in data]
     files = [policy.sha256 for policy in (expert, reference, human_model, initial) if policy]
 
     global_step, rounds, expert_steps, takeovers, episode = 0, 0, 0, 0, 0
@@ -630,7 +675,7 @@ def main(args):
     counts = np.zeros(4, dtype=int)  # since the last evaluation: steps, under expert control, looks, flagged
     if checkpoint:
         if checkpoint["files"] != files:
-            raise InputError(f"--resume {run_dir}: an expert's file has changed since")
+            raise InputError(f"--resume {args.resume}: an expert's file has changed since")
         for novice, optimizer, states in zip(novices, optimizers, checkpoint["novices"]):
             novice.load_state_dict(states[0])
             optimizer.load_state_dict(states[1])
@@ -640,14 +685,24 @@ def main(args):
         counts = checkpoint["counts"].numpy()
 
     progress = {"total": args.total_timesteps, "initial": global_step, "unit": "step"}
-    run = Run(args, run_dir, checkpoint, global_step, **progress)
+    run = Run(args, checkpoint, global_step, **progress)
     if not checkpoint and args.demo_episodes and not initial:  # train the novice on the demonstrations (Alg. 1, line 1)
         run.bar.set_description("cloning the demonstrations")
         for novice, optimizer in zip(novices, optimizers):
             fit(novice, optimizer, *data, args.pretrain_updates, args.batch_size)
         run.bar.set_description(None)
     over = global_step >= args.total_timesteps or rounds == args.rounds or expert_steps == args.max_interventions
-    while not over:
+    while True:
+        if run.due("global_step", global_step, over):
+            facts = {"intervention_rate": float(counts[1] / counts[0])}  # share of steps under expert control
+            facts["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
+            facts |= {"labels": expert_steps, "expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
+            facts["risk_threshold"] = risk_threshold(doubts)
+            run.evaluate(actor, eval_envs, global_step, facts, takeovers=takeovers)
+            counts[:] = 0
+        if over:
+            break
+        run.waits = True
         # The novice acts until the expert takes over; its steps are recorded. (Alg. 1, lines 4 to 12)
         visited, executed = [], []
         for _ in range(args.round_episodes):
@@ -667,8 +722,6 @@ def main(args):
                     visited.append(obs)
                     executed.append(actions)
                 obs, task_reward, terminated, truncated, _ = env.step(actions)
-                if not np.isfinite(obs).all():
-                    sys.exit(f"{args.env_id} is no longer finite, the last checkpoint is kept: {run_dir}")
                 global_step += 1
                 run.bar.update()
                 episodic_return += task_reward
@@ -682,19 +735,10 @@ def main(args):
             for novice, optimizer in zip(novices, optimizers):
                 loss = fit(novice, optimizer, *data, args.round_updates, args.batch_size)
                 if not math.isfinite(loss):
-                    sys.exit(f"step {global_step}: learning broke down (loss {loss}), checkpoint kept: {run_dir}")
+                    raise RunError(f"step {global_step}: learning broke down, its loss is not finite ({loss})")
             run.writer.add_scalar("losses/nll", loss, global_step)
         rounds += 1
         over = global_step >= args.total_timesteps or rounds == args.rounds or expert_steps == args.max_interventions
-
-        reached = run.rows[-1]["global_step"] // args.eval_frequency if run.rows else 0
-        if global_step // args.eval_frequency > reached or over:
-            facts = {"intervention_rate": float(counts[1] / counts[0])}  # share of steps under expert control
-            facts["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
-            facts |= {"labels": expert_steps, "expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
-            facts["risk_threshold"] = risk_threshold(doubts)
-            run.evaluate(actor, eval_envs, global_step, facts, takeovers=takeovers)
-            counts[:] = 0
 
         states = [(novice.state_dict(), optimizer.state_dict()) for novice, optimizer in zip(novices, optimizers)]
         state = {"files": files, "data": data, "counts": torch.from_numpy(counts), "novices": states}
@@ -703,16 +747,17 @@ def main(args):
         run.save(global_step, state)
 
     tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
-    summary = {"env_steps": global_step, "rounds": rounds, "labels": expert_steps, "expert_steps": expert_steps}
-    summary |= {"takeovers": takeovers, "seconds": {"total": run.total}}
+    summary = {"env_steps": global_step, "demo_episodes": demo_episodes, "rounds": rounds, "labels": expert_steps}
+    summary |= {"expert_steps": expert_steps, "takeovers": takeovers, "threshold": threshold}
+    summary["seconds"] = {"total": run.seconds()}
     shown = {"expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}"}
+    shown["demonstrations"] = f"{demo_episodes} episodes"
+    if threshold is not None:
+        shown["tau"] = f"{threshold:.2f}"
     shown["expert steps, takeovers"] = f"{expert_steps}, {takeovers}"
     run.finish(run.rows[-1], actor, tensors, summary, shown)
 
 
 if __name__ == "__main__":
-    try:
+    with exit_codes():
         main(parse_args())
-    except (InputError, OSError) as error:  # bad input, or a full disk
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -2,6 +2,8 @@
 
 A person watches a robot's policy and takes over when it does badly. The step before a takeover gets reward -1, every
 other step 0, and off-policy RL learns to avoid takeovers: the policy can become better than the person's own driving.
+One thing more is charged by default: a fall, as if the robot were taken over for ever (see ReplayBuffer: rewards are
+never positive, so without a charge the agent learns to fall).
 
 Paper: Luo et al., RLIF, ICLR 2024, https://arxiv.org/abs/2311.12996. "Alg. 2" and "Eq. 1" in comments are its.
 Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): SAC with LayerNorm, many critics, prior data.
@@ -10,21 +12,21 @@ Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): SAC wi
     python rlif_rlpd.py --help                 # every option
     python rlif_rlpd.py --resume runs/<run>    # go on after a stop, to the bit
 
-Read the loop in main() first: it is Algorithm 2. Then SimulatedHuman (when to intervene), Agent (RLPD), ReplayBuffer
-(what the end of an episode is worth). The rest makes runs fast, resumable and hard to start wrongly.
+Read the loop in main() first: it is Algorithm 2. Then ValueHuman (when to intervene), Agent (RLPD), ReplayBuffer (what
+the end of an episode is worth). The rest makes runs fast, resumable and hard to start wrongly.
 In shapes: O observation size, A action size, B batch, G updates a step, N critics.
 """
 
-import ctypes.util
+import ctypes
 import json
 import math
 import os
+import re
 import signal
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -37,8 +39,9 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, InputError, load_checkpoint, load_demonstrations, load_expert, normalized_score
-from experts import save_checkpoint, save_expert, write_file
+from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, UnitActions, begin_run, check_rendering
+from experts import exit_codes, load_checkpoint, load_demonstrations, load_expert, new_run_folder, normalized_score
+from experts import open_task, require_packages, save_checkpoint, save_expert, start_tracking, write_file
 
 
 @dataclass
@@ -55,7 +58,8 @@ class Args:
     capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
-    env_id: str = "Hopper-v5"  # any Gymnasium environment with Box observations and actions
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with continuous actions, but for images
+    max_episode_steps: int | None = None  # end every episode after so many steps; default: the environment's own limit
     total_timesteps: int = 50_000  # environment steps
     max_interventions: int | None = None  # stop where the expert has acted for so many steps
     eval_frequency: int = 5_000  # steps between evaluations
@@ -72,19 +76,21 @@ class Args:
     human_model: str = "mental"
     intervention_cost: float = 16.0  # mile: c, what it takes to take over
     intervention_scale: float = 10.0  # mile: by which the gap minus c is divided
-    takeover_steps: int = 4  # value, mile: steps that the expert keeps control
+    takeover_steps: int = 4  # steps that the expert keeps control
     grace_steps: int = 1  # value: unchecked steps of the novice after a takeover (official code: 1)
-    random_rate: Literal[30, 50, 85] = 50  # random: nominal percentage of steps under expert control
+    random_rate: float = 50.0  # random: percentage of the steps under expert control
     drop_expert_transitions: bool = False  # official code's quirk: store only the last transition of a takeover
 
     initial_policy: str | None = None  # the actor to begin with: a level or a .safetensors file; default: untrained
-    demo_episodes: int = 50  # demonstrations to begin with, their rewards set to zero
+    demo_episodes: int = 50  # demonstrations to begin with, their rewards set to zero; 0: none
     dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
     demo_noise: float = 0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
     offline_ratio: float = 0.0  # share of each batch from demonstrations alone (RLPD: 0.5); 0: they join the buffer
     bc_weight: float = 0.0  # of the mean action's squared distance from the demonstrated one, in the actor's loss
     reward: Literal["intervention", "task"] = "intervention"  # task: the environment's own, i.e. plain RLPD
-    # what a fall is worth, see ReplayBuffer; default: forever (task: mask)
+    label: float = -1.0  # the reward of the step before a takeover; 0: what does the charge for a fall teach alone?
+    # what the end of an episode is worth, see ReplayBuffer; default: forever where it is known to be a fall, mask where
+    # it is known to be a success and for --reward task; elsewhere it has to be said
     termination: Literal["forever", "reset", "bootstrap", "mask"] | None = None
     clip_target: bool = True  # keep targets in [-1 / (1 - gamma), 0], all that intervention rewards can sum to
 
@@ -95,7 +101,7 @@ class Args:
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
     final_lr_fraction: float = 0.1  # over the second half of training the rate falls linearly to this share of it
     standardize_obs: bool = True  # by the mean and standard deviation of the demonstrations (not in the paper)
-    hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics; an --initial-policy has its own
     num_qs: int = 3  # critics (RLPD: 10)
     num_min_qs: int = 2  # critics drawn for each target, which takes their minimum
     critic_layer_norm: bool = True  # LayerNorm in the critics
@@ -108,67 +114,11 @@ class Args:
 # --- environment -----------------------------------------------------------------------------------------------------
 
 
-class MetaWorld(gym.Wrapper):
-    """A task of Meta-World with its goal in sight, drawn by the seed of reset; an episode ends at success."""
-
-    def __init__(self, task, render_mode):
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as tasks
-
-        if f"{task}-goal-observable" not in tasks:
-            raise InputError(f"no task {task!r} in Meta-World; it has {', '.join(t[:-16] for t in tasks)}")
-        super().__init__(tasks[f"{task}-goal-observable"](render_mode=render_mode))
-        self.unwrapped.seeded_rand_vec, self.unwrapped._freeze_rand_vec = True, False
-
-    def reset(self, *, seed=None, options=None):
-        if seed is not None:
-            self.unwrapped.seed(seed)  # its own reset ignores the seed
-        return self.env.reset(options=options)
-
-    def step(self, action):
-        obs, reward, _, truncated, info = self.env.step(action)
-        return obs, reward, bool(info["success"]), truncated, info
-
-
-def make_env(env_id, render_mode=None):
-    """The environment with flat observations, actions rescaled to [-1, 1], discrete ones as one-hot vectors."""
-    try:
-        if env_id.startswith("Meta-World/"):  # the last four observations, as in MILE
-            env = MetaWorld(env_id.removeprefix("Meta-World/"), render_mode)
-            env = gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(env, 4))
-        else:
-            module = "gymnasium_robotics:" if env_id.startswith("AdroitHand") else ""  # which registers these
-            env = gym.make(module + env_id, render_mode=render_mode)
-    except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
-        reason = str(error).strip() or type(error).__name__
-        raise InputError(f"--env-id {env_id}: {reason.splitlines()[0]}") from None
-    if isinstance(env.action_space, gym.spaces.Discrete):
-        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.float32)
-        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
-    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise InputError(f"--env-id {env_id}: needs {what} in a flat Box, not {space}")
-    if not env.action_space.is_bounded():
-        raise InputError(f"--env-id {env_id}: needs bounded actions, not {env.action_space}")
-    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
-        return env
-    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-
-
-class EndWhenDropped(gym.Wrapper):
-    """AdroitHandPen with an end when the pen falls from the hand."""
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, bool(terminated or obs[26] < 0.075), truncated, info  # obs[26]: the pen's height in metres
-
-
-def make_training_env(env_id):
-    """The environment to learn in: AdroitHandPen as D4RL's pen, which ends when the pen is dropped or after 100 steps.
-
-    Evaluation has the full 200 steps, dropped or not.
-    """
-    env = make_env(env_id)
-    return gym.wrappers.TimeLimit(EndWhenDropped(env), 100) if env_id.startswith("AdroitHandPen") else env
+def make_env(env_id, max_episode_steps=None, **options):
+    """The environment with flat observations and, whatever its own actions are, some in [-1, 1] or one-hot vectors."""
+    env = open_task(env_id, max_episode_steps, **options)  # gym.make; whatever is wrong becomes one line
+    env = gym.wrappers.FlattenObservation(env)
+    return UnitActions(Checked(env))
 
 
 def seed_for(*key):
@@ -179,11 +129,8 @@ def seed_for(*key):
 # --- intervention ----------------------------------------------------------------------------------------------------
 
 
-class SimulatedHuman:
-    """Watches the novice and takes over (paper, section 5.1)."""
-
-    # official code: novice steps before, and expert steps of, a random takeover; both ends included
-    RANDOM = {30: ((1, 10), (1, 5)), 50: ((1, 5), (3, 7)), 85: ((1, 1), (12, 16))}
+class ValueHuman:
+    """Takes over where a reference Q function finds the novice's proposal bad (RLIF, section 5.1)."""
 
     def __init__(self, args, expert, reference, rng):
         self.args, self.expert, self.reference, self.rng = args, expert, reference, rng
@@ -191,11 +138,7 @@ class SimulatedHuman:
 
     def new_episode(self):
         self.takeover_left = 0  # steps the expert still keeps control
-        self.wait = self.draw(0) if self.args.intervention == "random" else 0  # steps until the next look
-
-    def draw(self, which):
-        low, high = self.RANDOM[self.args.random_rate][which]
-        return int(self.rng.integers(low, high + 1))
+        self.grace_left = 0  # steps of the novice that are not looked at, after a takeover
 
     def flags(self, obs, proposal):
         """Does the reference value say that the proposal is worse than what the reference would do? (Eq. 1)"""
@@ -209,25 +152,57 @@ class SimulatedHuman:
     def watch(self, obs, proposal):
         """One step: executed action, is the expert in control, did a takeover start, flagged (None if not looked)."""
         started, flagged = False, None
-        if self.takeover_left == 0 and self.args.intervention != "none":
-            if self.wait > 0:
-                self.wait -= 1
-            elif self.args.intervention == "random":
-                started, self.takeover_left, self.wait = True, self.draw(1), self.draw(0)
-            else:
-                flagged, beta = self.flags(obs, proposal), self.args.intervention_beta
-                if self.rng.random() < (beta if flagged else 1 - beta):  # Eq. 1
-                    started, self.takeover_left, self.wait = True, self.args.takeover_steps, self.args.grace_steps
+        if self.takeover_left == 0 and self.grace_left > 0:
+            self.grace_left -= 1
+        elif self.takeover_left == 0:
+            flagged = self.flags(obs, proposal)
+            chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
+            started = bool(self.rng.random() < chance)  # Eq. 1
+        if started:
+            self.takeover_left, self.grace_left = self.args.takeover_steps, self.args.grace_steps
         in_control = self.takeover_left > 0
-        self.takeover_left -= in_control
-        actions = self.expert.act(obs[None])[0].numpy() if in_control else proposal  # (A,)
-        return actions, in_control, started, flagged
+        if in_control:
+            self.takeover_left -= 1
+            return self.expert.act(obs[None])[0].numpy(), True, started, flagged  # (A,)
+        return proposal, False, False, flagged
+
+
+def takeover_chance(args):
+    """At each step of the novice, the probability that a random takeover starts.
+
+    Takeovers of k steps hold a share p of all steps if k (1 - p) / p steps of the novice lie between two, on average.
+    """
+    share = args.random_rate / 100
+    return 1 / (1 + args.takeover_steps * (1 - share) / share)
+
+
+class RandomHuman:
+    """Takes over at random, with the expert in control of random_rate percent of the steps in the long run."""
+
+    grace_left = 0  # it is always ready
+
+    def __init__(self, args, expert, rng):
+        self.args, self.expert, self.rng = args, expert, rng
+        self.new_episode()
+
+    def new_episode(self):
+        self.takeover_left = 0  # steps the expert still keeps control
+
+    def watch(self, obs, proposal):
+        """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
+        started = self.takeover_left == 0 and bool(self.rng.random() < takeover_chance(self.args))
+        if started:
+            self.takeover_left = self.args.takeover_steps
+        if self.takeover_left == 0:
+            return proposal, False, False, None
+        self.takeover_left -= 1
+        return self.expert.act(obs[None])[0].numpy(), True, started, None  # (A,)
 
 
 class ProbitHuman:
     """Takes over with the probability of MILE's Eq. 2, which depends on the state and not on the robot's proposal."""
 
-    wait = 0  # it is always ready
+    grace_left = 0  # it is always ready
 
     def __init__(self, args, expert, model, rng):
         self.args, self.expert, self.model, self.rng = args, expert, model, rng
@@ -259,11 +234,12 @@ class ProbitHuman:
         started = False
         if self.takeover_left == 0:  # noise > c - gap has probability Phi((gap - c) / scale)
             started = bool(self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal() > self.cost)
-            self.takeover_left = self.args.takeover_steps * started
-        in_control = self.takeover_left > 0
-        self.takeover_left -= in_control
-        actions = self.expert.act(obs[None])[0].numpy() if in_control else proposal  # (A,)
-        return actions, in_control, started, None
+        if started:
+            self.takeover_left = self.args.takeover_steps
+        if self.takeover_left == 0:
+            return proposal, False, False, None
+        self.takeover_left -= 1
+        return self.expert.act(obs[None])[0].numpy(), True, started, None  # (A,)
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -453,7 +429,8 @@ class ReplayBuffer:
     `bootstrap` reads the critic at terminal states, which are never updated. `reset` counts a fall as an
     intervention (a person has to pick the robot up): reward -1, next state the first of the next episode; where the
     robot stands badly, a fall is then a cheap way back to a good start. `forever` lets a fall cost what a robot costs
-    that is taken over again and again: -1 now and every takeover_steps + grace_steps = m steps, -1 / (1 - gamma^m).
+    that is taken over again and again: -1 now and after every m steps from one takeover to the next,
+    -1 / (1 - E[gamma^m]).
     """
 
     FIELDS = ("obs", "next_obs", "actions", "rewards", "terminations")
@@ -501,27 +478,36 @@ class ReplayBuffer:
             self.data[name][: len(values)] = values
 
 
+def discount_between_takeovers(args):
+    """E[gamma^m], where m steps lie between the starts of two takeovers of a robot that always needs one."""
+    if args.intervention == "value":
+        return args.gamma ** (args.takeover_steps + args.grace_steps)
+    if args.intervention == "random":  # after k steps a geometric number of the novice's own
+        chance = takeover_chance(args)
+        return args.gamma**args.takeover_steps * chance / (1 - (1 - chance) * args.gamma)
+    return args.gamma**args.takeover_steps  # MILE's person is always ready
+
+
 def end_of_episode(args, terminated, reward, next_obs, reset_obs):
     """How the last transition of an episode is stored: reward, next_obs, termination (see ReplayBuffer)."""
     if terminated and args.termination == "forever":
-        grace_steps = 0 if args.intervention == "mile" else args.grace_steps  # MILE's person is always ready
-        return -1.0 / (1.0 - args.gamma ** (args.takeover_steps + grace_steps)), next_obs, 1.0
+        return -1.0 / (1.0 - discount_between_takeovers(args)), next_obs, 1.0
     if terminated and args.termination == "reset":
         return -1.0, reset_obs, 0.0
     return reward, next_obs, float(terminated and args.termination == "mask")  # a time limit is no end
 
 
 def make_buffer(args, env):
-    """The replay buffer with the demonstrations in it, and their observations (n, O)."""
+    """The replay buffer with the demonstrations in it, their observations (n, O), and how many episodes they are."""
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
-    demos, n = {}, 0
+    demos, n, ends = {}, 0, np.zeros(0)
     if args.demo_episodes:
         options = args.demo_episodes, args.dataset_id, args.demo_noise, args.reward == "task"
         demos = load_demonstrations(env, args.env_id, *options)
-        n = len(demos["rewards"])
+        n, ends = len(demos["rewards"]), demos.pop("ends")
     if n + args.batch_size >= args.buffer_size:
         raise InputError(f"--buffer-size {args.buffer_size} does not hold {n} demonstrated transitions and a batch")
-    for i in np.flatnonzero(demos.pop("ends", [])):
+    for i in np.flatnonzero(ends):
         end = demos["terminations"][i], demos["rewards"][i], demos["next_obs"][i], demos["obs"][(i + 1) % n]
         demos["rewards"][i], demos["next_obs"][i], demos["terminations"][i] = end_of_episode(args, *end)
     apart = n if args.offline_ratio else 0
@@ -530,7 +516,7 @@ def make_buffer(args, env):
     for name, values in demos.items():
         rb.data[name][:n] = torch.from_numpy(values)
     rb.pos = rb.size = n - apart
-    return rb, rb.data["obs"][:n]
+    return rb, rb.data["obs"][:n], int(ends.sum())
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
@@ -554,18 +540,22 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
             for (env, i), action in zip(tuple(playing.items()), actions):
                 obs[env], reward, terminated, truncated, info = env.step(action)
                 returns[i] += reward
-                successes[i] = info.get("success", info.get("is_success", np.nan))  # of the last step, where reported
+                successes[i] = info.get("success", np.nan)  # of the last step, where it is reported
                 if terminated or truncated:
                     del playing[env]
     scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
-    stats = {"return_mean": returns.mean(), "return_std": returns.std(), "normalized_score": scores.mean()}
-    return {name: float(value) for name, value in (stats | {"success_rate": 100 * successes.mean()}).items()}
+    reported = successes[~np.isnan(successes)]
+    stats = {"return_mean": returns.mean(), "return_std": returns.std(ddof=1) if episodes > 1 else 0.0}
+    stats |= {"normalized_score": scores.mean(), "success_rate": 100 * reported.mean() if len(reported) else np.nan}
+    return {name: float(value) for name, value in stats.items()}
 
 
-def headline(row):
-    """The column of eval.csv to judge by: the success rate (%), else D4RL's score, else the return; what is known."""
-    names = "success_rate", "normalized_score", "return_mean"
-    return next(name for name in names if not math.isnan(row.get(name, math.nan)))
+def main_metric(rows):
+    """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
+    for name in ("success_rate", "normalized_score"):
+        if not any(math.isnan(row[name]) for row in rows):
+            return name
+    return "return_mean"
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
@@ -636,6 +626,10 @@ def parse_args(argv=None):
     """The command line; with --resume, the run's own options, which nothing may contradict."""
     args = tyro.cli(Args, args=argv)
     if args.resume is None:
+        words = [word.split("=")[0].replace("-", "_") for word in (sys.argv[1:] if argv is None else argv)]
+        for name, why in useless(args).items():
+            if f"__{name}" in words:
+                raise InputError(f"--{name.replace('_', '-')} would do nothing here: {why}; leave it out")
         return args
     try:
         saved = json.loads((Path(args.resume) / "args.json").read_text())
@@ -650,6 +644,36 @@ def parse_args(argv=None):
     return saved
 
 
+def useless(args):
+    """The options that do nothing beside others, and why: typed all the same, they are refused."""
+    found = {}
+    if args.intervention != "value":
+        for name in ("reference", "intervention_alpha", "intervention_delta", "intervention_beta", "grace_steps"):
+            found[name] = f"--intervention {args.intervention} does not judge by value"
+    if args.intervention != "random":
+        found["random_rate"] = f"--intervention {args.intervention} does not act at random"
+    if args.intervention != "mile":
+        for name in ("human_model", "intervention_cost", "intervention_scale"):
+            found[name] = f"--intervention {args.intervention} is not MILE's person"
+    if args.intervention == "none":
+        for name in ("expert", "takeover_steps", "drop_expert_transitions", "max_interventions"):
+            found[name] = "nobody takes over"
+    if args.dataset_id:
+        found["demo_noise"] = "a dataset is taken as it is"
+    if args.demo_episodes == 0:
+        for name in ("dataset_id", "demo_noise", "standardize_obs"):
+            found[name] = "there are no demonstrations with --demo-episodes 0"
+    if args.initial_policy:
+        for name in ("standardize_obs", "hidden_sizes"):
+            found[name] = "an --initial-policy has its own"
+    if args.reward == "task":
+        for name in ("clip_target", "label"):
+            found[name] = "it is about intervention rewards, not --reward task"
+    elif args.clip_target:
+        found["backup_entropy"] = "targets stay below 0, add --no-clip-target"
+    return found
+
+
 def check(args):
     """Everything that can be wrong with the options themselves; returns them with defaults filled in."""
     positive = "total_timesteps eval_frequency eval_episodes checkpoint_frequency batch_size buffer_size num_threads"
@@ -662,15 +686,15 @@ def check(args):
         ("seed", lambda x: 0 <= x < 2**63, "zero or more, below 2 to the 63rd"),
         ("demo_noise bc_weight", lambda x: 0 <= x < math.inf, "zero or more"),
         ("intervention_alpha intervention_delta intervention_cost", math.isfinite, "finite"),
-        ("max_interventions", lambda x: x is None or x > 0, "positive"),
+        ("max_interventions max_episode_steps", lambda x: x is None or x > 0, "positive"),
+        ("random_rate", lambda x: 0 < x < 100, "between 0 and 100"),
+        ("label", lambda x: -1 <= x <= 0, "in [-1, 0]"),
     ):
         for name in names.split():
             if not holds(getattr(args, name)):
                 raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
     if args.termination is None:
-        fall = args.reward == "intervention" and not args.env_id.startswith("Meta-World/")  # where success is the end
-        args = replace(args, termination="forever" if fall else "mask")
-    missing = [name for name in ["wandb"] * args.track + ["moviepy"] * args.capture_video if not find_spec(name)]
+        args = replace(args, termination=usual_termination(args))
     size, task = args.batch_size, args.reward == "task"
     for wrong, message in (
         (args.num_min_qs > args.num_qs, f"--num-min-qs {args.num_min_qs} is more than --num-qs {args.num_qs}"),
@@ -681,49 +705,63 @@ def check(args):
         (task and args.termination in ("forever", "reset"), "--reward task needs --termination bootstrap or mask"),
         (not task and args.intervention == "none", "--intervention none leaves no reward but --reward task"),
         (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
-        (missing, f"this run needs another package: python -m pip install {' '.join(missing)}"),
     ):
         if wrong:
             raise InputError(message)
+    require_packages(*["wandb"] * args.track, *["moviepy"] * args.capture_video)
     return args
 
 
+def usual_termination(args):
+    """What the end of an episode is worth where that is known: on these tasks it is a fall, on Meta-World a success."""
+    falls = "Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum", "AdroitHandPen"
+    if args.reward == "task" or args.env_id.startswith("Meta-World/"):
+        return "mask"
+    if args.env_id.split("-v")[0] in falls:
+        return "forever"
+    raise InputError(
+        f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? --termination forever (bad: "
+        "a fall, it is charged), mask (good: nothing comes after it, which is worth 0) or bootstrap (both occur)"
+    )
+
+
 def open_run(args):
-    """The run's folder, new or resumed, and its last checkpoint, or None if it has none yet."""
-    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    run_dir = Path(args.resume) if args.resume else Path("runs") / name.replace("/", "-").replace(":", "-")
-    folder = run_dir if args.resume else run_dir.parent
+    """The last checkpoint of the run to go on with, or None; and can we write where the run's files go?"""
+    folder = Path(args.resume or "runs")
     try:
         folder.mkdir(exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # can we write there?
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InputError(f"cannot write in {folder}: {error.strerror}") from None
-    if not (run_dir / "checkpoint.pt").exists():
-        return run_dir, None
-    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
+    if args.resume is None or not (folder / "checkpoint.pt").exists():
+        return None
+    checkpoint = load_checkpoint(folder / "checkpoint.pt")
     if checkpoint["args"] != asdict(replace(args, resume=None)):
-        raise InputError(f"--resume {run_dir}: its args.json is not what it was started with")
-    return run_dir, checkpoint
+        raise InputError(f"--resume {folder}: its args.json is not what it was started with")
+    return checkpoint
 
 
 class Run:
     """A run's folder: its options, TensorBoard events, evaluations and last checkpoint; and the signals to stop it."""
 
-    def __init__(self, args, folder, checkpoint, global_step, **progress):
+    def __init__(self, args, checkpoint, global_step, **progress):
         """Begins a run, or goes on from a checkpoint of its own, with the generators in the state they had.
 
         progress: total, initial and unit of what the bar shows.
         """
-        self.args, self.options, self.folder = args, asdict(replace(args, resume=None)), folder
+        self.args, self.options = args, asdict(replace(args, resume=None))
         self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
-        folder.mkdir(exist_ok=True)
-        write_file(folder / "args.json", json.dumps(self.options, indent=2).encode())
+        if args.resume:
+            self.folder = Path(args.resume)
+        else:
+            name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+            self.folder = new_run_folder("runs", re.sub(r"[^\w.-]", "-", name))
         if args.track:
-            import wandb
-
-            wandb.init(project="rlif", id=folder.name, resume="allow", config=vars(args), sync_tensorboard=True)
+            start_tracking(self.folder, self.options)
+        write_file(self.folder / "args.json", json.dumps(self.options, indent=2).encode())
+        begin_run(self.folder)
         # what a killed run logged after its checkpoint is logged again: TensorBoard is to forget the first time
-        self.writer = SummaryWriter(folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
+        self.writer = SummaryWriter(self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
         if checkpoint:
             torch.set_rng_state(checkpoint["torch_rng"])
             if args.cuda:
@@ -731,14 +769,19 @@ class Run:
         else:
             table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
             self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
-        self.signals = []  # SIGINT and SIGTERM are heard where the loop asks for them
+        self.signals, self.waits = [], False  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self.hear)
         self.start = time.perf_counter() - self.total
         self.bar = tqdm(**progress, dynamic_ncols=True, smoothing=0.05)
 
     def hear(self, signum, _):
-        """The first signal lets the run end at its next checkpoint, a second one ends it on the spot."""
+        """While it learns, the first signal ends the run at its next checkpoint; otherwise, and a second one, at once.
+
+        An evaluation comes after a checkpoint and is done again by --resume, so nothing is lost then.
+        """
+        if not self.waits:
+            raise KeyboardInterrupt(signum)
         self.signals.append(signum)
         signal.signal(signum, signal.SIG_DFL)
         os.write(2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n")
@@ -747,8 +790,14 @@ class Run:
         """How long the run has taken, interruptions apart."""
         return time.perf_counter() - self.start
 
+    def due(self, clock, now, over):
+        """Is it time to evaluate? clock: the column of eval.csv that --eval-frequency counts, now: what it is."""
+        last = self.rows[-1][clock] if self.rows else 0
+        return now // self.args.eval_frequency > last // self.args.eval_frequency or (over and now > last)
+
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
+        self.waits = False
         seed = seed_for(self.args.seed, 1, global_step)
         what = self.args.env_id, actor, envs, self.args.eval_episodes, seed
         row = {"global_step": global_step} | evaluate(*what, deterministic=True) | facts
@@ -761,30 +810,27 @@ class Run:
         self.rows.append(row)
         lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in self.rows]  # no nan
         write_file(self.folder / "eval.csv", "\n".join(lines + [""]).encode())
-        self.bar.set_postfix(score=f"{row[headline(row)]:.0f}", **shown)
+        self.bar.set_postfix(score=f"{row[main_metric(self.rows)]:.0f}", **shown)
 
     def save(self, global_step, state):
         """Write the checkpoint from which --resume goes on; ends the run, after that, if a signal has come."""
         self.total = self.seconds()
         state = state | {"args": self.options, "run": (self.rows, self.total), "torch_rng": torch.get_rng_state()}
         state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.cuda else None
-        go_on = f"python {Path(__file__).name} --resume {self.folder}"
         self.writer.flush()
         try:
             save_checkpoint(self.folder / "checkpoint.pt", state)
         except OSError as error:
-            sys.exit(f"step {global_step}: no checkpoint written ({error.strerror}), the last one is as it was; "
-                     f"make room, then: {go_on}")  # fmt: skip
+            raise RunError(f"step {global_step}: no new checkpoint written ({error.strerror}), make room") from None
         if self.signals:
             self.bar.close()
-            print(f"stopped at step {global_step}; go on with: {go_on}")
-            sys.exit(128 + self.signals[0])
+            raise KeyboardInterrupt(self.signals[0])
 
     def finish(self, last, actor, tensors, summary, shown):
         """Write what came out, judged by the row `last`: a file that --expert can load, summary.json, a table."""
         self.bar.close()
         self.writer.close()
-        args, key = self.args, headline(last)
+        args, key = self.args, main_metric(self.rows)
         best = max(self.rows, key=lambda row: row[key])
         if args.save_model:
             facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
@@ -794,18 +840,18 @@ class Run:
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
         if args.capture_video:
-            film = make_env(args.env_id, "rgb_array")
+            film = make_env(args.env_id, args.max_episode_steps, render_mode="rgb_array")
             film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
             evaluate(args.env_id, actor, [film], 1, args.seed, deterministic=True)
             film.close()
         known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
-        summary = {"final": known[0], "best": known[1], **summary}
+        summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
         write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         scores = f"{self.rows[0][key]:.1f}, {last[key]:.1f}, {best[key]:.1f}"
-        shown = {"first, last, best evaluation": scores} | shown
-        shown |= {"time": f"{self.total / 60:.1f} minutes", "checkpoint": self.folder / "checkpoint.pt"}
+        shown = {f"{key}: first, last, best": scores} | shown
+        shown |= {"time": f"{self.seconds() / 60:.1f} minutes", "folder": self.folder}
         for name, value in shown.items():
-            print(f"{name:<30} {value}")
+            print(f"{name:<36} {value}")
 
 
 # --- main ------------------------------------------------------------------------------------------------------------
@@ -818,83 +864,105 @@ def main(args):
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
-    if args.capture_video and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
+    if args.capture_video:
+        check_rendering(make_env, args.env_id, args.max_episode_steps)
 
-    env = make_training_env(args.env_id)
-    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
-        raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions, as in "
-                         "LunarLanderContinuous-v3 (with --termination bootstrap: a landing is an end too)")
-    eval_envs = [make_env(args.env_id) for _ in range(min(args.eval_episodes, 20))]
+    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
+    if env.discrete:
+        raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions, as in LunarLanderContinuous-v3")
+    eval_envs = [make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
     expects = args.intervention == "mile" and args.human_model != "robot"
     human_model = load_expert(args.env_id, args.human_model, env) if expects else None
     initial = load_expert(args.env_id, args.initial_policy, env) if args.initial_policy else None
-    if initial and tuple(initial.facts["hidden_sizes"]) != args.hidden_sizes:
-        sizes = " ".join(map(str, initial.facts["hidden_sizes"]))
-        raise InputError(f"--initial-policy {args.initial_policy} needs --hidden-sizes {sizes}")
+    if initial:
+        args = replace(args, hidden_sizes=tuple(initial.facts["hidden_sizes"]))
     if reference and not reference.has_q:
         raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
-    run_dir, checkpoint = open_run(args)
-    rb, demo_obs = make_buffer(args, env)
+    checkpoint = open_run(args)
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     agent = Agent(obs_dim, act_dim, args, device)
-    if args.standardize_obs and len(demo_obs):
-        agent.standardize(demo_obs)
+    if args.intervention == "value":
+        human = ValueHuman(args, expert, reference, rng)
+    elif args.intervention == "random":
+        human = RandomHuman(args, expert, rng)
+    elif args.intervention == "mile":
+        human = ProbitHuman(args, expert, human_model or (lambda obs: agent.actor(obs.to(device))), rng)
+    else:
+        human = None  # plain RLPD
+    rb, demo_obs, demo_episodes = make_buffer(args, env)
     if initial:
         agent.begin_with(initial)
+    elif args.standardize_obs and len(demo_obs):
+        agent.standardize(demo_obs)
     if args.compile:
         compile_gradients(agent)
     update = CudaGraph(agent.update) if args.cuda else agent.update
-    if args.intervention == "mile":
-        human = ProbitHuman(args, expert, human_model or (lambda obs: agent.actor(obs.to(device))), rng)
-    else:
-        human = SimulatedHuman(args, expert, reference, rng)
     files = [policy.sha256 for policy in (expert, reference, human_model, initial) if policy]
 
-    global_step, updates, expert_steps, episode, episode_actions, staged = 0, 0, 0, 0, [], False
+    global_step, updates, labels, takeovers, expert_steps, episode = 0, 0, 0, 0, 0, 0
+    episode_actions, staged = [], False  # since its start; is the last transition in the buffer, but for its label?
     counts = np.zeros(4, dtype=int)  # since the last evaluation: steps, under expert control, looks, flagged
     seconds = np.zeros(3)  # environment, update, evaluation
     if checkpoint:
         if checkpoint["files"] != files:
-            raise InputError(f"--resume {run_dir}: an expert's file has changed since")
+            raise InputError(f"--resume {args.resume}: an expert's file has changed since")
         agent.load_state_dict(checkpoint["agent"])
         for optimizer, state in zip(agent.optimizers, checkpoint["optimizers"]):
             optimizer.load_state_dict(state)
         rb.load_state(checkpoint["rb"])
         rng.bit_generator.state = checkpoint["rng"]
-        human.takeover_left, human.wait = checkpoint["human"]
-        global_step, updates, expert_steps, episode, staged = checkpoint["progress"]
+        global_step, updates, labels, takeovers, expert_steps, episode, staged = checkpoint["progress"]
         counts, seconds = checkpoint["counts"].numpy(), checkpoint["seconds"].numpy()
         episode_actions = list(checkpoint["episode_actions"].numpy())
+        if human:
+            human.takeover_left, human.grace_left = checkpoint["human"]
     # an environment's state is the seed of its reset and the actions since: replay them
     obs, episodic_return = env.reset(seed=seed_for(args.seed, 0, episode))[0], 0.0
     for actions in episode_actions:
         obs, task_reward, *_ = env.step(actions)
         episodic_return += task_reward
     if checkpoint and not torch.equal(torch.as_tensor(obs), checkpoint["obs"]):
-        raise InputError(f"--resume {run_dir}: {args.env_id} is not deterministic, its state did not come back")
+        print(f"warning: {args.env_id} did not come back to where it was, for its seed does not settle what happens in "
+              "it: going on with a new episode, not to the bit", file=sys.stderr)  # fmt: skip
+        episode, episode_actions, episodic_return, staged = episode + 1, [], 0.0, False
+        obs, _ = env.reset(seed=seed_for(args.seed, 0, episode))
+        if human:
+            human.new_episode()
 
-    progress = {"total": args.total_timesteps, "initial": global_step, "unit": "step"}
-    run = Run(args, run_dir, checkpoint, global_step, **progress)
+    run = Run(args, checkpoint, global_step, total=args.total_timesteps, initial=global_step, unit="step")
     over = global_step >= args.total_timesteps or expert_steps == args.max_interventions
-    while not over:
+    while True:
         t0 = time.perf_counter()
+        if run.due("global_step", global_step, over):
+            facts = {"intervention_rate": float(counts[1] / counts[0])}  # share of steps under expert control
+            facts["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
+            facts |= {"labels": labels, "expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
+            shown = {"interventions": f"{facts['intervention_rate']:.0%}"}
+            run.evaluate(agent.actor, eval_envs, global_step, facts, **shown)
+            counts[:] = 0
+        if over:
+            break
+        run.waits = True
+
+        t1 = time.perf_counter()
         # The novice proposes; does the person take over? (Alg. 2, line 4)
         proposal = agent.actor.act(obs[None])[0]  # (A,)
-        actions, in_control, started, flagged = human.watch(obs, proposal)
+        actions, in_control, started, flagged = proposal, False, False, None
+        if human:
+            actions, in_control, started, flagged = human.watch(obs, proposal)
         counts += (1, in_control, flagged is not None, flagged is True)
-        expert_steps += in_control
+        expert_steps, takeovers = expert_steps + in_control, takeovers + started
         # Now (s_{t-1}, a_{t-1}, s_t) gets its label and is appended. (Alg. 2, lines 5 and 7)
         if staged:
-            rb.commit(reward=-1.0 if started and args.reward == "intervention" else None)
+            labelled = started and args.reward == "intervention"
+            rb.commit(reward=args.label if labelled else None)
+            labels += labelled
 
         next_obs, task_reward, terminated, truncated, _ = env.step(actions)
         global_step += 1
         over = global_step == args.total_timesteps or expert_steps == args.max_interventions
-        if not np.isfinite(next_obs).all():
-            sys.exit(f"step {global_step}: {args.env_id} is no longer finite, the last checkpoint is kept: {run_dir}")
         episode_actions.append(actions)
         episodic_return += task_reward
         rewards = task_reward if args.reward == "task" else 0.0
@@ -904,7 +972,8 @@ def main(args):
             run.writer.add_scalar("charts/episodic_return", episodic_return, global_step)
             episode, episode_actions, episodic_return = episode + 1, [], 0.0
             reset_obs, _ = env.reset(seed=seed_for(args.seed, 0, episode))
-            human.new_episode()
+            if human:
+                human.new_episode()
             rewards, last_obs, terminations = end_of_episode(args, terminated, rewards, next_obs, reset_obs)
             rb.stage(obs, last_obs, actions, rewards, terminations)
             rb.commit()  # no takeover can follow it
@@ -912,7 +981,7 @@ def main(args):
         else:
             rb.stage(obs, next_obs, actions, rewards, 0.0)
             obs = next_obs
-        t1 = time.perf_counter()
+        t2 = time.perf_counter()
 
         # Train pi on D with reinforcement learning. (Alg. 2, line 2; after every step, as RLPD does)
         losses = {}
@@ -923,44 +992,33 @@ def main(args):
             updates += args.utd_ratio
             if not math.isfinite(sum(losses.values())):
                 what = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
-                data = "finite" if all(values.isfinite().all() for values in batches.values()) else "NOT finite"
-                sys.exit(f"step {global_step}: learning broke down ({what}; batch {data}), checkpoint kept: {run_dir}")
-        t2 = time.perf_counter()
-
+                raise RunError(f"step {global_step}: learning broke down, its losses are not finite ({what})")
         if losses and global_step % 500 == 0:
             for name, value in losses.items():
                 run.writer.add_scalar(f"losses/{name}", value.item(), global_step)
             run.writer.add_scalar("charts/steps_per_second", global_step / run.seconds(), global_step)
-        if global_step % args.eval_frequency == 0 or over:
-            facts = {"intervention_rate": float(counts[1] / counts[0])}  # share of steps under expert control
-            facts["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
-            facts["expert_steps"] = expert_steps  # in all: the cost
-            shown = {"interventions": f"{facts['intervention_rate']:.0%}"}
-            run.evaluate(agent.actor, eval_envs, global_step, facts, **shown)
-            counts[:] = 0
-        seconds += (t1 - t0, t2 - t1, time.perf_counter() - t2)
+        seconds += (t2 - t1, time.perf_counter() - t2, t1 - t0)
         run.bar.update()
 
-        if global_step % args.checkpoint_frequency == 0 or over or run.signals:
+        if global_step % args.checkpoint_frequency == 0 or run.due("global_step", global_step, over) or run.signals:
             state = {"files": files, "agent": agent.state_dict(), "rb": rb.state(), "rng": rng.bit_generator.state}
             state |= {"optimizers": [optimizer.state_dict() for optimizer in agent.optimizers]}
             state |= {"obs": torch.as_tensor(obs), "episode_actions": torch.tensor(np.array(episode_actions))}
             state |= {"counts": torch.from_numpy(counts), "seconds": torch.from_numpy(seconds)}
-            state |= {"human": (human.takeover_left, human.wait)}
-            run.save(global_step, state | {"progress": (global_step, updates, expert_steps, episode, staged)})
+            state |= {"human": (human.takeover_left, human.grace_left) if human else None}
+            progress = global_step, updates, labels, takeovers, expert_steps, episode, staged
+            run.save(global_step, state | {"progress": progress})
 
     tensors = {k: v for k, v in agent.state_dict().items() if k.startswith(("actor.", "qf."))}
-    times = dict(zip(("environment", "update", "evaluation"), seconds.tolist())) | {"total": run.total}
-    summary = {"env_steps": global_step, "expert_steps": expert_steps, "critic_updates": updates, "seconds": times}
+    times = dict(zip(("environment", "update", "evaluation"), seconds.tolist())) | {"total": run.seconds()}
+    summary = {"env_steps": global_step, "demo_episodes": demo_episodes, "labels": labels, "takeovers": takeovers}
+    summary |= {"expert_steps": expert_steps, "critic_updates": updates, "seconds": times}
     rates = [f"{row['intervention_rate']:.0%}" for row in (run.rows[0], run.rows[-1])]
     shown = {"expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}" if expert else "no expert"}
-    shown |= {"interventions, first and last": f"{', '.join(rates)} of steps"}
+    shown |= {"demonstrations": f"{demo_episodes} episodes", "interventions, first and last": ", ".join(rates)}
     run.finish(run.rows[-1], agent.actor, tensors, summary, shown)
 
 
 if __name__ == "__main__":
-    try:
+    with exit_codes():
         main(parse_args())
-    except (InputError, OSError) as error:  # bad input, or a full disk
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -77,7 +77,7 @@ def understood(script, options):
     """What a script makes of its options, as its args.json holds them."""
     module = import_module(Path(script).stem)
     try:
-        args = module.check(tyro.cli(module.Args, prog=script, args=options))
+        args = module.check(module.parse_args(options))
     except InputError as error:
         refuse(f"{script}: {error}")
     return json.loads(json.dumps(vars(args)))  # with lists for tuples

@@ -74,9 +74,8 @@ MILE_METHODS = {
     "iwr": "iwr.py",
     "sirius": "sirius.py",
     "hg-dagger": f"hg_dagger.py {PERSON} --doubt-novices 0 --batch-size 1024 --learning-rate 1e-4 --weight-decay 0 "
-    "--min-std 0.1 --demo-noise 0",
-    "rlif": f"rlif_rlpd.py {PERSON} --utd-ratio 15 --demo-noise 0 --total-timesteps 20000 "
-    "--max-interventions {expert_steps}",
+    "--min-std 0.1",
+    "rlif": f"rlif_rlpd.py {PERSON} --utd-ratio 15 --total-timesteps 20000 --max-interventions {{expert_steps}}",
 }
 
 
@@ -165,6 +164,8 @@ def mile_command(name, task, method, demos):
         parts.append("--rounds 1 --round-episodes 15 --round-updates 1000")  # about 300 passes, as in the official code
     if demos or method in ("hg-dagger", "rlif"):  # which have demonstrations by default
         parts.append(f"--demo-episodes {demos}")
+    if demos and method in ("hg-dagger", "rlif"):  # and noise on them
+        parts.append("--demo-noise 0")
     return " ".join(parts)
 
 

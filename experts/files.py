@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -38,6 +39,33 @@ def new_run_folder(parent, name):
     raise InputError(f"there are a thousand runs called {name} in {parent}: give another --exp-name")
 
 
+def require_packages(*names):
+    """Raises InputError if one of these packages is not installed; a folder of its name that lies about is not it."""
+    missing = []
+    for name in names:
+        found = find_spec(name)
+        if found is None or found.origin is None:
+            missing.append(name)
+    if missing:
+        raise InputError(f"this run needs another package: python -m pip install {' '.join(missing)}")
+
+
+def start_tracking(folder, options):
+    """Begin, or go on with, a run of Weights & Biases that has the folder's name; TensorBoard's scalars go there too.
+
+    Raises InputError where that can't be, e.g. without a key, and leaves no new folder behind.
+    """
+    import wandb
+
+    try:
+        wandb.init(project="rlif", id=folder.name, resume="allow", config=options, sync_tensorboard=True)
+    except Exception as error:  # whatever it or the network raises
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"--track: Weights & Biases does not start: {lines[0]}") from None
+
+
 def begin_run(folder):
     """Tell exit_codes() which run this process is."""
     _run["folder"] = Path(folder)
@@ -53,11 +81,16 @@ def how_to_go_on():
 
 @contextmanager
 def exit_codes():
-    """One line on stderr for what goes wrong in here; exit code 2 for bad input, 1 for a broken run, 130 if stopped.
+    """One line on stderr for what goes wrong in here; exit code 2 for bad input, 1 for a broken run, 128 + signal.
 
-    The traceback of what an environment raised is in the run's error.log.
+    Ctrl-C and SIGTERM raise a KeyboardInterrupt. The traceback of what an environment raised is in the run's error.log.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+
+    def stop(signum, _):
+        raise KeyboardInterrupt(signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
     try:
         yield
         return
@@ -69,8 +102,8 @@ def exit_codes():
             log = _run["folder"] / "error.log"
             log.write_text("".join(traceback.format_exception(error)))
             line += f" (what was raised: {log})"
-    except KeyboardInterrupt:
-        code, line = 130, f"stopped; {how_to_go_on()}"
+    except KeyboardInterrupt as error:
+        code, line = 128 + (error.args[0] if error.args else signal.SIGINT), f"stopped; {how_to_go_on()}"
     print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)
 

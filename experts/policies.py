@@ -150,7 +150,7 @@ def load_expert(env_id, level, env=None):
         there += f"; {level!r} is there for {', '.join(tasks)}" if tasks else ""
         choice = "a level or the path" if known else "the path"
         raise InputError(f"no expert {level!r} for {env_id} ({there}); give {choice} of a .safetensors file")
-    if env is not None and expert.discrete != isinstance(env.unwrapped.action_space, Discrete):
+    if env is not None and expert.discrete != env.discrete:
         raise InputError(f"{level}: is {'' if expert.discrete else 'not '}for discrete actions, unlike {env_id}")
     if env is not None and (expert.obs_dim, expert.act_dim) != env.observation_space.shape + env.action_space.shape:
         raise InputError(

@@ -5,7 +5,9 @@
 """
 
 import contextlib
+import ctypes.util
 import io
+import os
 
 import gymnasium as gym
 import numpy as np
@@ -108,16 +110,21 @@ def open_task(env_id, max_episode_steps=None, **options):
     if env.spec.max_episode_steps is None:
         raise InputError(f"--env-id {env_id} has no time limit, so an episode may never end: "
                          "give one in steps, e.g. --max-episode-steps 1000")  # fmt: skip
-    spaces = [env.observation_space]
-    while spaces:
-        space = spaces.pop()
-        if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-            spaces += space.values() if isinstance(space, gym.spaces.Dict) else space
-        elif not isinstance(space, gym.spaces.Box | gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
-            raise InputError(f"--env-id {env_id}: observations of the kind {space} are not supported")
-        elif len(space.shape) > 2:
+    for space in plain_spaces(env.observation_space):
+        if not space.is_np_flattenable:
+            raise InputError(f"--env-id {env_id}: observations in {space} have no fixed size")
+        if len(space.shape) > 2:
             raise InputError(f"--env-id {env_id}: images are not supported, and {space} looks like one")
     return env
+
+
+def plain_spaces(space):
+    """The spaces that a space is made of: itself, or the parts of a Dict or Tuple, and theirs."""
+    if isinstance(space, gym.spaces.Dict):
+        return [plain for part in space.values() for plain in plain_spaces(part)]
+    if isinstance(space, gym.spaces.Tuple):
+        return [plain for part in space for plain in plain_spaces(part)]
+    return [space]
 
 
 def reason(error):
@@ -205,3 +212,18 @@ class UnitActions(gym.ActionWrapper):
         if self.discrete:
             return np.eye(int(self.own_space.n), dtype=np.float32)[np.asarray(own) - int(self.own_space.start)]
         return (2 * (np.asarray(own) - self.own_space.low) / self.range - 1).astype(np.float32)
+
+
+def check_rendering(make_env, *args):
+    """Render a frame of make_env(*args, render_mode="rgb_array"), so that a film that can't be is found out at once."""
+    if "DISPLAY" not in os.environ:  # MuJoCo draws without a screen by one of these
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
+    env = make_env(*args, render_mode="rgb_array")
+    try:
+        env.reset(seed=0)
+        frame = np.asarray(env.render())
+        env.close()
+    except Exception as error:  # whatever the graphics libraries raise
+        raise InputError(f"--capture-video: {args[0]} cannot be rendered here: {reason(error)}") from None
+    if frame.ndim != 3:
+        raise InputError(f"--capture-video: {args[0]} renders no frames in the mode rgb_array")

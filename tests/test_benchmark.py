@@ -165,16 +165,18 @@ def test_an_interrupted_run_is_resumed_by_its_own_command_only(other, scripts, c
 
 
 def test_a_run_is_found_again_by_the_name_that_the_script_gives_its_folder(scripts):
-    folder, _ = bc.open_run(tyro.cli(bc.Args, args=run.words("a/b:[c]", "bc.py", 1)[1:]))
-    folder.mkdir(exist_ok=True)
-    assert run.begun("a/b:[c]", "bc.py", 1) is None  # killed before it wrote its options: there is nothing to resume
-    (folder / "args.json").touch()
-    assert run.begun("a/b:[c]", "bc.py", 1).name == folder.name
-    other = folder.with_name(f"{folder.name}-2")  # begun in the same second
-    other.mkdir()
-    (other / "args.json").touch()
-    assert run.begun("a/b:[c]", "bc.py", 1).name == other.name
+    args = tyro.cli(bc.Args, args=run.words("a/b:[c]", "bc.py", 1)[1:])
+    folders = []
+    for _ in range(2):  # most likely in the same second, so the second folder's name ends in -2
+        begun = bc.Run(args, None, 0, total=1)
+        begun.bar.close()
+        begun.writer.close()
+        folders.append(begun.folder)
+        assert run.begun("a/b:[c]", "bc.py", 1).name == begun.folder.name
     assert run.begun("a/b:[c]", "bc.py", 2) is None
+    for folder in folders:
+        (folder / "args.json").unlink()
+    assert run.begun("a/b:[c]", "bc.py", 1) is None  # killed before it wrote its options: there is nothing to resume
 
 
 def test_a_run_of_another_process_is_left_alone(scripts, tmp_path, capsys):

@@ -96,11 +96,11 @@ gym.register("Point-v0", "tests.tiny:Point", max_episode_steps=50)
 gym.register("Walled-v0", "tests.tiny:Walled", max_episode_steps=50)
 gym.register("Switched-v0", "tests.tiny:Switched", max_episode_steps=50)
 gym.register("Nan-v0", "tests.tiny:Point", max_episode_steps=50, kwargs={"nan_after": 159})
-gym.register("Falls-v0", "tests.tiny:Count", kwargs={"length": 4})
+gym.register("Falls-v0", "tests.tiny:Count", max_episode_steps=100, kwargs={"length": 4})
 gym.register("TimesOut-v0", "tests.tiny:Count", max_episode_steps=4)
 gym.register("Repeats-v0", "tests.tiny:Count", max_episode_steps=4, kwargs={"stride": 0})
-gym.register("Unbounded-v0", "tests.tiny:Unbounded")
-gym.register("Picture-v0", "tests.tiny:Picture")
+gym.register("Unbounded-v0", "tests.tiny:Unbounded", max_episode_steps=50)
+gym.register("Picture-v0", "tests.tiny:Picture", max_episode_steps=50)
 gym.register("Broken-v0", "tests.tiny:Broken")
 
 
@@ -152,8 +152,12 @@ def write_demonstrations(dataset_id, episodes, steps, env_id="Point-v0"):
 
 
 def plain(options):
-    """Without compiling, which takes longer than a tiny run, unless the options ask for it."""
-    return ["--no-compile"] * ("--resume" not in options) + [str(option) for option in options]
+    """Without compiling, which takes longer than a tiny run, and with a charge for falls, unless the options differ."""
+    options = [str(option) for option in options]
+    if "--resume" in options:
+        return options
+    known = {"--termination", "--reward"} & set(options) or "--env-id" not in options
+    return ["--no-compile", *([] if known else ["--termination", "forever"]), *options]
 
 
 def run(name, *options):
