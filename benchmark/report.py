@@ -252,7 +252,7 @@ def mile_scores(results, name, task, method, rounds):
     if (method, rounds) == ("rlif", 10):
         return []  # it has no rounds; it ends with as many of the person's steps as MILE has had after 20
     if (method, rounds) == ("hg-dagger", 10):
-        method = "hg-dagger-10-rounds"
+        method = "hg-dagger-10-rounds"  # it is evaluated by environment steps
     scores = []
     for run in mile_runs(results, name, task, method):
         if "round" in run.columns.dtype.names:

@@ -76,6 +76,7 @@ def begun(name, command, seed):
 def understood(script, options):
     """What a script makes of its options, as its args.json holds them."""
     module = import_module(Path(script).stem)
+    tyro.cli(module.Args, prog=script, args=options)  # what is wrong with the command line is said in the script's name
     try:
         args = module.check(module.parse_args(options))
     except InputError as error:

@@ -109,9 +109,7 @@ def cells(table):
         return {name: f"rlif_rlpd.py --num-threads 1 --bf16 {option}".strip() for name, option in OPTIONS.items()}
     if table == "3":
         return {
-            f"{expert}-{reference}": command(
-                "Walker2d-v5", "rlif", f"--expert {expert}", f"--reference {reference}"
-            )
+            f"{expert}-{reference}": command("Walker2d-v5", "rlif", f"--expert {expert}", f"--reference {reference}")
             for expert, reference in product(EXPERTS, REFERENCES)
             if not (reference == "top" and expert in TASKS["Walker2d-v5"][0])  # which Table 1 has
         }

@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,15 @@ class Scripts:
 
     def __init__(self):
         self.calls, self.failing = [], ("nothing",)
+        self.lock = threading.Lock()  # tyro, which the scripts' options are read with, is not for several threads
 
     def run(self, argv, **_):
         _, script, *options = argv
         self.calls.append([script, *options])
         if any(part in option for part in self.failing for option in options):
             return subprocess.CompletedProcess(argv, 1)
-        folder = Path(options[1]) if options[0] == "--resume" else begin(script, options)
+        with self.lock:
+            folder = Path(options[1]) if options[0] == "--resume" else begin(script, options)
         (folder / "eval.csv").write_text("global_step,return_mean,normalized_score,success_rate\n0,8,9,\n5,7,6,\n")
         summary = {"before": {"intervention_cost": 6.5}, "expert_steps": 321}
         (folder / "summary.json").write_text(json.dumps(summary))
