@@ -121,6 +121,7 @@ def test_when_a_run_fails_those_that_do_not_need_it_are_run(scripts, capsys):
     ("run|--name|a|--command|bc.py --seed 3", "--seeds"),
     ("run|--name|a|--command|bc.py --exp_name=b", "--name"),
     ("run|--name|a|--command|bc.py --batch-size 0", "--batch-size must be positive"),
+    ("run|--name|a|--command|hg_dagger.py --random-rate 30", "--random-rate would do nothing here"),
     ("run|--name|a|--command|bc.py|--jobs|0", "--jobs must be positive"),
     ("run|--name|a|--command|bc.py|--seeds", "--seeds"),
     ("run|--name|../../../escape", "inside benchmark/results"),
