@@ -349,7 +349,7 @@ def one_round(results):
         axis.set(title=task, xlabel="success (%)" if success else "return", xlim=(-5, 105) if success else None)
         axis.set_yticks(range(len(MARKERS)), MARKERS)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(MARKERS) - 0.5, -0.5)  # the first method at the top
     legend(figure, {})
     return figure
 
