@@ -1,4 +1,4 @@
-"""Makes the README's pictures and tables from benchmark/results.
+"""Makes the pictures and tables of README.md and docs/ from benchmark/results.
 
     python benchmark/report.py
 
@@ -409,7 +409,7 @@ def speed_tables(folder):
 
 
 def all_tables(results):
-    """Every table of the README, as Markdown."""
+    """Every table of README.md and docs/, as Markdown."""
     hopper = [results / name for name in ("hopper", "hopper-reset", "hopper-clean-reset", "hopper-clean-reset-bf16")]
     hopper += [results / "rlpd-task-reward", *sorted(results.glob("options/*"))]
     other = [*sorted(results.glob("walker*")), *sorted(results.glob("pen*"))]
@@ -421,12 +421,17 @@ def all_tables(results):
     return parts + speed_tables(results / "speed").split("\n\n")
 
 
-def rewrite(readme, markdown):
-    """The README's text with these tables in the place of those with the same first line."""
+def pages():
+    """The files whose tables are made here."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def rewrite(text, markdown):
+    """A page's text with these tables in the place of those with the same first line."""
     for block in markdown:
         first = re.escape(block.splitlines()[0])
-        readme = re.sub(rf"^{first}\n(\|.*\n)*", lambda _: f"{block}\n", readme, flags=re.M)
-    return readme
+        text = re.sub(rf"^{first}\n(\|.*\n)*", lambda _: f"{block}\n", text, flags=re.M)
+    return text
 
 
 def main():
@@ -444,8 +449,9 @@ def main():
     }
     for name, picture in pictures.items():
         picture.savefig(figures / f"{name}.png", dpi=130, bbox_inches="tight")
-    markdown, readme = all_tables(results), ROOT / "README.md"
-    readme.write_text(rewrite(readme.read_text(), markdown))
+    markdown = all_tables(results)
+    for page in pages():
+        page.write_text(rewrite(page.read_text(), markdown))
     print("\n\n".join(markdown))
 
 
