@@ -135,8 +135,9 @@ def list_experts():
 def load_expert(env_id, level, env=None):
     """The shipped expert of that level ("top", "middle", "low", ...) or, if level is a path, that file.
 
-    Raises InputError with the known levels, with what is wrong with the file, or, given env, if its sizes are others.
-    A file of another environment is taken, for somebody may want that, but a line on stderr says so.
+    env: as every script makes it, its outermost wrapper UnitActions. Raises InputError with the known levels, with what
+    is wrong with the file, or, given env, if its sizes or the kind of its actions are others. A file of another
+    environment is taken, for somebody may want that, but a line on stderr says so.
     """
     shipped = list_experts()
     known = shipped.get(env_id, [])
@@ -150,7 +151,7 @@ def load_expert(env_id, level, env=None):
         there += f"; {level!r} is there for {', '.join(tasks)}" if tasks else ""
         choice = "a level or the path" if known else "the path"
         raise InputError(f"no expert {level!r} for {env_id} ({there}); give {choice} of a .safetensors file")
-    if env is not None and expert.discrete != isinstance(env.unwrapped.action_space, Discrete):
+    if env is not None and expert.discrete != env.discrete:
         raise InputError(f"{level}: is {'' if expert.discrete else 'not '}for discrete actions, unlike {env_id}")
     if env is not None and (expert.obs_dim, expert.act_dim) != env.observation_space.shape + env.action_space.shape:
         raise InputError(
