@@ -411,8 +411,8 @@ def check(args):
             raise refusal(args, name, "positive")
     if not 0 < args.reward_scale < np.inf:
         raise refusal(args, "reward_scale", "positive")
-    if not 0 < args.transitions <= POOL:
-        raise refusal(args, "transitions", f"from 1 to {POOL}")
+    if not 2 <= args.transitions <= POOL:  # one has no standard deviation to standardise by
+        raise refusal(args, "transitions", f"from 2 to {POOL}")
     for name in ("seed", "improve_steps", "label_noise", "final_hold"):
         if not 0 <= getattr(args, name) < np.inf:
             raise refusal(args, name, "zero or more")
@@ -420,8 +420,8 @@ def check(args):
         raise refusal(args, "min_score", "a number")
     if not args.disturbances or not all(0 <= noise < np.inf for noise in args.disturbances):
         raise InputError("--disturbances needs numbers of zero or more, at least one")
-    if any(size < 1 for size in args.weak_clones):
-        raise InputError("--weak-clones needs positive sizes")
+    if any(size < 2 for size in args.weak_clones):
+        raise InputError("--weak-clones needs sizes of 2 or more")
 
     levels = ("top", "initial", "mental") if taught(args) else ("top", "high", "middle", "low", "poor")
     if args.level not in levels:
