@@ -104,7 +104,7 @@ def _check_spaces(dataset, dataset_id, env, env_id):
     else:
         fits = stored == own
     if not fits:
-        raise InputError(f"dataset {dataset_id} has observations {_line(stored)}, {env_id} has {_line(own)}")
+        raise InputError(f"dataset {dataset_id} has observations {_outline(stored)}, {env_id} {_outline(own)}")
     stored, own = dataset.action_space, env.own_space
     if env.discrete:
         fits = isinstance(stored, Discrete) and (stored.n, stored.start) == (own.n, own.start)
@@ -120,6 +120,11 @@ def _own_observations(env):
     while not isinstance(env, FlattenObservation):
         env = env.env
     return env.env.observation_space
+
+
+def _outline(space):
+    """An observation space in a few words: the bounds of a Box don't matter, and can be many."""
+    return f"of shape {space.shape}" if isinstance(space, Box) else _line(space)
 
 
 def _line(space):
@@ -198,7 +203,7 @@ def _record_demonstrations(env, env_id, episodes, noise):
     made_by = expert.path.read_bytes() + json.dumps(made_by, sort_keys=True, default=str).encode()
     fingerprint = hashlib.sha256(made_by).hexdigest()[:8]
     dataset_id = f"interventions/{re.sub(r'[^a-z0-9]+', '-', env_id.lower())}/top-{fingerprint}-{episodes}-v0"
-    root, place = get_dataset_path().absolute(), get_dataset_path(dataset_id).absolute()
+    root, place = get_dataset_path(), get_dataset_path(dataset_id)
     if place.exists():
         return dataset_id
     # Written in a folder of its own and moved into place: whatever stops it leaves no half-written dataset. The folder
