@@ -345,7 +345,7 @@ def improve(actor, demos, args):
         rlif_rlpd.descend(optimizer, actor_gradients(batch, torch.randn_like(batch["actions"]), hold))
         if step % 5_000 == 0 or step == steps:
             row = rlif_rlpd.evaluate(args.env_id, agent.actor, envs, 20, rlif_rlpd.seed_for(args.seed, 6, step), False)
-            score = row[rlif_rlpd.headline(row)]
+            score = row[metric_of(row)]
             bar.write(f"step {step}: {score:.1f}")
             if score > best[0]:
                 best = score, {name: value.clone() for name, value in agent.actor.state_dict().items()}
@@ -385,6 +385,12 @@ def worse_expert(args, env):
     obs, actions = subsample(data, args.transitions)
     note = f"cloned from {args.transitions} transitions of the top expert, seed {args.seed}"
     return clone(obs, actions), note, {"obs": obs, "actions": actions}
+
+
+def metric_of(row):
+    """What an evaluation is judged by: success rate (%), else D4RL's score, else the return; the first that is known."""
+    names = "success_rate", "normalized_score", "return_mean"
+    return next(name for name in names if not np.isnan(row[name]))
 
 
 def parse_args(argv=None):
@@ -493,15 +499,15 @@ def main(args):
     facts = {"env_id": args.env_id, "level": args.level, "distribution": actor.distribution, "hidden_sizes": (256, 256)}
     facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "trained_by": note}
     facts["min_log_std"] = actor.min_log_std
-    mean = row[rlif_rlpd.headline(row)]
-    if rlif_rlpd.headline(row) == "success_rate":
+    mean = row[metric_of(row)]
+    if metric_of(row) == "success_rate":
         std = (mean * (100 - mean)) ** 0.5  # of a single episode, which succeeds or not
-    elif rlif_rlpd.headline(row) == "normalized_score":
+    elif metric_of(row) == "normalized_score":
         std = normalized_score(args.env_id, row["return_mean"] + row["return_std"]) - mean
     else:
         std = row["return_std"]
     facts |= {"score_mean": mean, "score_std": std, "score_episodes": 100}
-    facts["score_of_mean_action"] = likeliest[rlif_rlpd.headline(likeliest)]
+    facts["score_of_mean_action"] = likeliest[metric_of(likeliest)]
     tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_expert(path, tensors, **facts)

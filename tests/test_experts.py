@@ -18,10 +18,10 @@ import pytest
 import torch
 from minari.data_collector import EpisodeBuffer
 
-import experts
+import experts.train
 import rlif_rlpd
-from experts import Checked, Expert, InputError, UnitActions, demonstrations, list_experts, load_checkpoint
-from experts import load_demonstrations, load_expert, open_task, policies, save_expert
+from experts import TRAINING_TASKS, Checked, Expert, InputError, UnitActions, demonstrations, list_experts
+from experts import load_checkpoint, load_demonstrations, load_expert, open_task, policies, save_expert
 from tests import tiny
 
 SHIPPED = [(env_id, level) for env_id, levels in list_experts().items() for level in levels]
@@ -262,7 +262,7 @@ def test_shipped_expert_scores_what_its_header_says(env_id, level):
     envs = [make_env(env_id) for _ in range(10)]
     stats = rlif_rlpd.evaluate(env_id, actor, envs, len(envs), seed=7, deterministic=False)
     mean, std = expert.facts["score_mean"], expert.facts["score_std"]
-    assert stats[rlif_rlpd.headline(stats)] == pytest.approx(mean, abs=4 * std / 10**0.5 + 1)
+    assert stats[experts.train.metric_of(stats)] == pytest.approx(mean, abs=4 * std / 10**0.5 + 1)
 
 
 @pytest.mark.parametrize("env_id", tiny.RLIF_TASKS)
@@ -287,7 +287,7 @@ def test_the_table_of_experts_agrees_with_their_headers():
 
 @pytest.mark.parametrize("env_id", tiny.RLIF_TASKS)
 def test_the_value_rule_flags_a_random_policy_often_and_the_top_expert_hardly_ever(env_id):
-    top, env, rng = load_expert(env_id, "top"), rlif_rlpd.make_training_env(env_id), np.random.default_rng(0)
+    top, env, rng = load_expert(env_id, "top"), rlif_rlpd.make_env(TRAINING_TASKS.get(env_id, env_id)), np.random.default_rng(0)
     human, rates = rlif_rlpd.SimulatedHuman(rlif_rlpd.Args(env_id=env_id), top, top, rng), {}
     for name, act in {
         "random": lambda obs: rng.uniform(-1, 1, top.act_dim).astype(np.float32),
