@@ -4,30 +4,25 @@
     python benchmark/replay.py --task drawer --critic-updates 10000    # the actor stands still for the first 10,000
     python benchmark/replay.py --task peg --bc-weight 1                # the actor is held to what was done, too
 
-rlif_rlpd.py collects its own data while it learns; with 1,300 to 2,100 steps its critics, which start from nothing, have
-seen too little when the data end. Here the initial policy collects all of it, as it does for MILE, with the same seeds,
-and RLPD makes as many updates as it is given. benchmark/results/replay/<name>/seed_<seed>.csv has an evaluation every
---eval-updates updates.
+rlif_rlpd.py collects its own data while it learns, and its critics start from nothing. Here the initial policy collects
+all of the data, as it does for MILE, with the same seeds, and RLPD makes as many updates as it is given. The evaluations
+on the way are in benchmark/results/replay/<task>-<critic-updates>-<bc-weight>/seed_<seed>.csv.
 """
 
 import csv
 import io
 import json
-import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
+import tables
 import torch
 import tyro
+from run import results_of  # which makes the scripts importable
 from tqdm import trange
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 import mile
 import rlif_rlpd
-import tables
 from experts import InputError, exit_codes, load_expert, write_file
 
 
@@ -75,7 +70,7 @@ def main(args):
     rng = np.random.default_rng(args.seed)
     env_id, *rest = tables.MILE_TASKS[args.task].split()
     scale = float(rest[1]) if rest else mile.Args.intervention_scale
-    person = ROOT / "benchmark" / "results" / "figure3" / f"{args.task}-person" / "seed_1.json"
+    person = results_of(f"figure3/{args.task}-person") / "seed_1.json"
     cost = json.loads(person.read_text())["before"]["intervention_cost"]
     initial, episodes = watched_episodes(args, env_id, scale, cost)
     steps = sum(len(episode["obs"]) for episode in episodes)
@@ -90,7 +85,7 @@ def main(args):
     fill(rb, episodes)
     envs = [rlif_rlpd.make_env(env_id) for _ in range(20)]
     name = f"{args.task}-{args.critic_updates}-{args.bc_weight:g}"
-    folder = ROOT / "benchmark" / "results" / "replay" / name
+    folder = results_of(f"replay/{name}")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for update in trange(1, args.updates + 1):
