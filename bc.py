@@ -162,7 +162,7 @@ def split_demonstrations(args, env, device):
     """Observations (n, O) and actions (n, A) to train on, those held out for validation, and how many episodes each."""
     demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise)
     episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each transition's episode
-    episodes = episode[-1] + 1
+    episodes = int(episode[-1]) + 1
     held_out = round(args.validation_fraction * episodes)
     if held_out == episodes or (held_out == 0 and args.validation_fraction):
         many = "all" if held_out else "none"
