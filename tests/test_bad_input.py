@@ -15,7 +15,7 @@ import torch
 
 import experts
 import rlif_rlpd
-from experts import InputError, RunError, load_checkpoint
+from experts import InputError, load_checkpoint
 from tests import tiny
 
 SMALL = (
