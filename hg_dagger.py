@@ -387,16 +387,17 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                 if terminated or truncated:
                     del playing[env]
     scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
-    reported = successes[~np.isnan(successes)]
+    if not np.isnan(successes).all():
+        successes = np.nan_to_num(successes)  # some environments report a success only where there is one
     stats = {"return_mean": returns.mean(), "return_std": returns.std(ddof=1) if episodes > 1 else 0.0}
-    stats |= {"normalized_score": scores.mean(), "success_rate": 100 * reported.mean() if len(reported) else np.nan}
+    stats |= {"normalized_score": scores.mean(), "success_rate": 100 * successes.mean()}
     return {name: float(value) for name, value in stats.items()}
 
 
 def main_metric(rows):
     """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
     for name in ("success_rate", "normalized_score"):
-        if not any(math.isnan(row[name]) for row in rows):
+        if not any(math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")):
             return name
     return "return_mean"
 
@@ -408,10 +409,11 @@ def parse_args(argv=None):
     """The command line; with --resume, the run's own options, which nothing may contradict."""
     args = tyro.cli(Args, args=argv)
     if args.resume is None:
-        words = [word.split("=")[0].replace("-", "_") for word in (sys.argv[1:] if argv is None else argv)]
+        typed = [word.split("=")[0].replace("_", "-") for word in (sys.argv[1:] if argv is None else argv)]
         for name, why in useless(args).items():
-            if f"__{name}" in words:
-                raise InputError(f"--{name.replace('_', '-')} would do nothing here: {why}; leave it out")
+            for option in (f"--{name.replace('_', '-')}", f"--no-{name.replace('_', '-')}"):
+                if option in typed:
+                    raise InputError(f"{option} would do nothing here: {why}; leave it out")
         return args
     try:
         saved = json.loads((Path(args.resume) / "args.json").read_text())
@@ -491,6 +493,8 @@ def open_run(args):
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InputError(f"cannot write in {folder}: {error.strerror}") from None
+    if args.resume:
+        begin_run(folder)
     if args.resume is None or not (folder / "checkpoint.pt").exists():
         return None
     checkpoint = load_checkpoint(folder / "checkpoint.pt")
@@ -513,7 +517,7 @@ class Run:
             self.folder = Path(args.resume)
         else:
             name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-            self.folder = new_run_folder("runs", re.sub(r"[^\w.-]", "-", name))
+            self.folder = new_run_folder("runs", re.sub(r"[^\w.-]", "-", name, flags=re.ASCII))
         if args.track:
             start_tracking(self.folder, self.options)
         write_file(self.folder / "args.json", json.dumps(self.options, indent=2).encode())
@@ -538,10 +542,9 @@ class Run:
 
         An evaluation comes after a checkpoint and is done again by --resume, so nothing is lost then.
         """
-        if not self.waits:
+        if self.signals or not self.waits:
             raise KeyboardInterrupt(signum)
         self.signals.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
         os.write(2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n")
 
     def seconds(self):
@@ -556,6 +559,8 @@ class Run:
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
         self.waits = False
+        if self.signals:  # one that came just after the checkpoint
+            raise KeyboardInterrupt(self.signals[0])
         seed = seed_for(self.args.seed, 1, global_step)
         what = self.args.env_id, actor, envs, self.args.eval_episodes, seed
         row = {"global_step": global_step} | evaluate(*what, deterministic=True) | facts
@@ -597,14 +602,14 @@ class Run:
             facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
+        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
+        summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
+        write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         if args.capture_video:
             film = make_env(args.env_id, args.max_episode_steps, render_mode="rgb_array")
             film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
             evaluate(args.env_id, actor, [film], 1, args.seed, deterministic=True)
             film.close()
-        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
-        summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
-        write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         scores = f"{self.rows[0][key]:.1f}, {last[key]:.1f}, {best[key]:.1f}"
         shown = {f"{key}: first, last, best": scores} | shown
         shown |= {"time": f"{self.seconds() / 60:.1f} minutes", "folder": self.folder}

@@ -2,6 +2,8 @@
 
 A person watches a robot's policy and takes over when it does badly. The step before a takeover gets reward -1, every
 other step 0, and off-policy RL learns to avoid takeovers: the policy can become better than the person's own driving.
+One thing more is charged by default: a fall, as if the robot were taken over for ever (see ReplayBuffer: rewards are
+never positive, so without a charge the agent learns to fall).
 
 Paper: Luo et al., RLIF, ICLR 2024, https://arxiv.org/abs/2311.12996. "Alg. 2" and "Eq. 1" in comments are its.
 Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): SAC with LayerNorm, many critics, prior data.
@@ -10,8 +12,8 @@ Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): SAC wi
     python rlif_rlpd.py --help                 # every option
     python rlif_rlpd.py --resume runs/<run>    # go on after a stop, to the bit
 
-Read the loop in main() first: it is Algorithm 2. Then SimulatedHuman (when to intervene), Agent (RLPD), ReplayBuffer
-(what the end of an episode is worth). The rest makes runs fast, resumable and hard to start wrongly.
+Read the loop in main() first: it is Algorithm 2. Then ValueHuman (when to intervene), Agent (RLPD), ReplayBuffer (what
+the end of an episode is worth). The rest makes runs fast, resumable and hard to start wrongly.
 In shapes: O observation size, A action size, B batch, G updates a step, N critics.
 """
 
@@ -542,16 +544,17 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                 if terminated or truncated:
                     del playing[env]
     scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
-    reported = successes[~np.isnan(successes)]
+    if not np.isnan(successes).all():
+        successes = np.nan_to_num(successes)  # some environments report a success only where there is one
     stats = {"return_mean": returns.mean(), "return_std": returns.std(ddof=1) if episodes > 1 else 0.0}
-    stats |= {"normalized_score": scores.mean(), "success_rate": 100 * reported.mean() if len(reported) else np.nan}
+    stats |= {"normalized_score": scores.mean(), "success_rate": 100 * successes.mean()}
     return {name: float(value) for name, value in stats.items()}
 
 
 def main_metric(rows):
     """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
     for name in ("success_rate", "normalized_score"):
-        if not any(math.isnan(row[name]) for row in rows):
+        if not any(math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")):
             return name
     return "return_mean"
 
@@ -624,10 +627,11 @@ def parse_args(argv=None):
     """The command line; with --resume, the run's own options, which nothing may contradict."""
     args = tyro.cli(Args, args=argv)
     if args.resume is None:
-        words = [word.split("=")[0].replace("-", "_") for word in (sys.argv[1:] if argv is None else argv)]
+        typed = [word.split("=")[0].replace("_", "-") for word in (sys.argv[1:] if argv is None else argv)]
         for name, why in useless(args).items():
-            if f"__{name}" in words:
-                raise InputError(f"--{name.replace('_', '-')} would do nothing here: {why}; leave it out")
+            for option in (f"--{name.replace('_', '-')}", f"--no-{name.replace('_', '-')}"):
+                if option in typed:
+                    raise InputError(f"{option} would do nothing here: {why}; leave it out")
         return args
     try:
         saved = json.loads((Path(args.resume) / "args.json").read_text())
@@ -715,12 +719,7 @@ def usual_termination(args):
     falls = "Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum", "AdroitHandPen"
     if args.reward == "task" or args.env_id.startswith("Meta-World/"):
         return "mask"
-    if args.env_id.split("-v")[0] in falls:
-        return "forever"
-    raise InputError(
-        f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? Say --termination forever (bad: "
-        "a fall, it is charged), mask (good: nothing comes after it, which is worth 0) or bootstrap (both occur)"
-    )
+    return "forever" if args.env_id.split("-v")[0] in falls else None
 
 
 def open_run(args):
@@ -731,6 +730,8 @@ def open_run(args):
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InputError(f"cannot write in {folder}: {error.strerror}") from None
+    if args.resume:
+        begin_run(folder)
     if args.resume is None or not (folder / "checkpoint.pt").exists():
         return None
     checkpoint = load_checkpoint(folder / "checkpoint.pt")
@@ -753,7 +754,7 @@ class Run:
             self.folder = Path(args.resume)
         else:
             name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-            self.folder = new_run_folder("runs", re.sub(r"[^\w.-]", "-", name))
+            self.folder = new_run_folder("runs", re.sub(r"[^\w.-]", "-", name, flags=re.ASCII))
         if args.track:
             start_tracking(self.folder, self.options)
         write_file(self.folder / "args.json", json.dumps(self.options, indent=2).encode())
@@ -778,10 +779,9 @@ class Run:
 
         An evaluation comes after a checkpoint and is done again by --resume, so nothing is lost then.
         """
-        if not self.waits:
+        if self.signals or not self.waits:
             raise KeyboardInterrupt(signum)
         self.signals.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
         os.write(2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n")
 
     def seconds(self):
@@ -796,6 +796,8 @@ class Run:
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
         self.waits = False
+        if self.signals:  # one that came just after the checkpoint
+            raise KeyboardInterrupt(self.signals[0])
         seed = seed_for(self.args.seed, 1, global_step)
         what = self.args.env_id, actor, envs, self.args.eval_episodes, seed
         row = {"global_step": global_step} | evaluate(*what, deterministic=True) | facts
@@ -837,14 +839,14 @@ class Run:
             facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
+        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
+        summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
+        write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         if args.capture_video:
             film = make_env(args.env_id, args.max_episode_steps, render_mode="rgb_array")
             film = gym.wrappers.RecordVideo(film, f"{self.folder}/videos", disable_logger=True)
             evaluate(args.env_id, actor, [film], 1, args.seed, deterministic=True)
             film.close()
-        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
-        summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
-        write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         scores = f"{self.rows[0][key]:.1f}, {last[key]:.1f}, {best[key]:.1f}"
         shown = {f"{key}: first, last, best": scores} | shown
         shown |= {"time": f"{self.seconds() / 60:.1f} minutes", "folder": self.folder}
@@ -868,6 +870,11 @@ def main(args):
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
     if env.discrete:
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions, as in LunarLanderContinuous-v3")
+    if args.termination is None:
+        raise InputError(
+            f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? --termination forever "
+            "(bad: a fall, it is charged), mask (good: nothing comes after it, worth 0) or bootstrap (both occur)"
+        )
     eval_envs = [make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None
     reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
@@ -919,8 +926,10 @@ def main(args):
     # an environment's state is the seed of its reset and the actions since: replay them
     obs, episodic_return = env.reset(seed=seed_for(args.seed, 0, episode))[0], 0.0
     for actions in episode_actions:
-        obs, task_reward, *_ = env.step(actions)
+        obs, task_reward, terminated, truncated, _ = env.step(actions)
         episodic_return += task_reward
+        if terminated or truncated:  # which it did not the first time
+            break
     if checkpoint and not torch.equal(torch.as_tensor(obs), checkpoint["obs"]):
         print(f"warning: {args.env_id} did not come back to where it was, for its seed does not settle what happens in "
               "it: going on with a new episode, not to the bit", file=sys.stderr)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Makes the README's pictures and tables from benchmark/results.
+"""Makes the pictures and tables of README.md and docs/ from benchmark/results.
 
     python benchmark/report.py
 
@@ -9,24 +9,28 @@ benchmark/figures.
 import csv
 import json
 import re
-import sys
-from pathlib import Path
+from dataclasses import dataclass
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
-
-FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parent))
-
 import tables
+import tyro
+from run import ROOT, main_metric, read_evaluations, results_of  # which makes experts importable
+from scipy import stats
+
 from experts import list_experts, load_expert
-from rlif_rlpd import headline
 
 NOVICE, EXPERT, FLAG = "#4c78a8", "#f58518", "#d62728"
+SEEDS = 5  # of each cell of MILE's figures
+MARKERS = dict(zip(tables.MILE_METHODS, ("o", "s", "^", "v", "D", "X")))
+LEVELS = {  # what is known of a task before the first round: how its line is drawn, and its name
+    "initial_score": (":", "the robot at first, alone"),
+    "assisted_score": ("--", "the robot at first, with the person"),
+    "expert_score": ("-", "the person alone"),
+}
 
 
 def timeline():
@@ -57,38 +61,66 @@ def timeline():
     return figure
 
 
+@dataclass
+class Result:
+    """What is kept of a run."""
+
+    summary: dict  # its summary.json, and its command
+    columns: np.ndarray  # of its eval.csv by their names, (evaluations,) each
+
+    @property
+    def scores(self):
+        """Its evaluations with the mean action, (evaluations,)."""
+        return self.columns[main_metric(self.columns)]
+
+
 def load(folder):
-    """The command of a folder of results, and by seed the columns of its eval.csv, arrays of shape (evaluations,)."""
-    files = {int(path.stem.split("_")[1]): path for path in folder.glob("seed_*.json")}
-    command = json.loads(files[min(files)].read_text())["command"]
-    paths = {seed: files[seed].with_suffix(".csv") for seed in sorted(files)}
-    return command, {seed: np.genfromtxt(path, delimiter=",", names=True) for seed, path in paths.items()}
+    """The finished runs in a folder of results, in the order of their seeds; of any other there is only a log."""
+    files = {int(path.stem.removeprefix("seed_")): path for path in folder.glob("seed_*.json")}
+    return {
+        seed: Result(json.loads(files[seed].read_text()), read_evaluations(files[seed].with_suffix(".csv")))
+        for seed in sorted(files)
+    }
 
 
-def finished(folders):
-    """The folders with at least one finished run; of a run that goes on there is only a log."""
-    return [folder for folder in folders if any(folder.glob("seed_*.json"))]
+def interval(values):
+    """Half the width of the 95 % confidence interval of the mean (Student's t); nan for a single value."""
+    if len(values) < 2:
+        return np.nan
+    return stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
 
 
-def curves(runs, levels, x="global_step", y="normalized_score"):
-    """Score y and intervention rate over x: every seed thin, the mean thick; levels: {name: score}."""
-    names = {"global_step": "environment steps", "round": "rounds", "normalized_score": "normalised score",
-             "success_rate": "success (%)"}  # fmt: skip
+def mean_and_interval(values, planned, digits=0):
+    """For a table: mean ± half the width of the 95 % interval, and how many values, unless as many as planned."""
+    if not len(values):
+        return "-"
+    text = f"{np.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {interval(values):.{digits}f}"
+    return text if len(values) == planned else f"{text} (n = {len(values)})"
+
+
+def without_threads(command):
+    """A command but for what does not change what comes out."""
+    return command.removeprefix("python ").replace(" --num-threads 1", "")
+
+
+def curves(runs, levels):
+    """Score and intervention rate over environment steps: every seed thin, the mean thick; levels: {name: score}."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-    steps = next(iter(runs.values()))[x]
-    for axis, name, scale in ((axes[0], y, 1), (axes[1], "intervention_rate", 100)):
-        values = np.array([scale * columns[name] for columns in runs.values()])  # (seeds, evaluations)
-        for seed, row in zip(runs, values):
+    steps = next(iter(runs.values())).columns["global_step"]
+    for axis, name, scale in ((axes[0], "normalized_score", 1), (axes[1], "intervention_rate", 100)):
+        values = np.array([scale * run.columns[name] for run in runs.values()])  # (seeds, evaluations)
+        for row in values:
             axis.plot(steps, row, color=NOVICE, alpha=0.35, linewidth=1)
         axis.plot(steps, values.mean(0), color=NOVICE, linewidth=2.5)
-        axis.set(xlabel=names[x], ylim=(0, None))
-        axis.locator_params(axis="x", integer=True)
+        axis.set(xlabel="environment steps", ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
     for name, score in levels.items():
         axes[0].axhline(score, color="0.5", linewidth=1, linestyle="--")
         box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0}
         axes[0].text(steps[-1], score + 1, name, ha="right", va="bottom", fontsize=8, color="0.4", bbox=box)
-    axes[0].set_ylabel(f"{names[y]}, mean action")
+    axes[0].set_ylabel("normalised score, mean action")
     axes[1].set_ylabel("steps under expert control (%)")
     figure.tight_layout()
     return figure
@@ -99,30 +131,32 @@ def table(runs):
     names = ("seed", "last", "last, sampled actions", "best", "interventions, first → last", "minutes")
     lines = [f"| {' | '.join(names)} |", "|-|-|-|-|-|-|"]
     numbers = []
-    for seed, columns in runs.items():
-        score, rate = columns["normalized_score"], 100 * columns["intervention_rate"]
-        minutes = columns["wall_seconds"][-1] / 60
-        numbers.append((score[-1], columns["stochastic_normalized_score"][-1], score.max(), rate[0], rate[-1], minutes))
-        last, sampled, best, first_rate, last_rate, minutes = numbers[-1]
-        rates = f"{first_rate:.0f} % → {last_rate:.0f} %"
-        lines.append(f"| {seed} | {last:.1f} | {sampled:.1f} | {best:.1f} | {rates} | {minutes:.1f} |")
-    mean, std = np.mean(numbers, 0), np.std(numbers, 0)
-    cells = " | ".join(f"{m:.1f} ± {s:.1f}" for m, s in zip(mean[:3], std[:3]))
-    lines.append(f"| mean ± std | {cells} | {mean[3]:.0f} % → {mean[4]:.0f} % | {mean[5]:.1f} |")
+    for seed, run in runs.items():
+        score, rate = run.columns["normalized_score"], 100 * run.columns["intervention_rate"]
+        sampled, minutes = run.columns["stochastic_normalized_score"][-1], run.columns["wall_seconds"][-1] / 60
+        numbers.append((score[-1], sampled, score.max(), rate[0], rate[-1], minutes))
+        scores = f"{score[-1]:.1f} | {sampled:.1f} | {score.max():.1f}"
+        lines.append(f"| {seed} | {scores} | {rate[0]:.0f} % → {rate[-1]:.0f} % | {minutes:.1f} |")
+    mean, std = np.mean(numbers, 0), np.std(numbers, 0, ddof=1)
+    scores = " | ".join(f"{m:.1f} ± {s:.1f}" for m, s in zip(mean[:3], std[:3]))
+    lines.append(f"| mean ± std, n = {len(runs)} | {scores} | {mean[3]:.0f} % → {mean[4]:.0f} % | {mean[5]:.1f} |")
     return "\n".join(lines)
 
 
 def overview(what, folders):
     """A Markdown table of rlif_rlpd.py with other options: the scores of all seeds in their order, mean action."""
     lines = [f"| {what} | seeds | at 30,000 steps | at the end | best |", "|-|-|-|-|-|"]
-    for folder in finished(folders):
-        command, runs = load(folder)
-        options = command.removeprefix("python rlif_rlpd.py").replace(" --num-threads 1", "").strip()
+    for folder in folders:
+        runs, early = load(folder), []
+        if not runs:
+            continue
+        for run in runs.values():
+            score = run.scores[run.columns["global_step"] == 30_000]  # or nothing
+            early.append(f"{score[0]:.0f}" if len(score) else "-")
+        last = [f"{run.scores[-1]:.0f}" for run in runs.values()]
+        best = [f"{run.scores.max():.0f}" for run in runs.values()]
         first = next(iter(runs.values()))
-        key = headline({name: first[name][-1] for name in first.dtype.names})
-        reached = [c[key][c["global_step"] == 30_000] for c in runs.values()]  # or nothing
-        early = [f"{score[0]:.0f}" if len(score) else "-" for score in reached]
-        last, best = ([f"{f(c[key]):.0f}" for c in runs.values()] for f in (lambda scores: scores[-1], np.max))
+        options = without_threads(first.summary["command"]).removeprefix("rlif_rlpd.py").strip()
         label = f"`{options}`" if options else "none"
         lines.append(f"| {label} | {' | '.join(', '.join(map(str, cell)) for cell in (runs, early, last, best))} |")
     return "\n".join(lines)
@@ -130,14 +164,26 @@ def overview(what, folders):
 
 def comparison(folders):
     """A Markdown table of methods by their default commands: what they reach and what the expert is asked for."""
-    names = ("command", "seed", "last", "last, sampled actions", "environment steps", "labels", "takeovers", "minutes")
-    lines = [f"| {' | '.join(names)} |", "|-|-|-|-|-|-|-|-|"]
-    for path in [path for folder in folders for path in sorted(folder.glob("seed_*.json"))]:
-        summary = json.loads(path.read_text())
-        scores = [f"{summary['final'][name]:.1f}" for name in ("normalized_score", "stochastic_normalized_score")]
-        asked = [str(summary.get(name, "-")) for name in ("env_steps", "labels", "takeovers")]
-        cells = [f"`{summary['command']}`", path.stem.split("_")[1], *scores, *asked]
-        lines.append(f"| {' | '.join(cells)} | {summary['seconds']['total'] / 60:.1f} |")
+    names = ["command", "seeds", "last", "last, sampled actions", "environment steps", "labels", "takeovers"]
+    names += ["flagged at the end (%)", "minutes"]
+    lines = [f"| {' | '.join(names)} |", "|" + "-|" * len(names)]
+    for folder in folders:
+        runs, rows = load(folder), []  # a row for each seed; nan: unknown, or not of this method
+        if not runs:
+            continue
+        for run in runs.values():
+            last = run.columns[-1]
+            asked = [run.summary.get(name, np.nan) for name in ("env_steps", "labels", "takeovers")]
+            flagged = 100 * last["flagged_rate"] if "flagged_rate" in last.dtype.names else np.nan
+            minutes = run.summary["seconds"]["total"] / 60
+            scores = last["normalized_score"], last["stochastic_normalized_score"]
+            rows.append((*scores, *asked, flagged, minutes))
+        cells = []
+        for column, digits in zip(np.array(rows).T, (1, 1, 0, 0, 0, 1, 1)):  # (seeds,)
+            cells.append(mean_and_interval(column[~np.isnan(column)], len(runs), digits))
+        first = next(iter(runs.values()))
+        label = f"`{without_threads(first.summary['command'])}` | {', '.join(map(str, runs))}"
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -159,13 +205,11 @@ PAPER = {
 PAPER_REFERENCES = {"top": (78.9, 85.9, 109.0), "middle": (38.8, 71.2, 99.7), "low": (33.6, 66.8, 102.9)}
 
 
-def cell(path, paper):
+def cell(folder, seed, paper):
     """The last and the best evaluation of a run, mean action, and the paper's figure in brackets."""
-    if not path.exists():
-        return f"- ({paper:.0f})"
-    summary = json.loads(path.read_text())
-    key = headline(summary["final"])
-    return f"{summary['final'][key]:.0f} / {summary['best'][key]:.0f} ({paper:.0f})"
+    run = load(folder).get(seed)
+    ours = f"{run.scores[-1]:.0f} / {run.scores.max():.0f}" if run else "-"
+    return f"{ours} ({paper:.0f})"
 
 
 def paper_tables(results, seed=1):
@@ -175,12 +219,10 @@ def paper_tables(results, seed=1):
     for env_id, (levels, *_) in tables.TASKS.items():
         for level in [level for level in levels if level in list_experts().get(env_id, [])]:
             row = [f"{env_id}-{level}-{method}" for method in methods]
-            cells = [
-                cell(results / "table1" / name / f"seed_{seed}.json", paper)
-                for name, paper in zip(row, PAPER[f"{env_id}-{level}"])
-            ]
+            papers = zip(row, PAPER[f"{env_id}-{level}"])
+            cells = [cell(results / "table1" / name, seed, paper) for name, paper in papers]
             bc = f"{env_id}-bc"
-            cells.append(cell(results / "table1" / bc / f"seed_{seed}.json", *PAPER[bc]) if level == levels[0] else "")
+            cells.append(cell(results / "table1" / bc, seed, *PAPER[bc]) if level == levels[0] else "")
             score = load_expert(env_id, level).facts["score_mean"]
             lines.append(f"| {env_id}, {level} ({score:.0f}) | {' | '.join(cells)} |")
     lines += ["", f"| expert \\ reference | {' | '.join(tables.REFERENCES)} |", "|-|-|-|-|"]
@@ -189,114 +231,158 @@ def paper_tables(results, seed=1):
         if folders[-1].removeprefix("table3/") not in tables.cells("3"):
             folders[-1] = f"table1/Walker2d-v5-{expert}-rlif"
         row = zip(folders, PAPER_REFERENCES[expert])
-        cells = [cell(results / folder / f"seed_{seed}.json", paper) for folder, paper in row]
+        cells = [cell(results / folder, seed, paper) for folder, paper in row]
         lines.append(f"| {expert} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def over_seeds(values):
-    """Mean and standard deviation of a value of each seed; of a single one itself; - if there is none."""
-    return f"{np.mean(values):.0f}" + f" ± {np.std(values):.0f}" * (len(values) > 1) if values else "-"
+def before(results, task):
+    """What was found before the first round of a task: c, and the scores of LEVELS, each of 100 episodes."""
+    run = load(results / "figure3" / f"{task}-person").get(1)
+    return run.summary["before"] if run else {}
 
 
-def score_of(folder):
-    """The last evaluation of the runs in a folder, mean action."""
-    finals = [json.loads(path.read_text())["final"] for path in folder.glob("seed_*.json")]
-    return over_seeds([final[headline(final)] for final in finals])
+def mile_runs(results, name, task, method):
+    """The runs of a method in a figure of MILE's paper, one for each seed."""
+    return list(load(results / name / f"{task}-{method}").values())
+
+
+def mile_scores(results, name, task, method, rounds):
+    """What a method reaches after so many rounds of a figure's setting, one score for each seed."""
+    if (method, rounds) == ("rlif", 10):
+        return []  # it has no rounds; it ends with as many of the person's steps as MILE has had after 20
+    if (method, rounds) == ("hg-dagger", 10):
+        method = "hg-dagger-10-rounds"  # it is evaluated by environment steps
+    scores = []
+    for run in mile_runs(results, name, task, method):
+        if "round" in run.columns.dtype.names:
+            scores.append(run.scores[run.columns["round"] == rounds][0])
+        else:
+            scores.append(run.scores[-1])
+    return scores
 
 
 def mile_methods(results):
-    """A Markdown table: all methods in the settings of Figures 3 and 4 of MILE's paper."""
-    methods = list(tables.MILE_METHODS)
-    header = ["figure", "task", "alone at first", "with the person", "expert", "their steps", *methods]
+    """A Markdown table: what all methods reach in the settings of MILE's Figures 3 and 4."""
+    settings = [("figure3", task, 1) for task in tables.MILE_TASKS]
+    settings += [("figure4", task, rounds) for task in tables.LONG_TASKS for rounds in (10, 20)]
+    header = ["figure", "task", "rounds", "alone at first", "with the person", "expert", "c"]
+    header += ["interventions at first (%)", *tables.MILE_METHODS]
     lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
-    for name in ("figure3", "figure4"):
-        for task in dict.fromkeys(cell.split("-")[0] for cell in tables.figure(name)):
-            facts = []  # one row for each seed of MILE's run
-            for path in (results / name / f"{task}-mile").glob("seed_*.json"):
-                mile = json.loads(path.read_text())
-                first = np.genfromtxt(path.with_suffix(".csv"), delimiter=",", names=True)[0][headline(mile["final"])]
-                before = mile["before"]["assisted_score"], mile["before"]["expert_score"]
-                facts.append((first, *before, mile["expert_steps"], mile["env_steps"]))
-            if facts:
-                alone, assisted, expert, expert_steps, env_steps = (f"{x:.0f}" for x in np.mean(facts, axis=0))
-                cells = [alone, assisted, expert, f"{expert_steps} of {env_steps}"]
-                cells += [score_of(results / name / f"{task}-{method}") for method in methods]
-                lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
+    for name, task, rounds in settings:
+        facts, cells = before(results, task), ["-"] * 5
+        if facts:
+            cells = [f"{facts[key]:.0f}" for key in LEVELS]
+            cells += [f"{facts['intervention_cost']:g}", f"{100 * facts['intervention_rate']:.0f}"]
+        for method in tables.MILE_METHODS:
+            cells.append(mean_and_interval(mile_scores(results, name, task, method, rounds), SEEDS))
+        lines.append(f"| {name[-1]} | {task} | {rounds} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def mile_costs(results):
+    """A Markdown table: what all methods cost in the settings of MILE's Figures 3 and 4."""
+    settings = [("figure3", task) for task in tables.MILE_TASKS] + [("figure4", task) for task in tables.LONG_TASKS]
+    header = ["figure", "task: environment steps / interventions / their share / gradient steps", *tables.MILE_METHODS]
+    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
+    for name, task in settings:
+        cells = [cost(mile_runs(results, name, task, method)) for method in tables.MILE_METHODS]
+        lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cost(runs):
+    """The mean over runs of environment steps, interventions, their share of all rounds' steps, gradient steps."""
+    if not runs:
+        return "-"
+    rows = []
+    for run in runs:
+        steps, interventions = run.summary["env_steps"], run.summary["expert_steps"]
+        rows.append((steps, interventions, 100 * interventions / steps, gradient_steps(run.summary)))
+    text = "{:.0f} / {:.0f} / {:.0f} % / {:.0f}".format(*np.mean(rows, axis=0))
+    return text if len(runs) == SEEDS else f"{text} (n = {len(runs)})"
+
+
+def gradient_steps(summary):
+    """Of a run of MILE's figures, in all: RLIF's critics, or the policy after every round."""
+    if "critic_updates" in summary:
+        return summary["critic_updates"]
+    return summary["rounds"] * int(re.search(r"--round-updates (\d+)", summary["command"])[1])
 
 
 def mile_demonstrations(results):
     """A Markdown table: all methods in the setting of Figure 5 of MILE's paper."""
     lines = ["| drawer, one round | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
     for method in tables.MILE_METHODS:
-        folders = [results / "figure3" / f"drawer-{method}"]
-        folders += [results / "figure5" / f"drawer-{method}-{demos}-demos" for demos in (1, 3, 5)]
-        lines.append(f"| {method} | {' | '.join(map(score_of, folders))} |")
+        scores = [mile_scores(results, "figure3", "drawer", method, 1)]
+        scores += [mile_scores(results, "figure5", "drawer", f"{method}-{demos}-demos", 1) for demos in (1, 3, 5)]
+        lines.append(f"| {method} | {' | '.join(mean_and_interval(values, SEEDS) for values in scores)} |")
     return "\n".join(lines)
 
 
-def mile_predictions(results, seed=1):
+def mile_predictions(results):
     """A Markdown table: how well interventions were foretold, the mean over the rounds of Figure 4's setting."""
     lines = ["| task | foretold by | accuracy | balanced accuracy | log-loss |", "|-|-|-|-|-|"]
-    for task in ("drawer", "peg"):
-        path = results / "figure4" / f"{task}-mile" / f"seed_{seed}.csv"
-        if not path.exists():
-            continue
-        columns = np.genfromtxt(path, delimiter=",", names=True)
+    for task in tables.LONG_TASKS:
+        runs = mile_runs(results, "figure4", task, "mile")
         for source in ("model", "network", "majority"):
-            names = [f"{source}_{what}" for what in ("accuracy", "balanced_accuracy", "log_loss")]
-            cells = [f"{np.nanmean(columns[name]):.2f}" for name in names]
+            cells = []
+            for what in ("accuracy", "balanced_accuracy", "log_loss"):
+                # two evaluations of each run, of ten rounds each; nan where no step, or every step, was an intervention
+                values = [np.nanmean(run.columns[f"{source}_{what}"]) for run in runs]
+                cells.append(mean_and_interval(values, SEEDS, digits=2))
             lines.append(f"| {task} | {source} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def mile_rounds(folders):
-    """A Markdown table of mile.py in 20 rounds: success on the way, mean and deviation over seeds."""
-    names = ["task", "options of mile.py", "seeds", "alone at first", "with the person"]
-    names += ["after 5 rounds", "10", "15", "20", "interventions (%)", "expert"]
-    lines = [f"| {' | '.join(names)} |", "|" + "-|" * len(names)]
-    common = "--num-threads 1|--eval-frequency 5|--eval-episodes 100|--rounds 20|--round-episodes 1"
-    for folder in finished(folders):
-        command, runs = load(folder)
-        summaries = [json.loads((folder / f"seed_{seed}.json").read_text()) for seed in runs]
-        rates = [(c["round"], c["success_rate"]) for c in runs.values()]
-        after = [[rate[x == n][0] for x, rate in rates if n in x] for n in (0, 5, 10, 15, 20)]  # empty: not evaluated
-        assisted, expert = ([s["before"][key] for s in summaries] for key in ("assisted_score", "expert_score"))
-        share = [100 * s["expert_steps"] / s["env_steps"] for s in summaries]  # over all rounds
-        columns = [after[0], assisted, *after[1:], share, expert]
-        cells = [over_seeds(column) for column in columns]
-        named = re.search(r" --env-id (\S+)", command)
-        task = named[1].removeprefix("Meta-World/") if named else "peg-insert-side-v3"  # which is mile.py's default
-        options = re.sub(rf" (--env-id \S+|{common})(?!\S)", "", command).removeprefix("python mile.py").strip()
-        label = f"`{options}`" if options else "none"
-        lines.append(f"| {task} | {label} | {', '.join(map(str, runs))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def mile_curves(results, seed=1):
-    """Success over environment steps of all methods in the setting of Figure 4 of MILE's paper."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    drawn = {}  # by method, a line of either task for the legend
-    for axis, task in zip(axes, ("drawer", "peg")):
-        for i, method in enumerate(tables.MILE_METHODS):
-            path = results / "figure4" / f"{task}-{method}" / f"seed_{seed}.csv"
-            if path.exists():
-                columns = np.genfromtxt(path, delimiter=",", names=True)
-                scores = columns["global_step"], columns["success_rate"]
-                (drawn[method],) = axis.plot(*scores, color=f"C{i}", marker="o", markersize=3)
-        path = results / "figure4" / f"{task}-mile" / f"seed_{seed}.json"
-        before = json.loads(path.read_text())["before"] if path.exists() else {}
-        for what, key in (("expert", "expert_score"), ("first policy, with the person", "assisted_score")):
-            if key in before:
-                axis.axhline(before[key], color="0.6", linewidth=1, linestyle="--")
-                axis.text(0, before[key] + 1, what, va="bottom", fontsize=7, color="0.4")
-        axis.set(title=tables.MILE_TASKS[task].split()[0], xlabel="environment steps", ylim=(0, 105))
+def one_round(results):
+    """Figure 3 of MILE's paper: what every method reaches in one round, by task; bars: 95 % intervals over seeds."""
+    figure, axes = plt.subplots(1, len(tables.MILE_TASKS), figsize=(11, 3), sharey=True, layout="constrained")
+    for axis, task in zip(axes, tables.MILE_TASKS):
+        for i, (method, marker) in enumerate(MARKERS.items()):
+            if scores := mile_scores(results, "figure3", task, method, 1):
+                axis.errorbar(np.mean(scores), i, xerr=interval(scores), color=f"C{i}", marker=marker, capsize=3)
+        facts = before(results, task)
+        for key in [key for key in LEVELS if key in facts]:
+            axis.axvline(facts[key], color="0.5", linewidth=1, linestyle=LEVELS[key][0])
+        success = tables.MILE_TASKS[task].startswith("Meta-World")
+        axis.set(title=task, xlabel="success (%)" if success else "return", xlim=(-5, 105) if success else None)
+        axis.set_yticks(range(len(MARKERS)), MARKERS)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("success, mean action (%)")
-    axes[1].legend(drawn.values(), drawn, fontsize=7, frameon=False)
-    figure.tight_layout()
+    axes[0].set_ylim(len(MARKERS) - 0.5, -0.5)  # the first method at the top
+    legend(figure, {})
     return figure
+
+
+def twenty_rounds(results):
+    """Figure 4 of MILE's paper: success after 0, 10, 20 rounds, two tasks; bars: 95 % intervals over seeds."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    drawn = {}
+    for axis, task in zip(axes, tables.LONG_TASKS):
+        facts = before(results, task)
+        for i, (method, marker) in enumerate(MARKERS.items()):
+            points = [(0, facts["initial_score"], np.nan)] if facts else []  # rounds, mean, half an interval
+            for rounds in (10, 20):
+                if scores := mile_scores(results, "figure4", task, method, rounds):
+                    aside = 0.4 * (i - 2.5)  # so that methods do not hide each other
+                    points.append((rounds + aside, np.mean(scores), interval(scores)))
+            x, mean, half = np.array(points).reshape(-1, 3).T
+            style = {"color": f"C{i}", "marker": marker, "markersize": 5, "linewidth": 1.2, "capsize": 3}
+            drawn[method] = axis.errorbar(x, mean, yerr=half, **style)
+        for key in [key for key in LEVELS if key in facts]:
+            axis.axhline(facts[key], color="0.5", linewidth=1, linestyle=LEVELS[key][0])
+        axis.set(title=tables.MILE_TASKS[task].split()[0], xlabel="rounds", xticks=(0, 10, 20), ylim=(-3, 108))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("success (%), 95 % intervals over seeds")
+    legend(figure, drawn)
+    return figure
+
+
+def legend(figure, drawn):
+    """Below a picture, the names of what is drawn and of LEVELS."""
+    lines = {name: plt.Line2D([], [], color="0.5", linestyle=style) for style, name in LEVELS.values()}
+    shown = drawn | lines
+    figure.legend(shown.values(), shown, loc="outside lower center", ncol=5, frameon=False, fontsize=8)
 
 
 def speed_tables(folder):
@@ -323,49 +409,49 @@ def speed_tables(folder):
 
 
 def all_tables(results):
-    """Every table of the README, as Markdown."""
+    """Every table of README.md and docs/, as Markdown."""
     hopper = [results / name for name in ("hopper", "hopper-reset", "hopper-clean-reset", "hopper-clean-reset-bf16")]
     hopper += [results / "rlpd-task-reward", *sorted(results.glob("options/*"))]
     other = [*sorted(results.glob("walker*")), *sorted(results.glob("pen*"))]
-    parts = [table(load(results / "hopper")[1])]
-    parts.append(comparison([results / f"hopper-{method}" for method in ("bc", "dagger", "hg-dagger")]))
+    methods = ("hopper-bc", "hopper-dagger", "hopper-hg-dagger", "hopper-hg-dagger-value", "hopper")
+    parts = [table(load(results / "hopper")), comparison([results / name for name in methods])]
     parts += paper_tables(results).split("\n\n")
     parts += [overview("options on Hopper-v5", hopper), overview("options on other tasks", other)]
-    mile = [results / "mile", *sorted(results.glob("mile-*")), results / "figure4" / "drawer-mile"]
-    parts += [mile_rounds(mile)] if finished(mile) else []
-    for name, make in (("figure3", mile_methods), ("figure4", mile_predictions), ("figure5", mile_demonstrations)):
-        parts += [make(results)] if (results / name).exists() else []
+    parts += [make(results) for make in (mile_methods, mile_costs, mile_demonstrations, mile_predictions)]
     return parts + speed_tables(results / "speed").split("\n\n")
 
 
-def rewrite(readme, markdown):
-    """The README's text with these tables in the place of those with the same first line."""
+def pages():
+    """The files whose tables are made here."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def rewrite(text, markdown):
+    """A page's text with these tables in the place of those with the same first line."""
     for block in markdown:
         first = re.escape(block.splitlines()[0])
-        readme = re.sub(rf"^{first}\n(\|.*\n)*", lambda _: f"{block}\n", readme, flags=re.M)
-    return readme
+        text = re.sub(rf"^{first}\n(\|.*\n)*", lambda _: f"{block}\n", text, flags=re.M)
+    return text
 
 
 def main():
-    results, figures = FOLDER / "results", FOLDER / "figures"
+    results, figures = results_of(""), ROOT / "benchmark" / "figures"
     figures.mkdir(exist_ok=True)
-    timeline().savefig(figures / "timeline.png", dpi=130, bbox_inches="tight")
-    cloning = json.loads((results / "hopper-bc" / "seed_1.json").read_text())["final"]
     levels = {
-        "cloning the demonstrations": cloning["normalized_score"],
+        "cloning the demonstrations": load(results / "hopper-bc")[1].scores[-1],
         "the expert who takes over": load_expert("Hopper-v5", "low").facts["score_mean"],
     }
-    curves(load(results / "hopper")[1], levels).savefig(figures / "hopper.png", dpi=130)
-    if finished([results / "mile"]):
-        befores = [json.loads(path.read_text())["before"] for path in (results / "mile").glob("seed_*.json")]
-        facts = {"the expert": "expert_score", "the first policy, with the person": "assisted_score"}
-        levels = {name: np.mean([before[key] for before in befores]) for name, key in facts.items()}
-        rounds = curves(load(results / "mile")[1], levels, "round", "success_rate")
-        rounds.savefig(figures / "mile-rounds.png", dpi=130)
-    if (results / "figure4").exists():
-        mile_curves(results).savefig(figures / "mile.png", dpi=130)
-    markdown, readme = all_tables(results), FOLDER.parent / "README.md"
-    readme.write_text(rewrite(readme.read_text(), markdown))
+    pictures = {
+        "timeline": timeline(),
+        "hopper": curves(load(results / "hopper"), levels),
+        "mile": twenty_rounds(results),
+        "mile-one-round": one_round(results),
+    }
+    for name, picture in pictures.items():
+        picture.savefig(figures / f"{name}.png", dpi=130, bbox_inches="tight")
+    markdown = all_tables(results)
+    for page in pages():
+        page.write_text(rewrite(page.read_text(), markdown))
     print("\n\n".join(markdown))
 
 

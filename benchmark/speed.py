@@ -27,11 +27,9 @@ from statistics import median
 
 import torch
 import tyro
+from run import ROOT, refuse, results_of  # which makes rlif_rlpd importable
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import rlif_rlpd  # noqa: E402
-from run import refuse  # noqa: E402
+import rlif_rlpd
 
 OBS, ACT, BATCH, HIDDEN = 17, 6, 256, 256
 # milliseconds of the public JAX code's update on one core with a product of JAX_GFLOPS, by critics and UTD ratio
@@ -184,7 +182,7 @@ def main(args):
         json.dump(measure_updates(args.worker, args.rounds), sys.stdout)
         return
     print(machine(), flush=True)
-    folder = ROOT / "benchmark" / "results" / "speed"
+    folder = results_of("speed")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for worker in ["cpu:1", "cpu:2"][: os.cpu_count()] + ["cuda:1"] * torch.cuda.is_available():

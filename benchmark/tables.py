@@ -4,13 +4,14 @@
     python benchmark/tables.py --table 3
     python benchmark/tables.py --table options                    # rlif_rlpd.py with one option changed
     python benchmark/tables.py --table figure3 --seeds 1 2 3 4 5  # MILE: one round of 15 episodes
-    python benchmark/tables.py --table figure4                    # MILE: 20 rounds of one episode
-    python benchmark/tables.py --table figure5                    # figure3 with 1, 3, 5 demonstrations for the others
+    python benchmark/tables.py --table figure4 --seeds 1 2 3 4 5  # MILE: 20 rounds of one episode
+    python benchmark/tables.py --table figure5 --seeds 1 2 3 4 5  # figure3 with 1, 3, 5 demonstrations for the others
     python benchmark/tables.py --table 1 --only Hopper-v5-low     # the cells whose name contains this
     python benchmark/tables.py --table 1 --list                   # only print the commands
 
 The files of a cell are benchmark/results/table1/<env_id>-<expert>-<method>/seed_1.csv and .json; a cell whose files
-are there is not run again, an interrupted one is resumed. The exit code is 1 if a run failed.
+are there is not run again, an interrupted one is resumed. The exit code is 1 if a run failed. Figures 4 and 5 are given
+what the runs of figure 3 have found, so that has to be made first.
 `python benchmark/report.py` prints the tables.
 """
 
@@ -21,7 +22,7 @@ from itertools import product
 from typing import Literal
 
 import tyro
-from run import ROOT, refuse, run_all
+from run import refuse, results_of, run_all
 
 # by task: the experts of Table 1, the environment steps, the options that all scripts share, those of rlif_rlpd.py
 # alone, and those of dagger.py and hg_dagger.py; with this noise cloning the demonstrations scores about what it does
@@ -62,8 +63,10 @@ MILE_TASKS = {  # the scale is near what is usual among the advantages that the 
     "peg": "Meta-World/peg-insert-side-v3",
     "button": "Meta-World/button-press-v3 --intervention-scale 100",
 }
-# one person and one budget for all: {cost} is what a task's cell "person" found c to be, {expert_steps} for how many
-# steps they acted in MILE's run; everybody who clones takes as many gradient steps, with the same optimiser
+LONG_TASKS = "drawer", "peg"  # those of figure 4
+# everybody learns from the same person: {cost} is what a task's cell "person" found c to be; in one round, and RLIF in
+# any case, from as many of their steps as MILE: {expert_steps}; everybody who clones takes as many gradient steps, with
+# the same optimiser
 PERSON = "--expert top --intervention mile --takeover-steps 1 --initial-policy initial"
 MILE_METHODS = {
     "mile": "mile.py",
@@ -72,11 +75,8 @@ MILE_METHODS = {
     "sirius": "sirius.py",
     "hg-dagger": f"hg_dagger.py {PERSON} --doubt-novices 0 --batch-size 1024 --learning-rate 1e-4 --weight-decay 0 "
     "--min-std 0.1",
-    "rlif": f"rlif_rlpd.py {PERSON} --utd-ratio 15 --total-timesteps 20000 "
-    "--max-interventions {expert_steps}",
+    "rlif": f"rlif_rlpd.py {PERSON} --utd-ratio 15 --total-timesteps 20000 --max-interventions {{expert_steps}}",
 }
-ONE_ROUND, UPDATES = "--rounds 1 --round-episodes 15", 1_000  # 300 passes, as in the official code
-ROUNDS, ROUND_UPDATES = "--rounds 20 --round-episodes 1", 100
 
 
 @dataclass
@@ -91,11 +91,15 @@ class Args:
 
 
 def command(env_id, method, *options):
-    """The command of a cell."""
+    """The command of a cell of Tables 1 and 3."""
     _, steps, common, rlif, dagger = TASKS[env_id]
     parts = [METHODS[method], f"--env-id {env_id}", common, "--num-threads 1", *options]
-    parts += [f"--total-timesteps {steps}"] * (method != "bc") + ["--bf16", rlif] * method.startswith("rlif")
-    parts += [dagger] * ("dagger" in method)
+    if method != "bc":
+        parts.append(f"--total-timesteps {steps}")
+    if method.startswith("rlif"):
+        parts += ["--bf16", rlif]
+    if "dagger" in method:
+        parts.append(dagger)
     return " ".join(part for part in parts if part)
 
 
@@ -105,9 +109,7 @@ def cells(table):
         return {name: f"rlif_rlpd.py --num-threads 1 --bf16 {option}".strip() for name, option in OPTIONS.items()}
     if table == "3":
         return {
-            f"{expert}-{reference}": command(
-                "Walker2d-v5", "rlif", f"--expert {expert}", f"--reference {reference}"
-            )
+            f"{expert}-{reference}": command("Walker2d-v5", "rlif", f"--expert {expert}", f"--reference {reference}")
             for expert, reference in product(EXPERTS, REFERENCES)
             if not (reference == "top" and expert in TASKS["Walker2d-v5"][0])  # which Table 1 has
         }
@@ -123,63 +125,75 @@ def cells(table):
 
 def figure(name):
     """The commands of a figure of MILE's paper; {cost} and {expert_steps} are to be filled in."""
-    once = name != "figure4"
-    demonstrations, methods, tasks = (0,), ["person", *MILE_METHODS], list(MILE_TASKS) if once else ["drawer", "peg"]
-    if name == "figure5":
-        demonstrations, methods, tasks = (1, 3, 5), ["iwr", "sirius", "hg-dagger", "rlif"], ["drawer"]
-    elif name == "figure4":
-        methods.remove("person")
+    tasks, methods, demonstrations = MILE_TASKS, MILE_METHODS, (0,)
+    if name == "figure4":
+        tasks = LONG_TASKS
+    elif name == "figure5":
+        tasks, methods, demonstrations = ("drawer",), ("iwr", "sirius", "hg-dagger", "rlif"), (1, 3, 5)
     commands = {}
+    if name == "figure3":  # only for c, and what robot, both together and person alone do in 100 episodes each
+        options = "--num-threads 1 --rounds 1 --round-updates 1 --eval-episodes 100"
+        commands |= {f"{task}-person": f"mile.py --env-id {MILE_TASKS[task]} {options}" for task in tasks}
     for task, method, demos in product(tasks, methods, demonstrations):
-        where = f"--env-id {MILE_TASKS[task]} --num-threads 1"
-        if method == "person":  # only finds c, with 100 episodes of the robot alone, with the person, and of the expert
-            commands[f"{task}-person"] = f"mile.py {where} --rounds 1 --round-updates 1 --eval-episodes 100"
-            continue
         if (task, method) == ("lander", "rlif"):
             continue  # it needs continuous actions
-        parts = [MILE_METHODS[method], where, "--intervention-cost {cost} --eval-episodes 50"]
-        if method == "rlif":
-            parts.append("--eval-frequency 5000" + " --termination bootstrap" * (task == "lander_continuous"))
-        elif method == "hg-dagger" and once:  # its episodes are others: as many interventions, in as many as it takes
-            parts.append(f"--rounds 1 --round-episodes 100 --max-interventions {{expert_steps}} --round-updates {UPDATES}")
-        else:
-            parts.append(f"{ONE_ROUND} --round-updates {UPDATES}" if once else f"{ROUNDS} --round-updates {ROUND_UPDATES}")
-            parts.append("--eval-frequency 1000" if method == "hg-dagger" else "" if once else "--eval-frequency 10")
-        if method in ("hg-dagger", "rlif") or demos:
-            parts.append(f"--demo-episodes {demos}")
-        if method in ("hg-dagger", "rlif") and demos:
-            parts.append("--demo-noise 0")  # which is the others' default
-        commands[f"{task}-{method}" + f"-{demos}-demos" * (demos > 0)] = " ".join(part for part in parts if part)
+        cell = f"{task}-{method}" + (f"-{demos}-demos" if demos else "")
+        commands[cell] = line = mile_command(name, task, method, demos)
+        if name == "figure4" and method == "hg-dagger":
+            # it is evaluated by environment steps, not by rounds: what it can do after 10 is a run of its own
+            commands[f"{cell}-10-rounds"] = line.replace("--rounds 20", "--rounds 10")
     return commands
 
 
-def sources(table, name, seed):
-    """Where the placeholders of a cell's command come from: the folder and the seed of a run, by placeholder."""
-    task = name.split("-")[0]
-    return {
-        "cost": (f"figure3/{task}-person", 1),  # one person for all seeds
-        "expert_steps": (f"{table.replace('5', '3')}/{task}-mile", seed),
-    }
+def mile_command(name, task, method, demos):
+    """The command of a method in a figure of MILE's paper."""
+    parts = [MILE_METHODS[method], f"--env-id {MILE_TASKS[task]} --num-threads 1"]
+    parts.append("--intervention-cost {cost} --eval-episodes 50")
+    if method == "rlif":
+        parts.append("--eval-frequency 5000")
+        if task == "lander_continuous":
+            parts.append("--termination bootstrap")  # a landing is an end too
+    elif name == "figure4":
+        parts.append("--rounds 20 --round-episodes 1 --round-updates 100")
+        parts.append("--eval-frequency 1000" if method == "hg-dagger" else "--eval-frequency 10")
+    elif method == "hg-dagger":  # its episodes are others: as many of the person's steps, in as many as that takes
+        parts.append("--rounds 1 --round-episodes 100 --max-interventions {expert_steps} --round-updates 1000")
+    else:
+        parts.append("--rounds 1 --round-episodes 15 --round-updates 1000")  # about 300 passes, as in the official code
+    if demos or method in ("hg-dagger", "rlif"):  # which have demonstrations by default
+        parts.append(f"--demo-episodes {demos}")
+    if demos and method in ("hg-dagger", "rlif"):  # and noise on them
+        parts.append("--demo-noise 0")
+    return " ".join(parts)
+
+
+def lacks(table, name, line, seed):
+    """What a cell's command still has placeholders for: by placeholder, the run (table, cell, seed) that finds it."""
+    task, mile = name.split("-")[0], "figure4" if table == "figure4" else "figure3"
+    # one person for all seeds
+    found_by = {"cost": ("figure3", f"{task}-person", 1), "expert_steps": (mile, f"{task}-mile", seed)}
+    return {placeholder: run for placeholder, run in found_by.items() if f"{{{placeholder}}}" in line}
 
 
 def fill_in(table, name, line, seed):
-    """The command of a cell with what other runs found in the place of its placeholders, where these runs are there."""
-    for placeholder, (folder, other) in sources(table, name, seed).items():
-        path = ROOT / "benchmark" / "results" / folder / f"seed_{other}.json"
-        if f"{{{placeholder}}}" in line and path.exists():
+    """A cell's command with what other runs have found in the place of its placeholders."""
+    for placeholder, (where, cell, other) in lacks(table, name, line, seed).items():
+        path = results_of(f"{where}/{cell}") / f"seed_{other}.json"
+        if path.exists():
             summary = json.loads(path.read_text())
-            found = {"cost": summary["before"]["intervention_cost"], "expert_steps": summary["expert_steps"]}
-            line = line.replace(f"{{{placeholder}}}", str(found[placeholder]))
+            found = summary["before"]["intervention_cost"] if placeholder == "cost" else summary["expert_steps"]
+            line = line.replace(f"{{{placeholder}}}", str(found))
     return line
 
 
-def missing(table, name, line, seed):
-    """The commands that find what a cell's command still lacks."""
-    return [
-        f"python benchmark/tables.py --table {folder.split('/')[0]} --only {folder.split('/')[1]} --seeds {other}"
-        for placeholder, (folder, other) in sources(table, name, seed).items()
-        if f"{{{placeholder}}}" in line
-    ]
+def first_of_all(table, todo):
+    """The commands of other runs that have to be made before these, each (cell, seed): command."""
+    commands = []
+    for (name, seed), line in todo.items():
+        for where, cell, other in lacks(table, name, fill_in(table, name, line, seed), seed).values():
+            if where != table or (cell, other) not in todo:
+                commands.append(f"python benchmark/tables.py --table {where} --only {cell} --seeds {other}")
+    return list(dict.fromkeys(commands))  # each once
 
 
 def main(args):
@@ -189,18 +203,26 @@ def main(args):
     chosen = {name: line for name, line in cells(table).items() if args.only in name}
     if not chosen:
         refuse(f"--only {args.only}: no such cell; to see them: python benchmark/tables.py --table {table} --list")
-    todo = {(name, seed): line for seed in args.seeds for name, line in chosen.items() if seed == 1 or "person" not in name}
+    todo = {}
+    for seed, (name, line) in product(args.seeds, chosen.items()):
+        todo[name, 1 if name.endswith("-person") else seed] = line
+    others = first_of_all(table, todo)
     if args.list:
         for (name, seed), line in todo.items():
-            print(f"{name}, seed {seed}: python {fill_in(table, name, line, seed)}")
+            print(f"{folder}/{name}, seed {seed}: python {fill_in(table, name, line, seed)}")
+        for line in others:
+            print(f"first: {line}", file=sys.stderr)
         return
+    if others:
+        refuse(f"these cells need what another run finds; first: {others[0]}")
     all_succeeded = True
     while todo:  # the persons first, then MILE's runs, then the others, which are given what these found
         filled = {(name, seed): fill_in(table, name, line, seed) for (name, seed), line in todo.items()}
-        ready = [key for key, line in filled.items() if "{" not in line]
+        ready = [(name, seed) for (name, seed), line in filled.items() if not lacks(table, name, line, seed)]
         if not ready:
-            (name, seed), line = next(iter(filled.items()))
-            refuse(f"{name}, seed {seed} lacks what another run finds; first: {missing(table, name, line, seed)[0]}")
+            for name, seed in todo:
+                print(f"{folder}/{name}, seed {seed}: not run, for what another run should have found is not there")
+            sys.exit(1)
         all_succeeded &= run_all([(f"{folder}/{name}", filled[name, seed], seed) for name, seed in ready], args.jobs)
         todo = {key: line for key, line in todo.items() if key not in ready}
     if not all_succeeded:

@@ -1,86 +1,233 @@
 """Demonstrations: Minari datasets, and episodes of the shipped top experts, which become such datasets."""
 
+import copy
 import hashlib
+import json
 import os
 import re
-import shutil
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces.utils import flatten
+from gymnasium.wrappers import FlattenObservation
 
-from experts.files import InputError
+from experts.files import InputError, write_file
 from experts.policies import MAX_ACTION, list_experts, load_expert
+from experts.tasks import reason
 
 
-def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=0.0, keep_rewards=False):
-    """The first `episodes` episodes of a Minari dataset as arrays of transitions, in the order they happened.
+def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep_rewards=False):
+    """The first episodes of a Minari dataset as arrays of transitions, in the order they happened.
 
-    Without dataset_id, stochastic rollouts of the shipped top expert in env, with Gaussian noise of this standard
-    deviation on the actions: made once, kept as a local Minari dataset.
-    With one, that dataset, downloaded if it is not there. Rewards are zero unless keep_rewards, which only
-    `--reward task` asks for.
+    env: as every script makes it, with FlattenObservation, Checked and, outermost, UnitActions.
+    episodes: how many, 1 or more; None takes all of a given dataset. Where there are fewer, a line on stderr says so.
+    dataset_id: that dataset, downloaded if it is not there. Without one, the shipped top expert acts in env with
+    sampled actions: recorded once for every expert, environment (its id, time limit and options), noise and number of
+    episodes, and kept as a local Minari dataset.
+    noise: standard deviation of Gaussian noise on the recorded actions, which are in [-1, 1]; None is 0. Discrete
+    actions get none, which a line on stderr says.
+    keep_rewards: otherwise they are zero, for only plain reinforcement learning (`--reward task`) looks at them.
 
-    Returns a dict: obs, next_obs (n, obs_dim), actions (n, act_dim) in [-1, 1] or one-hot, rewards, terminations (n,),
-    ends (n,): ends marks the last transition of every episode. Raises InputError if the dataset is not to be had or
-    does not fit env (whose actions are in [-1, 1] or one-hot, wrapped around the raw ones).
+    Returns a dict of float32 arrays: obs, next_obs (n, obs_dim), actions (n, act_dim) in [-1, 1] or one-hot,
+    rewards (n,), terminations (n,), 1 where the task ended, and ends (n,), 1 at the last transition of every episode:
+    its sum is the number of episodes. Raises InputError if the dataset is not to be had, is not sound or does not fit
+    env, RunError if env fails while it is recorded, and OSError if the recorded dataset cannot be written.
     """
-    import minari
-
-    dataset_id = dataset_id or _record_demonstrations(env, env_id, episodes, noise)
+    if dataset_id is None:
+        dataset_id = _record_demonstrations(env, env_id, episodes, noise or 0.0)
+    dataset = _open_dataset(dataset_id)
+    _check_spaces(dataset, dataset_id, env, env_id)
+    recorded_in = dataset.env_spec.id if dataset.env_spec else None
+    if recorded_in not in (None, env.spec.id, env_id):
+        print(f"warning: dataset {dataset_id} was recorded in {recorded_in}, and is used for {env_id}", file=sys.stderr)
+    there = dataset.total_episodes
+    if there == 0:
+        raise InputError(f"dataset {dataset_id} has no episodes")
+    if episodes is None:
+        episodes = there
+    if there < episodes:
+        print(f"dataset {dataset_id} has {there} episodes, not {episodes}: all of them are used", file=sys.stderr)
     try:
-        dataset = minari.load_dataset(dataset_id, download=True)
-        chosen = list(dataset.iterate_episodes(range(min(episodes, dataset.total_episodes))))
+        chosen = list(dataset.iterate_episodes(range(min(episodes, there))))
+    except Exception as error:  # whatever the storage raises
+        raise InputError(f"cannot read dataset {dataset_id}: {reason(error)[:160]}") from None
+    space = dataset.observation_space
+    if not isinstance(space, Box):  # the same but for the order of its parts, which is to be the environment's
+        space = _own_observations(env)
+    parts = [_transitions(f"dataset {dataset_id}, episode {i}", chosen[i], env, space) for i in range(len(chosen))]
+    data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if not keep_rewards:
+        data["rewards"][:] = 0
+    return data
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _open_dataset(dataset_id):
+    """The Minari dataset of this id, downloaded if it is not there. Raises InputError."""
+    import minari
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    was_there = False
+    try:
+        folder = get_dataset_path(dataset_id) / "data"
+        was_there = folder.exists()
+        if not was_there:
+            minari.download_dataset(dataset_id)
+        # without its spaces Minari would build the environment that the file names, which can be any Python function
+        if not {"observation_space", "action_space"} <= MinariStorage.read_raw_metadata(folder).keys():
+            raise InputError(f"dataset {dataset_id} does not say what its spaces are")
+        return minari.load_dataset(dataset_id)
+    except InputError:
+        raise
     except Exception as error:  # minari raises whatever its storage or the network raised
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"no Minari dataset {dataset_id!r} here, and it could not be downloaded ({reason[:160]}); "
-            "`minari list local` shows what is here"
-        ) from None
-    spaces = (dataset.observation_space, dataset.action_space)
-    wanted = (env.observation_space, env.unwrapped.action_space)
-    if any(a.shape != b.shape for a, b in zip(spaces, wanted)):
-        shapes = " and ".join(str(space.shape) for space in spaces)
-        raise InputError(
-            f"dataset {dataset_id!r} has observations and actions of shapes {shapes}, "
-            f"{env_id} {' and '.join(str(space.shape) for space in wanted)}"
-        )
-    actions = np.concatenate([e.actions for e in chosen])
-    if isinstance(wanted[1], Discrete):
-        actions = np.eye(int(wanted[1].n))[actions]  # (n, A), one-hot
+        what = reason(error)[:160]
+    if was_there:
+        raise InputError(f"cannot read dataset {dataset_id} in {folder}: {what}")
+    raise InputError(
+        f"no Minari dataset {dataset_id!r} here, and it could not be downloaded ({what}); "
+        "`minari list local` shows what is here"
+    )
+
+
+def _check_spaces(dataset, dataset_id, env, env_id):
+    """Raises InputError, with both, if the dataset's observations or actions are others than the environment's."""
+    stored, own = dataset.observation_space, _own_observations(env)
+    if isinstance(stored, Box):  # flat already, or to be flattened
+        fits = stored.shape in (own.shape, env.observation_space.shape)
     else:
-        low, high = wanted[1].low, wanted[1].high
-        actions = (2 * (actions - low) / (high - low) - 1).clip(-MAX_ACTION, MAX_ACTION)
-    data = {
-        "obs": np.concatenate([e.observations[:-1] for e in chosen]),
-        "next_obs": np.concatenate([e.observations[1:] for e in chosen]),
-        "actions": actions,
-        "rewards": np.concatenate([e.rewards * keep_rewards for e in chosen]),
-        "terminations": np.concatenate([e.terminations for e in chosen]),
-        "ends": np.concatenate([np.arange(len(e)) == len(e) - 1 for e in chosen]),
+        fits = stored == own
+    if not fits:
+        raise InputError(f"dataset {dataset_id} has observations {_outline(stored)}, {env_id} {_outline(own)}")
+    stored, own = dataset.action_space, env.own_space
+    if env.discrete:
+        fits = isinstance(stored, Discrete) and (stored.n, stored.start) == (own.n, own.start)
+    else:  # a range as float64 or float32 is the same range
+        fits = isinstance(stored, Box) and stored.shape == own.shape
+        fits = fits and np.allclose([stored.low, stored.high], [own.low, own.high])
+    if not fits:
+        raise InputError(f"dataset {dataset_id} has actions {_line(stored)}, {env_id} has {_line(own)}")
+
+
+def _own_observations(env):
+    """The environment's own observation space, before FlattenObservation."""
+    while not isinstance(env, FlattenObservation):
+        env = env.env
+    return env.env.observation_space
+
+
+def _outline(space):
+    """An observation space in a few words: the bounds of a Box don't matter, and can be many."""
+    return f"of shape {space.shape}" if isinstance(space, Box) else _line(space)
+
+
+def _line(space):
+    """A space as one line, which one with many different bounds is not by itself."""
+    return " ".join(str(space).split())
+
+
+def _transitions(name, episode, env, space):
+    """An episode, its observations from this space, as a dict of float32 arrays of n transitions; or InputError."""
+    n = len(episode.rewards)
+    if n == 0:
+        raise InputError(f"{name} has no transitions")
+    if env.discrete and not all(env.own_space.contains(action) for action in np.asarray(episode.actions)):
+        raise InputError(f"{name} has actions outside {_line(env.own_space)}")
+    try:
+        obs = _flat_observations(episode.observations, space, n + 1)  # (n + 1, O)
+        actions = env.unit(episode.actions)  # (n, A)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(f"{name} does not fit the dataset's own spaces: {reason(error)[:160]}") from None
+    arrays = {}
+    for what, values, shape in (
+        ("observations", obs, (n + 1, *env.observation_space.shape)),
+        ("actions", actions, (n, *env.action_space.shape)),
+        ("rewards", episode.rewards, (n,)),
+        ("terminations", episode.terminations, (n,)),
+    ):
+        arrays[what] = values = np.asarray(values, dtype=np.float32)
+        if values.shape != shape:
+            raise InputError(f"{name} has {what} of shape {values.shape}, not {shape}")
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} has {what} that are not finite")
+    return {
+        "obs": arrays["observations"][:-1],
+        "next_obs": arrays["observations"][1:],
+        "actions": arrays["actions"] if env.discrete else arrays["actions"].clip(-MAX_ACTION, MAX_ACTION),
+        "rewards": arrays["rewards"],
+        "terminations": arrays["terminations"],
+        "ends": (np.arange(n) == n - 1).astype(np.float32),
     }
-    return {name: values.astype(np.float32) for name, values in data.items()}
+
+
+def _flat_observations(observations, space, count):
+    """So many observations from a space, an array (count, ...) or a dict or tuple of such, as (count, obs_dim)."""
+    if isinstance(space, Box):
+        return np.reshape(observations, (len(observations), -1))
+    return np.array([flatten(space, _one_of(observations, t)) for t in range(count)])
+
+
+def _one_of(observations, t):
+    """Observation number t of arrays, or of dicts and tuples of arrays."""
+    if isinstance(observations, dict):
+        return {name: _one_of(values, t) for name, values in observations.items()}
+    if isinstance(observations, tuple):
+        return tuple(_one_of(values, t) for values in observations)
+    return observations[t]
+
+
+# --- recording -------------------------------------------------------------------------------------------------------
 
 
 def _record_demonstrations(env, env_id, episodes, noise):
     """Roll out the shipped top expert unless that was done before; returns the Minari id."""
-    import minari
-    from minari.data_collector import EpisodeBuffer
     from minari.storage.datasets_root_dir import get_dataset_path
-    from tqdm import trange
 
     if "top" not in list_experts().get(env_id, []):
         raise InputError(
             f"no top expert is shipped for {env_id}: give --dataset-id, or --demo-episodes 0 (bc.py cannot do without)"
         )
-    expert = load_expert(env_id, "top")
-    # another file of the expert, or another noise, means other demonstrations
-    fingerprint = hashlib.sha256(expert.path.read_bytes() + str(float(noise)).encode()).hexdigest()[:8]
+    expert = load_expert(env_id, "top", env)
+    if noise and env.discrete:
+        print(f"demonstrations of {env_id} have no noise, for its actions are discrete", file=sys.stderr)
+        noise = 0.0
+    # another file of the expert, another noise or another environment means other demonstrations
+    options = {name: value for name, value in env.spec.kwargs.items() if name != "render_mode"}  # a window changes none
+    made_by = [float(noise), env.spec.id, env.spec.max_episode_steps, options]
+    made_by = expert.path.read_bytes() + json.dumps(made_by, sort_keys=True, default=str).encode()
+    fingerprint = hashlib.sha256(made_by).hexdigest()[:8]
     dataset_id = f"interventions/{re.sub(r'[^a-z0-9]+', '-', env_id.lower())}/top-{fingerprint}-{episodes}-v0"
-    place = get_dataset_path(dataset_id)
+    root, place = get_dataset_path(), get_dataset_path(dataset_id)
     if place.exists():
         return dataset_id
-    space, buffers = env.unwrapped.action_space, []
+    # Written in a folder of its own and moved into place: whatever stops it leaves no half-written dataset. The folder
+    # is there before the episodes are played, so that a place where nothing can be written is found out at once.
+    try:
+        with tempfile.TemporaryDirectory(prefix=".recording-", dir=root) as staging:
+            played = _play(env, env_id, expert, episodes, noise)
+            _write_dataset(Path(staging) / "dataset", dataset_id, env, played, f"shipped top expert {fingerprint}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.replace(Path(staging) / "dataset", place)
+            except OSError:
+                if not place.exists():  # another run has recorded the same meanwhile, which is as good
+                    raise
+    except OSError as error:
+        raise OSError(f"cannot write the demonstrations of {env_id} in {root}: {error.strerror or error}") from None
+    return dataset_id
+
+
+def _play(env, env_id, expert, episodes, noise):
+    """Episodes of an expert with sampled actions: a list of dicts of arrays, actions (n, ...) are env's own."""
+    from tqdm import trange
+
+    played = []
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for episode in trange(episodes, desc=f"demonstrations of the top {env_id} expert (once)"):
@@ -88,35 +235,54 @@ def _record_demonstrations(env, env_id, episodes, noise):
             observations, actions, rewards, terminated, truncated = [obs], [], [], False, False
             while not (terminated or truncated):
                 action = expert.act(obs[None])[0]  # (A,)
-                if noise and not expert.discrete:
+                if noise:
                     action = (action + noise * torch.randn_like(action)).clamp(-MAX_ACTION, MAX_ACTION)
                 action = action.numpy()
                 obs, reward, terminated, truncated, _ = env.step(action)
                 observations.append(obs)
-                # in the environment's own units
-                own = action.argmax() if expert.discrete else space.low + (action + 1) / 2 * (space.high - space.low)
-                actions.append(own)
+                actions.append(env.action(action))
                 rewards.append(reward)
-            last = np.arange(len(rewards)) == len(rewards) - 1
+            last = np.arange(len(rewards)) == len(rewards) - 1  # (n,)
             ends = {"terminations": last & terminated, "truncations": last & truncated}
-            buffers.append(EpisodeBuffer(episode, episode, None, observations, actions, rewards, infos={}, **ends))
-    # written in a folder of its own and moved into place: a kill leaves no half-written dataset, and of two runs that
-    # record at the same time one wins
-    staging = get_dataset_path() / f".recording-{os.getpid()}"
-    root = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(staging)
+            arrays = {"observations": observations, "actions": actions, "rewards": rewards}
+            played.append({name: np.array(values) for name, values in arrays.items()} | ends)
+    return played
+
+
+def _write_dataset(folder, dataset_id, env, played, algorithm_name):
+    """Write the episodes of _play as a Minari dataset in this new folder. Raises OSError.
+
+    HDF5 writes to memory, and the file is written from there: on a full disk HDF5 crashes the whole process.
+    """
+    import h5py
+    import minari
+    from minari.dataset.minari_storage import MinariStorage
+
+    with h5py.File("in memory", "w", driver="core", backing_store=False, track_order=True) as file:
+        for i, episode in enumerate(played):
+            group = file.create_group(f"episode_{i}")
+            group.attrs.update({"id": i, "seed": i, "total_steps": len(episode["rewards"])})
+            group.create_group("infos")
+            for name, values in episode.items():
+                group.create_dataset(name, data=values)
+        file.flush()
+        data = file.id.get_file_image()
+    folder.mkdir()
+    storage = MinariStorage.new(folder / "data", env.observation_space, env.own_space, _spec_to_store(env))
+    storage.update_metadata({
+        "dataset_id": dataset_id, "minari_version": minari.__version__, "algorithm_name": algorithm_name,
+        "author": {"experts"}, "total_episodes": len(played), "dataset_size": round(len(data) / 1e6, 1),
+        "total_steps": sum(len(episode["rewards"]) for episode in played),
+    })  # fmt: skip
+    write_file(folder / "data" / "main_data.hdf5", data)
+
+
+def _spec_to_store(env):
+    """What gym.make needs to make the environment again; None if that is not to be written down."""
+    spec = copy.deepcopy(env.spec)
+    spec.additional_wrappers = ()  # not those of the scripts
     try:
-        minari.create_dataset_from_buffers(
-            dataset_id, buffers, env=env.unwrapped if env.unwrapped.spec else None, author="experts",
-            observation_space=env.observation_space, action_space=space,
-            algorithm_name=f"shipped top expert {fingerprint}",
-        )  # fmt: skip
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            os.replace(staging / dataset_id, place)
-    finally:
-        os.environ.pop("MINARI_DATASETS_PATH")
-        if root is not None:
-            os.environ["MINARI_DATASETS_PATH"] = root
-        shutil.rmtree(staging, ignore_errors=True)
-    return dataset_id
+        spec.to_json()
+    except (TypeError, ValueError):  # it was registered with a class or has options that are objects
+        return None
+    return spec

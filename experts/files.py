@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import shlex
 import signal
 import sys
@@ -55,13 +56,16 @@ def start_tracking(folder, options):
 
     Raises InputError where that can't be, e.g. without a key, and leaves no new folder behind.
     """
-    import wandb
-
+    run_id = re.sub(r"[^\w.-]", "-", folder.resolve().name, flags=re.ASCII)  # it allows no other characters
     try:
-        wandb.init(project="rlif", id=folder.name, resume="allow", config=options, sync_tensorboard=True)
-    except Exception as error:  # whatever it or the network raises
+        import wandb
+
+        wandb.init(project="rlif", id=run_id, resume="allow", config=options, sync_tensorboard=True)
+    except BaseException as error:  # whatever it or the network raises, or Ctrl-C while it asks for a key
         if not any(folder.iterdir()):
             folder.rmdir()
+        if not isinstance(error, Exception):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"--track: Weights & Biases does not start: {lines[0]}") from None
 
@@ -77,6 +81,17 @@ def how_to_go_on():
     if folder is None or not (folder / "checkpoint.pt").exists():
         return "there is no checkpoint yet: start it again"
     return f"go on with: {shlex.join(['python', sys.argv[0], '--resume', str(folder)])}"
+
+
+def write_error_log(error):
+    """Keep the traceback of what an environment raised, in the run's folder or beside it; returns where, in words."""
+    log = (_run["folder"] or Path("runs")) / "error.log"
+    try:
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)))
+    except OSError:  # e.g. a full disk: the one line has to do
+        return ""
+    return f" (what was raised: {log})"
 
 
 @contextmanager
@@ -95,15 +110,16 @@ def exit_codes():
         yield
         return
     except InputError as error:
-        code, line = 2, str(error)
+        code, line, raised = 2, str(error), error
     except (RunError, OSError) as error:  # an OSError is a full disk
-        code, line = 1, f"{error}; {how_to_go_on()}"
-        if _run["folder"] and error.__cause__:
-            log = _run["folder"] / "error.log"
-            log.write_text("".join(traceback.format_exception(error)))
-            line += f" (what was raised: {log})"
+        code, line, raised = 1, f"{error}; {how_to_go_on()}", error
+        if error.__cause__:
+            line += write_error_log(error)
     except KeyboardInterrupt as error:
-        code, line = 128 + (error.args[0] if error.args else signal.SIGINT), f"stopped; {how_to_go_on()}"
+        code, line, raised = 128 + (error.args[0] if error.args else signal.SIGINT), f"stopped; {how_to_go_on()}", error
+    for signum in (signal.SIGINT, signal.SIGTERM):  # from here on they end the process without a word
+        signal.signal(signum, signal.SIG_DFL)
+    traceback.clear_frames(raised.__traceback__)  # lets go of progress bars, which end their line then
     print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)
 

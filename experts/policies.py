@@ -5,7 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -135,8 +134,9 @@ def list_experts():
 def load_expert(env_id, level, env=None):
     """The shipped expert of that level ("top", "middle", "low", ...) or, if level is a path, that file.
 
-    Raises InputError with the known levels, with what is wrong with the file, or, given env, if its sizes are others.
-    A file of another environment is taken, for somebody may want that, but a line on stderr says so.
+    env: as every script makes it, its outermost wrapper UnitActions. Raises InputError with the known levels, with what
+    is wrong with the file, or, given env, if its sizes or the kind of its actions are others. A file of another
+    environment is taken, for somebody may want that, but a line on stderr says so.
     """
     shipped = list_experts()
     known = shipped.get(env_id, [])

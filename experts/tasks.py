@@ -1,7 +1,7 @@
 """Tasks, registered with Gymnasium, and the wrappers that make any environment fit the scripts.
 
-    gym.make("Meta-World/peg-insert-side-v3")    # and every other task of Meta-World: goal in sight, ends at success
-    gym.make("D4RL/AdroitHandPen-v1")            # AdroitHandPen-v1 as D4RL's pen: ends when the pen is dropped
+gym.make("Meta-World/peg-insert-side-v3")    # and every other task of Meta-World: goal in sight, ends at success
+gym.make("D4RL/AdroitHandPen-v1")            # AdroitHandPen-v1 as D4RL's pen: ends when the pen is dropped
 """
 
 import contextlib
@@ -82,13 +82,15 @@ def register_tasks(env_id):
     if env_id.startswith("Meta-World/"):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
-        for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE:
-            task = name.removesuffix("-goal-observable")
+        tasks = [name.removesuffix("-goal-observable") for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE]
+        for task in tasks:
             if f"Meta-World/{task}" not in gym.registry:
                 gym.register(
                     f"Meta-World/{task}", "experts.tasks:make_meta_world", max_episode_steps=500,
                     kwargs={"task": task}, disable_env_checker=True,
                 )  # fmt: skip
+        if env_id not in gym.registry:
+            raise InputError(f"no such task, Meta-World has {', '.join(tasks)}")
         return
     with contextlib.redirect_stderr(io.StringIO()):  # it reports changes in tasks that nobody asked for
         import gymnasium_robotics  # noqa: F401
@@ -112,9 +114,9 @@ def open_task(env_id, max_episode_steps=None, **options):
                          "give one in steps, e.g. --max-episode-steps 1000")  # fmt: skip
     for space in plain_spaces(env.observation_space):
         if not space.is_np_flattenable:
-            raise InputError(f"--env-id {env_id}: observations in {space} have no fixed size")
-        if len(space.shape) > 2:
-            raise InputError(f"--env-id {env_id}: images are not supported, and {space} looks like one")
+            raise InputError(f"--env-id {env_id}: observations in {in_one_line(space)} have no fixed size")
+        if len(space.shape or ()) > 2:
+            raise InputError(f"--env-id {env_id}: images are not supported, and {in_one_line(space)} looks like one")
     return env
 
 
@@ -136,6 +138,11 @@ def reason(error):
     return f"{name}: {lines[0]}" if isinstance(error, KeyError | AssertionError | TypeError | IndexError) else lines[0]
 
 
+def in_one_line(space):
+    """A space as text; the limits of a large Box take several lines otherwise."""
+    return " ".join(str(space).split())
+
+
 class Checked(gym.Wrapper):
     """Every observation a new array, every number finite, and one line for whatever an environment raises (RunError).
 
@@ -144,39 +151,44 @@ class Checked(gym.Wrapper):
 
     def __init__(self, env):
         super().__init__(env)
-        self.steps = 0  # since this environment was made
+        self.steps = 0  # of this episode
 
     def reset(self, *, seed=None, options=None):
-        obs, info = self.call("reset", self.env.reset, seed=seed, options=options)
+        self.steps = 0
+        obs, info = self.call(self.env.reset, seed=seed, options=options)
         return self.copy(obs), info
 
     def step(self, action):
         self.steps += 1
-        obs, reward, terminated, truncated, info = self.call("step", self.env.step, action)
+        obs, reward, terminated, truncated, info = self.call(self.env.step, action)
         reward = float(np.asarray(reward, dtype=np.float64).sum())  # some return an array of one
         if not np.isfinite(reward):
-            raise RunError(f"{self.name()}: the reward of step {self.steps} is not finite ({reward})")
+            raise RunError(f"{self.where()} gives a reward that is not finite ({reward})")
         success = info.get("success", info.get("is_success"))
         if success is not None:
             info = info | {"success": float(np.max(success))}
         return self.copy(obs), reward, bool(terminated), bool(truncated), info
 
-    def call(self, what, function, *args, **kwargs):
+    def call(self, function, *args, **kwargs):
         """What an environment's function returns; for what it raises, one line."""
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            where = f"step {self.steps}" if what == "step" else f"reset after {self.steps} steps"
-            raise RunError(f"{self.name()}: {where} raised {type(error).__name__}: {reason(error)}") from error
+            name, said = type(error).__name__, reason(error)
+            raise RunError(f"{self.where()} raised {said if said.startswith(name) else f'{name}: {said}'}") from error
 
     def copy(self, obs):
         obs = np.array(obs)  # some environments hand out one array again and again
+        if obs.shape != self.observation_space.shape:
+            shapes = f"{obs.shape}, not {self.observation_space.shape} as its observation space"
+            raise RunError(f"{self.where()} gives an observation of shape {shapes}")
         if not np.isfinite(obs).all():
-            raise RunError(f"{self.name()}: the observation after step {self.steps} is not finite")
+            raise RunError(f"{self.where()} gives an observation that is not finite")
         return obs
 
-    def name(self):
-        return self.spec.id if self.spec else type(self.unwrapped).__name__
+    def where(self):
+        name = self.spec.id if self.spec else type(self.unwrapped).__name__
+        return f"{name}: step {self.steps} of an episode" if self.steps else f"{name}: reset()"
 
 
 class UnitActions(gym.ActionWrapper):
@@ -192,7 +204,8 @@ class UnitActions(gym.ActionWrapper):
         if self.discrete:
             self.action_space = gym.spaces.Box(0, 1, (int(space.n),), np.float32)
             return
-        wrong = f"--env-id {env.spec.id}: needs discrete actions, or bounded ones in a flat Box of floats, not {space}"
+        wrong = f"--env-id {env.spec.id}: needs discrete actions, or bounded ones in a flat Box of floats, not "
+        wrong += in_one_line(space)
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise InputError(wrong)
         self.range = space.high.astype(np.float64) - space.low
@@ -218,8 +231,8 @@ def check_rendering(make_env, *args):
     """Render a frame of make_env(*args, render_mode="rgb_array"), so that a film that can't be is found out at once."""
     if "DISPLAY" not in os.environ:  # MuJoCo draws without a screen by one of these
         os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
-    env = make_env(*args, render_mode="rgb_array")
     try:
+        env = make_env(*args, render_mode="rgb_array")
         env.reset(seed=0)
         frame = np.asarray(env.render())
         env.close()

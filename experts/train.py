@@ -24,7 +24,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch
 import tyro
@@ -34,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for python ex
 
 import hg_dagger
 import rlif_rlpd
-from experts import FOLDER, MAX_ACTION, InputError, list_experts, load_demonstrations, load_expert, normalized_score
-from experts import save_expert
+from experts import FOLDER, MAX_ACTION, InputError, RunError, list_experts, load_demonstrations, load_expert
+from experts import normalized_score, save_expert
 
 NOISE = 0.1  # standard deviation of every policy, before the tanh
 POOL = 50_000  # transitions of the top expert, from which the subsamples are taken
@@ -135,30 +134,44 @@ def rollouts(env_id, act, transitions, seed, disturb, others=()):
     noise of random size; then the policy is left alone until it has recovered or fallen. Given other policies, one of
     them acts instead for up to 100 steps, in every second spell.
     """
-    rng, env, episode, rows = np.random.default_rng(seed), rlif_rlpd.make_env(env_id), 0, []
-    with tqdm(total=transitions, desc="rollouts") as bar:
-        while len(rows) < transitions:
-            obs, _ = env.reset(seed=rlif_rlpd.seed_for(seed, episode))
-            episode, ended, spell, chance = episode + 1, False, 0, 0.5
-            while not ended:
-                action = act(obs[None])[0]
-                if disturb and spell == 0 and rng.random() < chance:
-                    spell, drift, scale = rng.integers(1, 41), rng.normal(size=len(action)), rng.random()
-                    other = others[rng.integers(len(others))] if others and rng.random() < 0.5 else None
-                    spell = rng.integers(1, 101) if other else spell
-                if spell > 0 and other:
-                    spell -= 1
+    rng, env = np.random.default_rng(seed), rlif_rlpd.make_env(env_id)
+    data = {"obs": [], "next_obs": [], "actions": [], "rewards": [], "terminations": []}
+    bar = tqdm(total=transitions, desc="rollouts")
+    episode = 0
+    while len(data["obs"]) < transitions:
+        obs, _ = env.reset(seed=rlif_rlpd.seed_for(seed, episode))
+        episode += 1
+        spell_left = 0  # steps that are still to be disturbed
+        chance = 0.5  # that a spell begins with this step
+        ended = False
+        while not ended:
+            action = act(obs[None])[0]  # (A,)
+            if disturb and spell_left == 0 and rng.random() < chance:
+                spell_left = rng.integers(1, 41)
+                drift, scale = rng.normal(size=len(action)), rng.random()
+                other = None
+                if others and rng.random() < 0.5:
+                    other = others[rng.integers(len(others))]
+                    spell_left = rng.integers(1, 101)
+            if spell_left > 0:
+                spell_left -= 1
+                if other is not None:
                     action = other(obs[None])[0]
-                elif spell > 0:
-                    spell -= 1
+                else:
                     action = action + scale * (drift + rng.normal(size=len(action)))
                     action = action.clip(-MAX_ACTION, MAX_ACTION).astype(np.float32)
-                next_obs, reward, terminated, truncated, _ = env.step(action)
-                rows.append((obs, next_obs, action, reward, terminated))
-                obs, ended, chance = next_obs, terminated or truncated, 0.02
-                bar.update()
-    names = rlif_rlpd.ReplayBuffer.FIELDS
-    return {name: torch.tensor(np.array(column), dtype=torch.float32) for name, column in zip(names, zip(*rows))}
+            next_obs, reward, terminated, truncated, _ = env.step(action)
+            data["obs"].append(obs)
+            data["next_obs"].append(next_obs)
+            data["actions"].append(action)
+            data["rewards"].append(reward)
+            data["terminations"].append(terminated)
+            obs = next_obs
+            ended = terminated or truncated
+            chance = 0.02
+            bar.update()
+    bar.close()
+    return {name: torch.tensor(np.array(values), dtype=torch.float32) for name, values in data.items()}
 
 
 def scripted(env_id, env):
@@ -167,12 +180,18 @@ def scripted(env_id, env):
         from metaworld.policies import ENV_POLICY_MAP
 
         policy = ENV_POLICY_MAP[env_id.removeprefix("Meta-World/")]()
-        return lambda obs: policy.get_action(obs[-39:]).clip(-0.95, 0.95)  # the last of four observations
+
+        def act(obs):
+            return policy.get_action(obs[-39:]).clip(-0.95, 0.95)  # it looks at the last of four observations
+
+        return act
     from gymnasium.envs.box2d.lunar_lander import heuristic
 
-    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
-        return lambda obs: np.eye(4)[heuristic(env.unwrapped, obs)]
-    return lambda obs: heuristic(env.unwrapped, obs).clip(-0.95, 0.95)
+    def act(obs):
+        own = heuristic(env.unwrapped, obs)
+        return env.unit([own])[0] if env.discrete else own.clip(-0.95, 0.95)
+
+    return act
 
 
 def disturbed(rng, action, noise, discrete):
@@ -184,17 +203,20 @@ def disturbed(rng, action, noise, discrete):
 
 def lessons(args, env, act, episodes, disturbances, label_noise):
     """What a policy does in episodes that are disturbed more and less in turn: obs (n, O), and its actions (n, A)."""
-    rng, rows = np.random.default_rng(args.seed), []
-    discrete = isinstance(env.unwrapped.action_space, gym.spaces.Discrete)
+    rng = np.random.default_rng(args.seed)
+    seen, done = [], []
     for episode in trange(episodes, desc="lessons"):
-        noise, ended = disturbances[episode % len(disturbances)], False
+        noise = disturbances[episode % len(disturbances)]
         obs, _ = env.reset(seed=rlif_rlpd.seed_for(args.seed, 7, episode))
+        ended = False
         while not ended:
-            action = act(obs)
-            rows.append((obs, disturbed(rng, action, label_noise, discrete)))
-            obs, _, terminated, truncated, _ = env.step(disturbed(rng, action, noise, discrete).astype(np.float32))
+            action = act(obs)  # (A,)
+            seen.append(obs)
+            done.append(disturbed(rng, action, label_noise, env.discrete))
+            executed = disturbed(rng, action, noise, env.discrete).astype(np.float32)
+            obs, _, terminated, truncated, _ = env.step(executed)
             ended = terminated or truncated
-    return [torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows)]
+    return [torch.tensor(np.array(values), dtype=torch.float32) for values in (seen, done)]
 
 
 def distil(args, env):
@@ -205,7 +227,10 @@ def distil(args, env):
     """
     if args.level == "mental":
         beginner = model_of(args, env, "initial")
-        act = lambda obs: beginner.act(obs[None], deterministic=True)[0].numpy()
+
+        def act(obs):
+            return beginner.act(obs[None], deterministic=True)[0].numpy()
+
         obs, actions = lessons(args, env, act, args.lessons, (0.0,), 0.0)
         note = f"cloned from {args.lessons} episodes of the initial policy, seed {args.seed}"
     else:
@@ -303,9 +328,10 @@ def improve(actor, demos, args):
     for step in bar:
         action = agent.actor.act(obs[None])[0]
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        row = obs, next_obs, action, reward * args.reward_scale, terminated
-        for name, value in zip(rlif_rlpd.ReplayBuffer.FIELDS, row):
-            data[name][warm_up + step - 1] = torch.as_tensor(value)
+        last = warm_up + step - 1
+        data["obs"][last], data["next_obs"][last] = torch.as_tensor(obs), torch.as_tensor(next_obs)
+        data["actions"][last] = torch.as_tensor(action)
+        data["rewards"][last], data["terminations"][last] = reward * args.reward_scale, float(terminated)
         obs = next_obs
         if terminated or truncated:
             episode += 1
@@ -319,7 +345,7 @@ def improve(actor, demos, args):
         rlif_rlpd.descend(optimizer, actor_gradients(batch, torch.randn_like(batch["actions"]), hold))
         if step % 5_000 == 0 or step == steps:
             row = rlif_rlpd.evaluate(args.env_id, agent.actor, envs, 20, rlif_rlpd.seed_for(args.seed, 6, step), False)
-            score = row[rlif_rlpd.headline(row)]
+            score = row[metric_of(row)]
             bar.write(f"step {step}: {score:.1f}")
             if score > best[0]:
                 best = score, {name: value.clone() for name, value in agent.actor.state_dict().items()}
@@ -329,9 +355,9 @@ def improve(actor, demos, args):
 
 def top_expert(args, env):
     """The clone of good demonstrations, improved if wanted; returns it, a note and what was cloned."""
-    if isinstance(env.unwrapped.action_space, gym.spaces.Discrete):
+    if env.discrete:
         raise InputError(f"--env-id {args.env_id}: needs continuous actions")
-    demos = load_demonstrations(env, args.env_id, 1_000_000, args.dataset_id, keep_rewards=True)
+    demos = load_demonstrations(env, args.env_id, None, args.dataset_id, keep_rewards=True)
     episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each one's episode
     scores = normalized_score(args.env_id, np.bincount(episode, demos["rewards"]))
     good = ~(scores < args.min_score)[episode]  # all of them where scores are nan, for the task has no references
@@ -350,11 +376,21 @@ def top_expert(args, env):
 def worse_expert(args, env):
     """The clone of a few transitions of the top expert; returns it, a note and what was cloned."""
     expert = model_of(args, env, "top")
-    data = rollouts(args.env_id, lambda obs: expert.act(obs).numpy(), POOL, args.seed, disturb=False)
+
+    def act(obs):
+        return expert.act(obs).numpy()
+
+    data = rollouts(args.env_id, act, POOL, args.seed, disturb=False)
     torch.manual_seed(args.seed)
-    data = dict(zip(("obs", "actions"), subsample(data, args.transitions)))
+    obs, actions = subsample(data, args.transitions)
     note = f"cloned from {args.transitions} transitions of the top expert, seed {args.seed}"
-    return clone(data["obs"], data["actions"]), note, data
+    return clone(obs, actions), note, {"obs": obs, "actions": actions}
+
+
+def metric_of(row):
+    """What an evaluation is judged by: success rate (%), else D4RL's score, else the return; what is known."""
+    names = "success_rate", "normalized_score", "return_mean"
+    return next(name for name in names if not np.isnan(row[name]))
 
 
 def parse_args(argv=None):
@@ -369,39 +405,53 @@ def taught(args):
     return args.env_id.startswith(("Meta-World/", "LunarLander"))
 
 
+def refusal(args, name, rule):
+    """The InputError for an option whose value breaks a rule."""
+    return InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+
+
 def check(args):
     """Everything that can be wrong with the options themselves."""
-    for names, holds, rule in (
-        ("lessons updates critic_transitions critic_steps num_qs", lambda x: x > 0, "positive"),
-        ("transitions", lambda x: 0 < x <= POOL, f"from 1 to {POOL}"),
-        ("reward_scale", lambda x: 0 < x < np.inf, "positive"),
-        ("label_noise final_hold", lambda x: 0 <= x < np.inf, "zero or more"),
-        ("seed improve_steps", lambda x: x >= 0, "zero or more"),
-        ("min_score", lambda x: not np.isnan(x), "a number"),
-    ):
-        for name in names.split():
-            if not holds(getattr(args, name)):
-                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+    for name in ("lessons", "updates", "critic_transitions", "critic_steps", "num_qs"):
+        if getattr(args, name) <= 0:
+            raise refusal(args, name, "positive")
+    if not 0 < args.reward_scale < np.inf:
+        raise refusal(args, "reward_scale", "positive")
+    if not 2 <= args.transitions <= POOL:  # one has no standard deviation to standardise by
+        raise refusal(args, "transitions", f"from 2 to {POOL}")
+    for name in ("seed", "improve_steps", "label_noise", "final_hold"):
+        if not 0 <= getattr(args, name) < np.inf:
+            raise refusal(args, name, "zero or more")
+    if np.isnan(args.min_score):
+        raise refusal(args, "min_score", "a number")
+    if not args.disturbances or not all(0 <= noise < np.inf for noise in args.disturbances):
+        raise InputError("--disturbances needs numbers of zero or more, at least one")
+    if any(size < 2 for size in args.weak_clones):
+        raise InputError("--weak-clones needs sizes of 2 or more")
+
     levels = ("top", "initial", "mental") if taught(args) else ("top", "high", "middle", "low", "poor")
-    demonstrated = args.level == "top" and not taught(args)
-    no_demonstrations = f"--level {args.level} of {args.env_id} is not cloned from demonstrations; leave it out"
-    unscored = np.isnan(normalized_score(args.env_id, 0.0))
-    for wrong, message in (
-        (args.level not in levels, f"--level must be one of {', '.join(levels)} for {args.env_id}, not {args.level}"),
-        (args.dataset_id and not demonstrated, f"--dataset-id: {no_demonstrations}"),
-        (args.improve_steps and not demonstrated, f"--improve-steps: {no_demonstrations}"),
-        (demonstrated and not args.dataset_id, "--level top needs --dataset-id, Minari demonstrations of a good agent"),
-        (args.min_score > -np.inf and unscored, f"--min-score: there are no scores for {args.env_id}; leave it out"),
-        (args.improve_steps and args.num_qs < 2, "--improve-steps needs --num-qs 2 or more"),
-        (args.critics and taught(args), f"--critics: there are none for {args.env_id}; leave it out"),
-        (args.level == "top" and taught(args) and not args.label_noise,
-         "--label-noise must be positive for --level top: the policy's own noise never falls below it"),
-        (not args.disturbances or not all(0 <= x < np.inf for x in args.disturbances),
-         "--disturbances needs numbers of zero or more, at least one"),
-        (min(args.weak_clones, default=1) < 1, "--weak-clones needs positive sizes"),
-    ):  # fmt: skip
-        if wrong:
-            raise InputError(message)
+    if args.level not in levels:
+        raise InputError(f"--level must be one of {', '.join(levels)} for {args.env_id}, not {args.level}")
+    if args.level == "top" and not taught(args):
+        if not args.dataset_id:
+            raise InputError("--level top needs --dataset-id, Minari demonstrations of a good agent")
+        if args.min_score > -np.inf and np.isnan(normalized_score(args.env_id, 0.0)):
+            raise InputError(f"--min-score: there are no scores for {args.env_id}; leave it out")
+        if args.improve_steps and args.num_qs < 2:
+            raise InputError("--improve-steps needs --num-qs 2 or more")
+    else:
+        no_demonstrations = f"--level {args.level} of {args.env_id} is not cloned from demonstrations; leave it out"
+        if args.dataset_id:
+            raise InputError(f"--dataset-id: {no_demonstrations}")
+        if args.improve_steps:
+            raise InputError(f"--improve-steps: {no_demonstrations}")
+        if args.min_score > -np.inf:
+            raise InputError(f"--min-score: {no_demonstrations}")
+    if taught(args):
+        if args.critics:
+            raise InputError(f"--critics: there are none for {args.env_id}; leave it out")
+        if args.level == "top" and not args.label_noise:
+            raise InputError("--label-noise must be positive for --level top: the policy's noise never falls below it")
 
 
 def output_path(args):
@@ -423,7 +473,8 @@ def main(args):
     """Train a policy, with critics if wanted, and write it with its scores."""
     check(args)
     torch.manual_seed(args.seed)
-    env, path = rlif_rlpd.make_env(args.env_id), output_path(args)
+    env = rlif_rlpd.make_env(args.env_id)
+    path = output_path(args)
     if taught(args):
         actor, note, data = distil(args, env)
     elif args.level == "top":
@@ -437,26 +488,26 @@ def main(args):
         data["rewards"] *= args.reward_scale
         networks["qf"] = qf = evaluate_policy(actor, data, args, args.critic_steps).qf.requires_grad_(False)
         for part in (qf.weights, qf.biases):
-            part[-1].data /= args.reward_scale
+            part[-1].data /= args.reward_scale  # Q in the task's own reward: the last layer is linear
         note += "; critics: policy evaluation"
 
     envs = [rlif_rlpd.make_env(args.env_id) for _ in range(20)]
-    row, likeliest = (
-        rlif_rlpd.evaluate(args.env_id, actor, envs, 100, rlif_rlpd.seed_for(12345), way) for way in (False, True)
-    )
+    seed = rlif_rlpd.seed_for(12345)
+    row = rlif_rlpd.evaluate(args.env_id, actor, envs, 100, seed, deterministic=False)
+    likeliest = rlif_rlpd.evaluate(args.env_id, actor, envs, 100, seed, deterministic=True)
     print(row, likeliest, sep="\n")
     facts = {"env_id": args.env_id, "level": args.level, "distribution": actor.distribution, "hidden_sizes": (256, 256)}
     facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "trained_by": note}
     facts["min_log_std"] = actor.min_log_std
-    mean = row[rlif_rlpd.headline(row)]
-    if rlif_rlpd.headline(row) == "success_rate":
+    mean = row[metric_of(row)]
+    if metric_of(row) == "success_rate":
         std = (mean * (100 - mean)) ** 0.5  # of a single episode, which succeeds or not
-    elif rlif_rlpd.headline(row) == "normalized_score":
+    elif metric_of(row) == "normalized_score":
         std = normalized_score(args.env_id, row["return_mean"] + row["return_std"]) - mean
     else:
         std = row["return_std"]
     facts |= {"score_mean": mean, "score_std": std, "score_episodes": 100}
-    facts["score_of_mean_action"] = likeliest[rlif_rlpd.headline(likeliest)]
+    facts["score_of_mean_action"] = likeliest[metric_of(likeliest)]
     tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_expert(path, tensors, **facts)
@@ -466,6 +517,9 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args())
-    except (InputError, OSError) as error:  # bad input, or a full disk
+    except (InputError, RunError, OSError) as error:  # bad input, an environment that fails, or a full disk
         print(f"experts.train: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("experts.train: stopped, nothing is written", file=sys.stderr)
+        sys.exit(130)

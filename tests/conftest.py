@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # minari would try to download a dataset that is not there
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -9,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+from experts import exit_codes, files
 from tests import tiny  # registers the environments
 
 
@@ -16,6 +18,7 @@ from tests import tiny  # registers the environments
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setitem(files._run, "folder", None)  # the last test's
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -38,3 +41,21 @@ def people(tmp_path, monkeypatch):
     tiny.write_people(tmp_path)
     (tmp_path / "inside").mkdir()
     monkeypatch.chdir(tmp_path / "inside")
+
+
+@pytest.fixture
+def ending(capfd, monkeypatch):
+    """A function that runs a script in this process: how it ends, exit code and last line on stderr."""
+
+    def run(script, *options):
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py"])
+        capfd.readouterr()
+        code = 0
+        try:
+            with exit_codes():
+                script.main(script.parse_args([str(option) for option in options]))
+        except SystemExit as error:
+            code = error.code
+        return code, capfd.readouterr().err.split("\n")[-2] if code else ""
+
+    return run

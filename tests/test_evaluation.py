@@ -44,8 +44,12 @@ class Scripted(gym.Env):
         reward, success = rewards[self.t], successes[self.t]
         self.t += 1
         over = self.t == len(rewards)
-        return self.observation(), reward, over and self.i % 2 == 0, over and self.i % 2 == 1, (
-            {} if success is None else {"success": success}
+        return (
+            self.observation(),
+            reward,
+            over and self.i % 2 == 0,
+            over and self.i % 2 == 1,
+            ({} if success is None else {"success": success}),
         )
 
 

@@ -37,7 +37,7 @@ TABLE = [
 
 def scripted_run(monkeypatch, env_id, *options):
     """Sixteen steps with takeovers by script; the buffer's rows as (obs, by the expert?, reward, end, next_obs)."""
-    monkeypatch.setattr(rlif_rlpd.SimulatedHuman, "flags", lambda self, obs, proposal: int(obs[0]) in SCRIPT)
+    monkeypatch.setattr(rlif_rlpd.ValueHuman, "flags", lambda self, obs, proposal: int(obs[0]) in SCRIPT)
     expert = tiny.write_expert("expert.safetensors", [[0.0]], bias=np.arctanh(EXPERT), qf=tiny.critics(1, 1))
     folder = tiny.run(
         "labels", "--env-id", env_id, "--expert", expert, "--reference", expert, "--intervention-beta", 1,
@@ -70,10 +70,10 @@ def test_labels_of_a_scripted_run_where_a_fall_counts_as_intervention(monkeypatc
     assert float(evaluation["flagged_rate"]) == pytest.approx(4 / 13)
 
 
-def test_a_fall_by_default_costs_what_being_taken_over_for_ever_does(monkeypatch):
+def test_a_fall_can_cost_what_being_taken_over_for_ever_does(monkeypatch):
     # takeovers of two steps with no grace: -1 now, in 2 steps, in 4 steps, ...
     for_ever = torch.tensor([0.99**t for t in range(0, 5_000, 2)]).sum().neg().item()
-    rows = scripted_run(monkeypatch, "Falls-v0")[1]
+    rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "forever")[1]
     expected = table(end_reward=pytest.approx(for_ever, rel=1e-5), end_mark=1, own_next=True)
     assert rows == expected
 
@@ -124,11 +124,10 @@ class Policy:
         return self.value(obs[:, 0], actions[:, 0])
 
 
-def person(value=None, seed=0, **options):
+def person(value=None, **options):
     """A person whose reference acts at 0 and whose expert acts at EXPERT."""
-    args = rlif_rlpd.check(rlif_rlpd.Args(**options))
-    rng = np.random.default_rng(seed)
-    return rlif_rlpd.SimulatedHuman(args, Policy(EXPERT), Policy(0.0, value or (lambda s, a: -a.abs())), rng)
+    args, rng = rlif_rlpd.Args(**options), np.random.default_rng(0)
+    return rlif_rlpd.ValueHuman(args, Policy(EXPERT), Policy(0.0, value or (lambda s, a: -a.abs())), rng)
 
 
 def flags(human, proposal):
@@ -196,26 +195,35 @@ def test_a_new_episode_begins_with_the_novice_looked_at():
     assert watch(human, 1, proposal=0.0) == [(0.0, False, False, False)]
 
 
-# official code: novice for U{1..10}, U{1..5}, 1 steps, expert for U{1..5}, U{3..7}, U{12..16}: so these are the shares
-@pytest.mark.parametrize(("rate", "share"), [(30, 3 / 8.5), (50, 5 / 8), (85, 14 / 15)])
-def test_random_takeovers_hold_their_share_of_steps_whatever_the_value(rate, share):
-    outcomes = watch(person(intervention="random", random_rate=rate), 20_000, proposal=0.0)
-    assert np.mean([in_control for _, in_control, _, _ in outcomes]) == pytest.approx(share, abs=0.02)
+def random_person(**options):
+    return rlif_rlpd.RandomHuman(rlif_rlpd.Args(**options), Policy(EXPERT), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(30, 1), (50, 4), (85, 4), (50, 10)])
+def test_random_takeovers_hold_their_share_of_steps(rate, steps):
+    outcomes = watch(random_person(random_rate=rate, takeover_steps=steps), 20_000)
+    assert np.mean([in_control for _, in_control, _, _ in outcomes]) == pytest.approx(rate / 100, abs=0.02)
     assert all(flagged is None for *_, flagged in outcomes)
-    # after the novice's step a takeover starts, and only there
-    control = [False] + [in_control for _, in_control, _, _ in outcomes]
-    starts = [now and not before for before, now in zip(control, control[1:])]
-    assert starts == [started for _, _, started, _ in outcomes]
+    starts = [t for t, (_, _, started, _) in enumerate(outcomes) if started]
+    controlled = [t for t, (action, in_control, _, _) in enumerate(outcomes) if in_control and action == EXPERT]
+    assert controlled == [t for start in starts for t in range(start, start + steps) if t < 20_000]
+    assert all(action == 1.0 for action, in_control, _, _ in outcomes if not in_control)
 
 
-def test_an_episode_under_random_takeovers_begins_with_the_novice():
-    human = person(intervention="random", random_rate=85)
-    for _ in range(20):
-        human.new_episode()
-        assert not watch(human, 1)[0][1]
-        watch(human, 3)
+def test_a_random_takeover_ends_with_the_episode():
+    human = random_person(random_rate=85, takeover_steps=5)
+    while not watch(human, 1)[0][1]:
+        pass
+    assert human.takeover_left == 4
+    human.new_episode()
+    assert human.takeover_left == 0
 
 
-def test_without_intervention_the_novice_is_never_looked_at():
-    human = person(intervention="none", reward="task")
-    assert watch(human, 100) == [(1.0, False, False, None)] * 100
+def test_without_intervention_the_novice_acts_alone():
+    folder = tiny.run(
+        "alone", "--env-id", "Falls-v0", "--intervention", "none", "--reward", "task", "--demo-episodes", 0,
+        "--total-timesteps", 16, "--eval-episodes", 1, "--hidden-sizes", 8,
+    )  # fmt: skip
+    row = tiny.rows(folder)[-1]
+    assert (row["intervention_rate"], row["expert_steps"], row["takeovers"], row["labels"]) == ("0.0", "0", "0", "0")
+    assert row["flagged_rate"] == ""

@@ -714,7 +714,10 @@ def test_bad_input_is_one_line_before_any_work(script, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--intervention-cost", "None", "--target-intervention-rate", 0), r"--target-intervention-rate must be in \(0, 1\], not 0"),
+        (
+            ("--intervention-cost", "None", "--target-intervention-rate", 0),
+            r"--target-intervention-rate must be in \(0, 1\], not 0",
+        ),
         (("--intervention-scale", 0.9), "--intervention-scale 0.9: with continuous actions it must be 1 or more"),
         (("--intervention-weight", 1.5), r"--intervention-weight must be in \[0, 1\], not 1.5"),
         (("--min-std", 0), "--min-std must be positive"),

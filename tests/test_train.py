@@ -1,15 +1,16 @@
-"""How the shipped experts are trained: what is refused before any work, and that no file is lost."""
+"""How the shipped experts are trained: what is refused before any work, that no file is lost, and what is in it."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-import experts
 import rlif_rlpd
-from experts import InputError, load_expert, train
+from experts import InputError, load_expert, policies, train
 from tests import tiny
 
 ROW = {"return_mean": 1.0, "return_std": 2.0, "normalized_score": np.nan, "success_rate": np.nan}
@@ -18,7 +19,7 @@ ROW = {"return_mean": 1.0, "return_std": 2.0, "normalized_score": np.nan, "succe
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with nothing but a top expert for Walled-v0; rollouts, cloning and evaluation that cost no time."""
-    for module in (experts, train):
+    for module in (policies, train):
         monkeypatch.setattr(module, "FOLDER", tmp_path / "experts")
     monkeypatch.setattr(rlif_rlpd, "evaluate", lambda *args, **options: dict(ROW))
     monkeypatch.setattr(train, "POOL", 1_000)
@@ -45,9 +46,9 @@ LANDER, ARM = "--env-id LunarLanderContinuous-v3", "--env-id Meta-World/drawer-o
     ("--level lwo", "--level must be one of top, high, middle, low, poor for Hopper-v5, not lwo"),
     (f"{LANDER} --level low", "--level must be one of top, initial, mental for LunarLanderContinuous-v3, not low"),
     ("--seed -1", "--seed must be zero or more, not -1"),
-    ("--transitions 0", "--transitions must be from 1 to 50000, not 0"),
-    ("--transitions -5", "--transitions must be from 1 to 50000, not -5"),
-    ("--transitions 50001", "--transitions must be from 1 to 50000, not 50001"),
+    ("--transitions 1", "--transitions must be from 2 to 50000, not 1"),
+    ("--transitions -5", "--transitions must be from 2 to 50000, not -5"),
+    ("--transitions 50001", "--transitions must be from 2 to 50000, not 50001"),
     (f"{LANDER} --level initial --updates 0", "--updates must be positive, not 0"),
     (f"{LANDER} --level initial --lessons 0", "--lessons must be positive, not 0"),
     (f"{LANDER} --level initial --lessons -1", "--lessons must be positive, not -1"),
@@ -61,12 +62,13 @@ LANDER, ARM = "--env-id LunarLanderContinuous-v3", "--env-id Meta-World/drawer-o
     (f"{ARM} --level top --dataset-id any/set-v0", "--dataset-id: .* leave it out"),
     ("--level low --dataset-id any/set-v0", "--dataset-id: --level low of Hopper-v5 is not cloned from demonstrations"),
     ("--level low --improve-steps 10", "--improve-steps: --level low of Hopper-v5"),
+    ("--level low --min-score 10", "--min-score: --level low of Hopper-v5"),
     ("--level top", "--level top needs --dataset-id"),
     ("--level top --dataset-id a/b-v0 --improve-steps 10 --num-qs 1", "--improve-steps needs --num-qs 2"),
     ("--level top --dataset-id a/b-v0 --min-score nan", "--min-score must be a number, not nan"),
     ("--env-id Walled-v0 --level top --dataset-id a/b-v0 --min-score 5", "--min-score: there are no scores"),
     ("--critics --critic-steps 0", "--critic-steps must be positive, not 0"),
-    ("--critics --weak-clones 5 0", "--weak-clones needs positive sizes"),
+    ("--critics --weak-clones 5 1", "--weak-clones needs sizes of 2 or more"),
     ("--reward-scale 0", "--reward-scale must be positive"),
     ("--env-id Switched-v0 --level top --dataset-id a/b-v0", "--env-id Switched-v0: needs continuous actions"),
     ("--env-id NoSuch-v0 --level low", "--env-id NoSuch-v0"),
@@ -79,7 +81,7 @@ LANDER, ARM = "--env-id LunarLanderContinuous-v3", "--env-id Meta-World/drawer-o
 def test_refused_in_one_line_before_any_work(options, said, own_folder, monkeypatch):
     monkeypatch.setattr(train, "trange", None)  # there is no training without it
     monkeypatch.setattr(train, "tqdm", None)  # nor rollouts without that
-    for module in (experts, train):
+    for module in (policies, train):
         monkeypatch.setattr(module, "FOLDER", own_folder / "experts")
     (own_folder / "a_folder.safetensors").mkdir()
     (own_folder / "a_file").touch()
@@ -128,6 +130,61 @@ def test_a_score_that_no_demonstration_has_is_refused(folder):
     tiny.write_demonstrations("test/hopper-v0", episodes=2, steps=3, env_id="Hopper-v5")
     with pytest.raises(InputError, match="--min-score 50.0: the best episode of test/hopper-v0 has 0.8"):
         run("--level top --dataset-id test/hopper-v0 --min-score 50")
+
+
+def test_episodes_of_the_score_or_better_are_cloned(folder, monkeypatch):
+    demos = {"obs": np.arange(18.0).reshape(9, 2), "actions": np.zeros((9, 1)), "ends": [0, 1, 0, 0, 1, 0, 0, 0, 1]}
+    demos["rewards"] = [30.0, 30, 10, 10, 10, 25, 15, 15, 5]  # the episodes have 60, 30 and 60
+    demos = {name: np.array(values, dtype=np.float32) for name, values in demos.items()}
+    monkeypatch.setattr(train, "load_demonstrations", lambda *args, **options: demos)
+    monkeypatch.setattr(train, "normalized_score", lambda env_id, returns: returns)
+    seen, clone = [], train.clone
+    monkeypatch.setattr(train, "clone", lambda obs, actions: seen.append(obs) or clone(obs, actions))
+    run("--env-id Walled-v0 --level top --dataset-id any/set-v0 --min-score 60 --output a.safetensors")
+    assert seen[0][:, 0].tolist() == [0, 2, 10, 12, 14, 16]
+
+
+def test_critics_value_the_tasks_own_reward_whatever_scale_they_learn_in(folder, monkeypatch):
+    learned = []
+
+    def evaluate_policy(actor, data, args, steps):
+        agent = train.learner(actor, args, num_min_qs=1)
+        learned.append((copy.deepcopy(agent.qf), data["rewards"].clone()))
+        return agent
+
+    monkeypatch.setattr(train, "evaluate_policy", evaluate_policy)
+    options = "--env-id Walled-v0 --level low --transitions 20 --critics --critic-transitions 100 --reward-scale 0.25"
+    run(f"{options} --output a.safetensors")
+    ((qf, rewards),) = learned
+    assert 0.15 < rewards.max() <= 0.25  # between the walls a step is worth up to 1
+    obs, actions = torch.randn(20, 2), torch.rand(20, 1) * 2 - 1
+    expert = load_expert("Walled-v0", "a.safetensors")
+    torch.testing.assert_close(expert.q(obs, actions), qf(obs, actions).mean(0).detach() / 0.25)
+    assert expert.facts["trained_by"].endswith("; critics: policy evaluation")
+
+
+@pytest.mark.parametrize(("disturb", "others"), [(False, False), (True, False), (True, True)])
+def test_rollouts_are_the_policys_but_for_spells_of_disturbance(disturb, others):
+    def still(obs):
+        return np.zeros((1, 1), dtype=np.float32)
+
+    def push(obs):
+        return np.full((1, 1), 0.9, dtype=np.float32)
+
+    data = train.rollouts("Walled-v0", still, 3_000, seed=1, disturb=disturb, others=[push] if others else ())
+    assert {name: tuple(values.shape) for name, values in data.items()} == {
+        "obs": (3_000, 2), "next_obs": (3_000, 2), "actions": (3_000, 1), "rewards": (3_000,), "terminations": (3_000,)
+    }  # fmt: skip
+    torch.testing.assert_close(data["next_obs"][:, 1], 2 * data["actions"][:, 0])  # the push that was done
+    torch.testing.assert_close(data["rewards"], 1 - data["next_obs"][:, 0].abs())
+    actions = data["actions"].reshape(60, 50)  # by episode
+    alone, pushed = actions == 0, actions == data["actions"].new_tensor(0.9)
+    assert alone.all() == (not disturb) and pushed.any() == others
+    if disturb:
+        assert 0.2 < alone.float().mean() < 0.8 and actions.abs().max() <= 0.9991
+        assert 0.3 < alone[:, 0].float().mean() < 0.7  # half of the episodes begin with one
+        changes = (alone[:, 1:] != alone[:, :-1]).float().mean()
+        assert changes < 0.1  # it comes in spells
 
 
 def test_a_beginner_and_what_is_expected_of_them_are_trained_on_their_own_task(folder):

@@ -12,7 +12,7 @@ import torch
 
 import bc
 import rlif_rlpd
-from experts import save_expert
+from experts import Expert, load_checkpoint, save_expert
 
 ROOT = Path(rlif_rlpd.__file__).parent
 RLIF_TASKS = "AdroitHandPen-v1", "Hopper-v5", "Walker2d-v5"  # of the shipped ones, those of its paper
@@ -60,6 +60,16 @@ class Switched(Walled):
         return super().step(np.array([int(action) - 1.0]))
 
 
+class SwitchedFrom5(Switched):
+    """Switched with its actions called 5, 6 and 7."""
+
+    action_space = gym.spaces.Discrete(3, start=5)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step(action - 5)
+
+
 class Count(gym.Env):
     """Observes stride * (episodes so far) + (steps so far); the steps of an episode are worth 10, 20, 30, 40."""
 
@@ -95,6 +105,7 @@ class Broken(gym.Env):
 gym.register("Point-v0", "tests.tiny:Point", max_episode_steps=50)
 gym.register("Walled-v0", "tests.tiny:Walled", max_episode_steps=50)
 gym.register("Switched-v0", "tests.tiny:Switched", max_episode_steps=50)
+gym.register("SwitchedFrom5-v0", "tests.tiny:SwitchedFrom5", max_episode_steps=50)
 gym.register("Nan-v0", "tests.tiny:Point", max_episode_steps=50, kwargs={"nan_after": 159})
 gym.register("Falls-v0", "tests.tiny:Count", max_episode_steps=100, kwargs={"length": 4})
 gym.register("TimesOut-v0", "tests.tiny:Count", max_episode_steps=4)
@@ -187,9 +198,9 @@ MILE_ROUNDS = (
     "--initial-policy", "../initial.safetensors", "--human-model", "../mental.safetensors",
 )  # fmt: skip
 MILE_OWN = {
-    "mile": ("--hidden-sizes", 16, "--round-epochs", 20, "--warm-up-episodes", 2, "--warm-up-updates", 20),
-    "iwr": ("--round-epochs", 20),
-    "sirius": ("--round-epochs", 20),
+    "mile": ("--hidden-sizes", 16, "--round-updates", 20, "--warm-up-episodes", 2, "--warm-up-updates", 20),
+    "iwr": ("--round-updates", 20),
+    "sirius": ("--round-updates", 20),
     "hg_dagger": (
         "--intervention", "mile", "--takeover-steps", 1, "--demo-episodes", 0, "--doubt-novices", 0,
         "--round-updates", 20, "--eval-frequency", 1,
@@ -198,7 +209,10 @@ MILE_OWN = {
 
 
 def write_people(folder, discrete=False):
-    """There: an expert that pushes to 0, and an initial and an expected policy that push to the right wall."""
+    """There: an expert that pushes to 0, and an initial and an expected policy that push to the right wall.
+
+    If actions are continuous there is a reference as well, the expert with untrained critics.
+    """
     if discrete:
         weight, nothing = [[40.0, 0.0], [0.0, 0.0], [-40.0, 0.0]], [[0.0, 0.0]] * 3
         write_expert(folder / "expert.safetensors", weight, bias=[-3.0, 0, -3], discrete=True)
@@ -208,6 +222,51 @@ def write_people(folder, discrete=False):
         write_expert(folder / "expert.safetensors", [[-5.0, 0.0]], noise=0.3)
         write_expert(folder / "initial.safetensors", [[0.0, 0.0]], bias=0.6, noise=0.3)
         write_expert(folder / "mental.safetensors", [[0.0, 0.0]], bias=0.4, noise=0.5)
+        with torch.random.fork_rng():
+            write_expert(folder / "reference.safetensors", [[-5.0, 0.0]], noise=0.3, qf=critics(2, 1))
+
+
+PERSON = "--expert ../expert.safetensors --eval-episodes 2 --num-threads 1"
+MILES_PERSON = f"{PERSON} --initial-policy ../initial.safetensors --human-model ../mental.safetensors"
+SHORT = {
+    "rlif_rlpd": f"{PERSON} --reference ../reference.safetensors --termination forever --no-compile --demo-episodes 0 "
+    "--total-timesteps 80 --eval-frequency 40 --checkpoint-frequency 20 --batch-size 8 --hidden-sizes 8 --num-qs 2",
+    "hg_dagger": f"{PERSON} --threshold 0.5 --demo-episodes 0 --round-episodes 1 --round-updates 5 --hidden-sizes 8 "
+    "--total-timesteps 150 --eval-frequency 50",
+    "dagger": f"{PERSON} --threshold 0.5 --demo-episodes 0 --round-episodes 1 --round-updates 5 --hidden-sizes 8 "
+    "--total-timesteps 150 --eval-frequency 50 --mixture-decay 0.9",
+    "bc": "--total-timesteps 40 --eval-frequency 20 --checkpoint-frequency 10 --batch-size 8 --hidden-sizes 8 "
+    "--eval-episodes 2 --num-threads 1",
+    "mile": f"{MILES_PERSON} --intervention-cost 3 --rounds 3 --round-updates 5 --batch-size 32 --hidden-sizes 8 "
+    "--warm-up-episodes 1 --warm-up-updates 5",
+    "iwr": f"{MILES_PERSON} --intervention-cost 3 --rounds 3 --round-updates 5 --batch-size 32",
+    "sirius": f"{MILES_PERSON} --intervention-cost 3 --rounds 3 --round-updates 5 --batch-size 32",
+}
+
+
+def short(script, *options):
+    """Options for a short run of this module, where write_people wrote its files to the folder above."""
+    options = *SHORT[script.__name__].split(), "--env-id", "Walled-v0", *options
+    return [str(option) for option in options]
+
+
+def short_run(script, *options):
+    """A short run of this module in this process; returns its folder."""
+    before = set(Path().glob("runs/*"))
+    script.main(script.parse_args(short(script, *options)))
+    (folder,) = set(Path().glob("runs/*")) - before
+    return folder
+
+
+def demonstrations(env, *_):
+    """What load_demonstrations could return: two random episodes of ten steps."""
+    rng = np.random.default_rng(0)
+    data = {name: rng.normal(size=(20, *env.observation_space.shape)) for name in ("obs", "next_obs")}
+    data["actions"] = rng.uniform(-0.9, 0.9, size=(20, *env.action_space.shape))
+    if env.discrete:
+        data["actions"] = np.eye(env.action_space.shape[0])[rng.integers(env.action_space.shape[0], size=20)]
+    data |= {"rewards": np.zeros(20), "terminations": np.zeros(20), "ends": np.arange(20) % 10 == 9}
+    return {name: values.astype(np.float32) for name, values in data.items()}
 
 
 def run_mile(script, name, *options):
@@ -221,6 +280,41 @@ def rows(run_dir):
     """The lines of a run's eval.csv, each a dict of strings."""
     with open(run_dir / "eval.csv") as file:
         return list(csv.DictReader(file))
+
+
+def evaluations(run_dir):
+    """The rows of eval.csv, as strings, without the one column that is not the same every time."""
+    if not (run_dir / "eval.csv").exists():
+        return []
+    return [{name: value for name, value in row.items() if name != "wall_seconds"} for row in rows(run_dir)]
+
+
+def assert_same(a, b):
+    """Equal to the bit, through nested dicts and sequences, but for names and times."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"wall_seconds", "seconds", "exp_name", "run"}:
+            assert_same(a[name], b[name])
+        if "run" in a:  # the rows of eval.csv, and the time
+            assert_same(a["run"][0], b["run"][0])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_same(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    else:
+        assert a == b or (a != a and b != b)
+
+
+def assert_same_run(a, b):
+    """The same evaluations, checkpoint and policy in two folders."""
+    assert evaluations(a) == evaluations(b) and evaluations(a)
+    assert_same(load_checkpoint(a / "checkpoint.pt"), load_checkpoint(b / "checkpoint.pt"))
+    policies = [Expert(folder / "model.safetensors") for folder in (a, b)]
+    assert_same(policies[0].state, policies[1].state)
+    assert_same(policies[0].facts | {"level": ""}, policies[1].facts | {"level": ""})  # the level is the run's name
 
 
 def start(*options, script="rlif_rlpd.py", **kwargs):

@@ -1,0 +1,84 @@
+"""A run that is stopped, wherever that happens, and resumed is to the bit the run that was not."""
+
+import importlib
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experts import load_checkpoint
+from tests import tiny
+
+
+@pytest.fixture(params=tiny.SHORT)
+def script(request, people, monkeypatch):
+    """One after the other, with demonstrations at hand."""
+    script = importlib.import_module(request.param)
+    if hasattr(script, "load_demonstrations"):
+        monkeypatch.setattr(script, "load_demonstrations", tiny.demonstrations)
+    return script
+
+
+class Events:
+    """What happens in a run: steps of the environment and, where bc.py takes none, of learning.
+
+    kinds: "learning" or "evaluation" for each; with signals, a number of them is raised at the event of that index.
+    """
+
+    def __init__(self, script, monkeypatch):
+        self.kinds, self.signals, self.kind = [], {}, "learning"
+        self.watch(monkeypatch, tiny.Walled, "step")
+        if script.__name__ == "bc":
+            self.watch(monkeypatch, script, "nll")
+        evaluate = script.evaluate
+
+        def marked(*args, **kwargs):
+            self.kind = "evaluation"
+            stats = evaluate(*args, **kwargs)
+            self.kind = "learning"
+            return stats
+
+        monkeypatch.setattr(script, "evaluate", marked)
+
+    def watch(self, monkeypatch, place, name):
+        function = getattr(place, name)
+
+        def watched(*args):
+            self.kinds.append(self.kind)
+            for _ in range(self.signals.get(len(self.kinds) - 1, 0)):
+                signal.raise_signal(signal.SIGTERM)
+            return function(*args)
+
+        monkeypatch.setattr(place, name, watched)
+
+    def begin(self, signals=()):
+        self.kinds, self.signals, self.kind = [], dict(signals), "learning"
+
+
+def test_stopped_and_resumed_is_the_uninterrupted_run_to_the_bit(script, ending, monkeypatch):
+    events = Events(script, monkeypatch)
+    whole = tiny.short_run(script, "--exp-name", "whole")
+    kinds = np.array(events.kinds)
+    learning, evaluation = (np.flatnonzero(kinds == kind) for kind in ("learning", "evaluation"))
+    last_learning = learning[learning < evaluation[-1]][-1]
+    moments = {  # the event, how many signals come, is it to end at once?
+        "learning": (learning[len(learning) // 2], 1, False),
+        "impatient": (learning[len(learning) // 2], 2, True),
+        "evaluation": (evaluation[len(evaluation) * 2 // 3], 1, True),
+        "at the end": (last_learning, 1, False),
+    }
+    steps = {}
+    for name, (moment, signals, at_once) in moments.items():
+        events.begin({moment: signals})
+        code, line = ending(script, *tiny.short(script, "--exp-name", name))
+        (folder,) = Path("runs").glob(f"*__{name.replace(' ', '-')}__*")
+        assert code == 128 + signal.SIGTERM
+        assert line == f"{script.__name__}.py: stopped; go on with: python {script.__name__}.py --resume {folder}"
+        assert not at_once or len(events.kinds) == moment + 1, name
+        assert set(events.kinds[moment:]) == {kinds[moment]}, name  # no evaluation in between
+        steps[name] = load_checkpoint(folder / "checkpoint.pt")["progress"][0]
+        events.begin()
+        assert ending(script, "--resume", folder)[0] == 0
+        tiny.assert_same_run(folder, whole)
+    assert steps["impatient"] < steps["learning"] < steps["at the end"]  # one signal costs nothing that was learned
