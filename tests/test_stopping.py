@@ -1,13 +1,14 @@
 """A run that is stopped, wherever that happens, and resumed is to the bit the run that was not."""
 
 import importlib
+import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experts import load_checkpoint
+from experts import load_checkpoint, policies
 from tests import tiny
 
 
@@ -82,3 +83,42 @@ def test_stopped_and_resumed_is_the_uninterrupted_run_to_the_bit(script, ending,
         assert ending(script, "--resume", folder)[0] == 0
         tiny.assert_same_run(folder, whole)
     assert steps["impatient"] < steps["learning"] < steps["at the end"]  # one signal costs nothing that was learned
+
+
+BEFORE = {  # what a run does before its first round, by which function it is watched
+    "cloning of demonstrations, hg_dagger": ("hg_dagger", "nll", "--demo-episodes 2"),
+    "cloning of demonstrations, dagger": ("dagger", "nll", "--demo-episodes 2"),
+    "calibration": ("mile", "rollout", ""),
+    "cloning of the mental model": ("mile", "nll", ""),
+    "recording of demonstrations": ("bc", "step", ""),
+}
+
+
+@pytest.mark.parametrize("what", BEFORE)
+def test_before_the_first_round_a_stop_comes_at_once(what, people, ending, monkeypatch):
+    name, function, options = BEFORE[what]
+    script = importlib.import_module(name)
+    if what == "recording of demonstrations":
+        (Path("experts") / "Walled-v0").mkdir(parents=True)
+        shutil.copy("../expert.safetensors", "experts/Walled-v0/top.safetensors")
+        monkeypatch.setattr(policies, "FOLDER", Path("experts"))
+    elif hasattr(script, "load_demonstrations"):
+        monkeypatch.setattr(script, "load_demonstrations", tiny.demonstrations)
+    place = tiny.Walled if function == "step" else script
+    called, original = [], getattr(place, function)
+
+    def signalling(*args):
+        called.append(1)
+        if len(called) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(place, function, signalling)
+    options = tiny.short(script, *options.split())
+    if what == "calibration":  # it is done where no cost is given
+        first = options.index("--intervention-cost")
+        del options[first : first + 2]
+    code, line = ending(script, *options)
+    assert code == 128 + signal.SIGINT and len(called) == 3
+    assert line == f"{name}.py: stopped; there is no checkpoint yet: start it again"
+    assert not any(path.is_file() for path in Path("../minari").rglob("*"))  # no half of a dataset
