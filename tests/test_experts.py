@@ -287,7 +287,11 @@ def test_the_table_of_experts_agrees_with_their_headers():
 
 @pytest.mark.parametrize("env_id", tiny.RLIF_TASKS)
 def test_the_value_rule_flags_a_random_policy_often_and_the_top_expert_hardly_ever(env_id):
-    top, env, rng = load_expert(env_id, "top"), rlif_rlpd.make_env(TRAINING_TASKS.get(env_id, env_id)), np.random.default_rng(0)
+    top, env, rng = (
+        load_expert(env_id, "top"),
+        rlif_rlpd.make_env(TRAINING_TASKS.get(env_id, env_id)),
+        np.random.default_rng(0),
+    )
     human, rates = rlif_rlpd.SimulatedHuman(rlif_rlpd.Args(env_id=env_id), top, top, rng), {}
     for name, act in {
         "random": lambda obs: rng.uniform(-1, 1, top.act_dim).astype(np.float32),
