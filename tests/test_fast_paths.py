@@ -12,7 +12,9 @@ import rlif_rlpd
 from experts import load_checkpoint
 from tests import tiny
 
-OBS, ACT, BATCH = 5, 3, 64
+OBS, ACT = 2, 1
+# of the tiny runs, here and in test_resume.py: what was compiled once is kept on the disk
+SIZES = {"batch_size": 16, "num_qs": 2, "hidden_sizes": (16,)}
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 
 
@@ -24,13 +26,13 @@ def nothing_compiled_yet():
 def learner(**options):
     """An agent and the inputs of its gradients: a batch, noise and the members of the target."""
     torch.manual_seed(0)
-    options = {"batch_size": BATCH, "num_qs": 4, "hidden_sizes": (64, 64)} | options
-    agent = rlif_rlpd.Agent(OBS, ACT, rlif_rlpd.check(rlif_rlpd.Args(**options)), torch.device("cpu"))
+    args = rlif_rlpd.check(rlif_rlpd.Args(**SIZES | options))
+    agent, batch = rlif_rlpd.Agent(OBS, ACT, args, torch.device("cpu")), args.batch_size
     agent.standardize(torch.randn(100, OBS) * 3 + 1)
-    obs, next_obs = torch.randn(2, BATCH, OBS)
-    ends = torch.zeros(BATCH).index_fill(0, torch.tensor([3, 7]), 1.0)
-    columns = obs, next_obs, torch.rand(BATCH, ACT) * 2 - 1, -torch.randint(2, (BATCH,)).float(), ends
-    return agent, dict(zip(rlif_rlpd.ReplayBuffer.FIELDS, columns)), torch.randn(BATCH, ACT), torch.tensor([2, 0])
+    obs, next_obs = torch.randn(2, batch, OBS)
+    ends = torch.zeros(batch).index_fill(0, torch.tensor([3, 7]), 1.0)
+    columns = obs, next_obs, torch.rand(batch, ACT) * 2 - 1, -torch.randint(2, (batch,)).float(), ends
+    return agent, dict(zip(rlif_rlpd.ReplayBuffer.FIELDS, columns)), torch.randn(batch, ACT), torch.tensor([1, 0])
 
 
 def gradients(agent, batch, noise, members):
@@ -45,8 +47,7 @@ def gradients(agent, batch, noise, members):
     "options",
     [
         {},
-        {"critic_layer_norm": False, "hidden_sizes": (64,)},
-        {"backup_entropy": True, "clip_target": False, "num_qs": 3},
+        {"hidden_sizes": (16, 16), "critic_layer_norm": False, "backup_entropy": True, "clip_target": False},
         {"bf16": True},
     ],
 )
@@ -79,7 +80,7 @@ def test_nothing_is_compiled_after_the_warm_up(monkeypatch):
 
 
 def test_bfloat16_gradients_point_where_the_float32_ones_point():
-    agent, *inputs = learner()
+    agent, *inputs = learner(batch_size=64, hidden_sizes=(64, 64))
     _, exact = gradients(agent, *inputs)
     agent.args.bf16 = True
     _, rounded = gradients(agent, *inputs)

@@ -1,6 +1,7 @@
 """Networks and updates against plain loops, torch.distributions and sums written out by hand."""
 
 import copy
+import functools
 import math
 
 import pytest
@@ -267,9 +268,13 @@ def test_the_critics_learn_on_every_minibatch_and_the_actor_on_the_last_alone(mo
     agent, batch = learner()
     batches = {name: torch.stack([values, values.flip(0), values.roll(1, 0)]) for name, values in batch.items()}
     seen = []
+
+    def update(name, batch):
+        seen.append((name, batch))
+        return {name: len(seen)}
+
     for name in ("critics", "actor"):
-        update = lambda batch, name=name: seen.append((name, batch)) or {name: len(seen)}
-        monkeypatch.setattr(agent, f"update_{name}", update)
+        monkeypatch.setattr(agent, f"update_{name}", functools.partial(update, name))
     assert agent.update(batches) == {"critics": 3, "actor": 4}
     assert [name for name, _ in seen] == ["critics"] * 3 + ["actor"]
     for (_, given), g in zip(seen, (0, 1, 2, 2)):
