@@ -1,14 +1,17 @@
 """A run that is stopped, wherever that happens, and resumed is to the bit the run that was not."""
 
 import importlib
+import os
 import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from experts import load_checkpoint, policies
+import rlif_rlpd
+from experts import exit_codes, load_checkpoint, policies
 from tests import tiny
 
 
@@ -122,3 +125,24 @@ def test_before_the_first_round_a_stop_comes_at_once(what, people, ending, monke
     assert code == 128 + signal.SIGINT and len(called) == 3
     assert line == f"{name}.py: stopped; there is no checkpoint yet: start it again"
     assert not any(path.is_file() for path in Path("../minari").rglob("*"))  # no half of a dataset
+
+
+class Left(BaseException):
+    """The process would have ended."""
+
+
+def test_while_compiling_a_stop_ends_the_process_though_no_exception_gets_out(people, monkeypatch, capfd):
+    def leave(code):
+        raise Left(code)
+
+    def signalling(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: signalling)
+    monkeypatch.setattr("sys.argv", ["rlif_rlpd.py"])
+    with pytest.raises(Left) as caught, exit_codes():
+        rlif_rlpd.main(rlif_rlpd.parse_args(tiny.short(rlif_rlpd, "--compile")))
+    assert caught.value.args == (128 + signal.SIGTERM,)
+    assert capfd.readouterr().err == "rlif_rlpd.py: stopped; there is no checkpoint yet: start it again\n"
+    assert signal.getsignal(signal.SIGTERM).__name__ == "stop"  # that of exit_codes() is back
