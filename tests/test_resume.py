@@ -114,7 +114,7 @@ def interrupt(process, signum, after):
 
 
 def test_compiled_killed_and_resumed_is_the_uninterrupted_run_to_the_bit(expert, tmp_path, monkeypatch):
-    options = *OPTIONS, *COMPILED, "--total-timesteps", 3_000
+    options = *OPTIONS, *COMPILED, "--total-timesteps", 600
     output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     assert interrupt(tiny.start(*options, **output), signal.SIGKILL, after=2)[0] == -signal.SIGKILL
     killed = the_run().absolute()
@@ -125,7 +125,7 @@ def test_compiled_killed_and_resumed_is_the_uninterrupted_run_to_the_bit(expert,
     processes.append(tiny.start(*options, **output))
     assert [process.wait() for process in processes if process.communicate()] == [0, 0]
     assert_same_run(killed, the_run())
-    assert_logged_once(killed, steps=3_000)
+    assert_logged_once(killed, steps=600)
 
 
 def test_the_command_that_is_printed_goes_on_wherever_the_script_and_the_run_lie(expert, monkeypatch):
