@@ -43,16 +43,21 @@ def write_expert(folder):
 
 
 def assert_logged_once(run_dir, steps=600, frequency=100):
-    """TensorBoard shows every step of the regular scalars once and in order."""
+    """TensorBoard shows every step of the regular scalars, in order and once.
+
+    But for an evaluation that a kill came after: it is done again, and the same value may be there twice.
+    """
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
     events.Reload()
-    for tag, every in (("eval/return_mean", frequency), ("losses/qf_loss", 500)):
-        logged = events.Scalars(tag) if steps >= every else []
-        assert [event.step for event in logged] == list(range(every, steps + 1, every))
+    if steps >= 500:
+        assert [event.step for event in events.Scalars("losses/qf_loss")] == list(range(500, steps + 1, 500))
     returns = [event.step for event in events.Scalars("charts/episodic_return")]
     assert returns == sorted(set(returns)) and len(returns) >= steps / 50 - 1
-    written = [float(row["return_mean"]) for row in evaluations(run_dir)]
-    assert [event.value for event in events.Scalars("eval/return_mean")] == pytest.approx(written)
+    means = [(event.step, event.value) for event in events.Scalars("eval/return_mean")]
+    assert [step for step, _ in means] == sorted(step for step, _ in means)
+    written = [(int(row["global_step"]), float(row["return_mean"])) for row in evaluations(run_dir)]
+    assert [step for step, _ in written] == list(range(frequency, steps + 1, frequency))
+    assert set(means) == {(step, float(np.float32(value))) for step, value in written}
 
 
 @pytest.fixture
@@ -114,29 +119,29 @@ def interrupt(process, signum, after):
 
 
 def test_compiled_killed_and_resumed_is_the_uninterrupted_run_to_the_bit(expert, tmp_path, monkeypatch):
-    options = *OPTIONS, *COMPILED, "--total-timesteps", 600
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # or two threads wait for each other at the cost of all others
     output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    assert interrupt(tiny.start(*options, **output), signal.SIGKILL, after=2)[0] == -signal.SIGKILL
+    process = tiny.start(*OPTIONS, *COMPILED, **output)
+    assert interrupt(process, signal.SIGKILL, after=2)[0] == -signal.SIGKILL
     killed = the_run().absolute()
     assert not (killed / "model.safetensors").exists()  # it was not over
-    processes = [tiny.start("--resume", killed, **output)]
+    assert tiny.start("--resume", killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait() == 0
     (tmp_path / "whole").mkdir()
     monkeypatch.chdir(tmp_path / "whole")
-    processes.append(tiny.start(*options, **output))
-    assert [process.wait() for process in processes if process.communicate()] == [0, 0]
+    assert tiny.start(*OPTIONS, *COMPILED, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait() == 0
     assert_same_run(killed, the_run())
-    assert_logged_once(killed, steps=600)
+    assert_logged_once(killed)
 
 
 def test_the_command_that_is_printed_goes_on_wherever_the_script_and_the_run_lie(expert, monkeypatch):
-    whole = tiny.run("whole", *OPTIONS, *MODES["value"], "--total-timesteps", 3_000).rename("whole")
+    whole = tiny.run("whole", *OPTIONS, *MODES["value"], "--total-timesteps", 800).rename("whole")
     Path("my repository").symlink_to(tiny.ROOT)
     monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))  # of tests.tiny
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    options = *OPTIONS, *MODES["value"], "--total-timesteps", 3_000, "--no-compile"
+    options = *OPTIONS, *MODES["value"], "--total-timesteps", 800, "--no-compile"
     command = shlex.join(["python", "my repository/rlif_rlpd.py", *map(str, options)])
     output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    for signum, after in ((signal.SIGTERM, 2), (signal.SIGINT, 5)):
+    for signum, after in ((signal.SIGTERM, 2), (signal.SIGINT, 4)):
         process = subprocess.Popen(f"exec {command}", shell=True, **output)
         code, line = interrupt(process, signum, after)
         assert code == 128 + signum
