@@ -41,7 +41,8 @@ from tqdm import tqdm
 
 from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, UnitActions, begin_run, check_rendering
 from experts import exit_codes, load_checkpoint, load_demonstrations, load_expert, new_run_folder, normalized_score
-from experts import open_task, require_packages, save_checkpoint, save_expert, start_tracking, write_file
+from experts import open_task, require_packages, save_checkpoint, save_expert, start_tracking
+from experts import stops_without_exception, write_file
 
 
 @dataclass
@@ -576,8 +577,9 @@ def compile_gradients(agent):
     for function in (agent.critic_gradients, agent.actor_gradients):
         setattr(agent, function.__name__, torch.compile(function, dynamic=False, fullgraph=True))
     try:
-        agent.critic_gradients(batch, noise, members)
-        agent.actor_gradients(batch, noise)
+        with stops_without_exception():
+            agent.critic_gradients(batch, noise, members)
+            agent.actor_gradients(batch, noise)
     except Exception as error:  # no compiler, or none that works
         del agent.critic_gradients, agent.actor_gradients  # which leaves the plain methods
         print(f"not compiled ({str(error).splitlines()[0]}), going on without, slower: is g++ installed?")

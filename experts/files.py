@@ -124,6 +124,25 @@ def exit_codes():
     sys.exit(code)
 
 
+@contextmanager
+def stops_without_exception():
+    """Ctrl-C and SIGTERM end the process in here at once, with the line and code of exit_codes().
+
+    For torch's compiler, where an exception is lost now and then: Python ignores those in destructors.
+    """
+
+    def leave(signum, _):
+        os.write(2, f"{Path(sys.argv[0]).name}: stopped; {how_to_go_on()}\n".encode())
+        os._exit(128 + signum)
+
+    handlers = {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
 def write_file(path, data):
     """Write bytes completely or not at all, whether the process is killed or the disk is full (OSError)."""
     path = Path(path)

@@ -1,13 +1,17 @@
 """A run that is stopped, wherever that happens, and resumed is to the bit the run that was not."""
 
 import importlib
+import os
+import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from experts import load_checkpoint
+import rlif_rlpd
+from experts import exit_codes, load_checkpoint, policies
 from tests import tiny
 
 
@@ -82,3 +86,63 @@ def test_stopped_and_resumed_is_the_uninterrupted_run_to_the_bit(script, ending,
         assert ending(script, "--resume", folder)[0] == 0
         tiny.assert_same_run(folder, whole)
     assert steps["impatient"] < steps["learning"] < steps["at the end"]  # one signal costs nothing that was learned
+
+
+BEFORE = {  # what a run does before its first round, by which function it is watched
+    "cloning of demonstrations, hg_dagger": ("hg_dagger", "nll", "--demo-episodes 2"),
+    "cloning of demonstrations, dagger": ("dagger", "nll", "--demo-episodes 2"),
+    "calibration": ("mile", "rollout", ""),
+    "cloning of the mental model": ("mile", "nll", ""),
+    "recording of demonstrations": ("bc", "step", ""),
+}
+
+
+@pytest.mark.parametrize("what", BEFORE)
+def test_before_the_first_round_a_stop_comes_at_once(what, people, ending, monkeypatch):
+    name, function, options = BEFORE[what]
+    script = importlib.import_module(name)
+    if what == "recording of demonstrations":
+        (Path("experts") / "Walled-v0").mkdir(parents=True)
+        shutil.copy("../expert.safetensors", "experts/Walled-v0/top.safetensors")
+        monkeypatch.setattr(policies, "FOLDER", Path("experts"))
+    elif hasattr(script, "load_demonstrations"):
+        monkeypatch.setattr(script, "load_demonstrations", tiny.demonstrations)
+    place = tiny.Walled if function == "step" else script
+    called, original = [], getattr(place, function)
+
+    def signalling(*args):
+        called.append(1)
+        if len(called) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(place, function, signalling)
+    options = tiny.short(script, *options.split())
+    if what == "calibration":  # it is done where no cost is given
+        first = options.index("--intervention-cost")
+        del options[first : first + 2]
+    code, line = ending(script, *options)
+    assert code == 128 + signal.SIGINT and len(called) == 3
+    assert line == f"{name}.py: stopped; there is no checkpoint yet: start it again"
+    assert not any(path.is_file() for path in Path("../minari").rglob("*"))  # no half of a dataset
+
+
+class Left(BaseException):
+    """The process would have ended."""
+
+
+def test_while_compiling_a_stop_ends_the_process_though_no_exception_gets_out(people, monkeypatch, capfd):
+    def leave(code):
+        raise Left(code)
+
+    def signalling(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: signalling)
+    monkeypatch.setattr("sys.argv", ["rlif_rlpd.py"])
+    with pytest.raises(Left) as caught, exit_codes():
+        rlif_rlpd.main(rlif_rlpd.parse_args(tiny.short(rlif_rlpd, "--compile")))
+    assert caught.value.args == (128 + signal.SIGTERM,)
+    assert capfd.readouterr().err == "rlif_rlpd.py: stopped; there is no checkpoint yet: start it again\n"
+    assert signal.getsignal(signal.SIGTERM).__name__ == "stop"  # that of exit_codes() is back
