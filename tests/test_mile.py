@@ -575,6 +575,7 @@ def test_the_model_of_a_run_has_the_sizes_of_the_initial_policy(which):
     run_dir = run(which, "a", "--rounds", 1)
     model = load_expert("Walled-v0", str(run_dir / "model.safetensors"), mile.make_env("Walled-v0"))
     assert model.facts["hidden_sizes"] == [32]
+    assert model.facts["min_log_std"] == pytest.approx(-20 if which == "hg_dagger" else math.log(0.1))  # by default
     trained = ALL[which].Actor(2, 1, (32,))
     trained.load_state_dict(model.state)
     obs = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
