@@ -473,6 +473,8 @@ def useless(args):
     if not args.mental_model:
         for name in ("intervention_weight", "warm_up_episodes", "warm_up_updates"):
             found[name] = "there is no mental model to train"
+    elif args.warm_up_updates == 0:
+        found["warm_up_episodes"] = "with --warm-up-updates 0 nothing is learned from them"
     return found
 
 

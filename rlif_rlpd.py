@@ -662,6 +662,8 @@ def useless(args):
     if args.intervention == "none":
         for name in ("expert", "takeover_steps", "drop_expert_transitions", "max_interventions"):
             found[name] = "nobody takes over"
+    elif args.takeover_steps == 1:
+        found["drop_expert_transitions"] = "a takeover of one step has no other transitions than its last"
     if args.dataset_id:
         found["demo_noise"] = "a dataset is taken as it is"
     if args.demo_episodes == 0:
@@ -673,8 +675,6 @@ def useless(args):
     if args.reward == "task":
         for name in ("clip_target", "label"):
             found[name] = "it is about intervention rewards, not --reward task"
-    elif args.clip_target:
-        found["backup_entropy"] = "targets stay below 0, add --no-clip-target"
     return found
 
 
