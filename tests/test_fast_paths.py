@@ -13,7 +13,7 @@ from experts import load_checkpoint
 from tests import tiny
 
 OBS, ACT = 2, 1
-# of the tiny runs, here and in test_resume.py: what was compiled once is kept on the disk
+# of the tiny runs: what was compiled once is kept on the disk
 SIZES = {"batch_size": 16, "num_qs": 2, "hidden_sizes": (16,)}
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here")
 

@@ -20,7 +20,6 @@ import mile
 import sirius
 from experts import InputError, load_checkpoint, load_expert, save_expert
 from tests import tiny
-from tests.test_resume import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("people")
 
@@ -576,6 +575,7 @@ def test_the_model_of_a_run_has_the_sizes_of_the_initial_policy(which):
     run_dir = run(which, "a", "--rounds", 1)
     model = load_expert("Walled-v0", str(run_dir / "model.safetensors"), mile.make_env("Walled-v0"))
     assert model.facts["hidden_sizes"] == [32]
+    assert model.facts["min_log_std"] == pytest.approx(-20 if which == "hg_dagger" else math.log(0.1))  # by default
     trained = ALL[which].Actor(2, 1, (32,))
     trained.load_state_dict(model.state)
     obs = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
@@ -629,19 +629,20 @@ class Killed(BaseException):
     pass
 
 
-WATCHED = {
-    "robot": (sirius, "--human-model", "robot"),
+STOPPED = {  # what the runs of test_stopping.py are not
+    "mile": (mile,),
     "calibrated": (
         mile, "--intervention-cost", "None", "--target-intervention-rate", 0.7, "--max-episode-steps", 15,
     ),
+    "robot": (sirius, "--human-model", "robot"),
+    "hg_dagger": (hg_dagger,),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("which", [*ALL, *WATCHED])
+@pytest.mark.parametrize("which", STOPPED)
 def test_stopped_then_killed_then_resumed_is_the_uninterrupted_run_to_the_bit(which, tmp_path, monkeypatch):
-    script, *own = WATCHED.get(which, (ALL.get(which),))
+    script, *own = STOPPED[which]
     own += ["--eval-frequency", 300 if script is hg_dagger else 3]  # in steps or in rounds: the last round alone
-    start = which if which in ALL else script.__name__
     save, evaluate, saved = script.Run.save, script.Run.evaluate, []
 
     def stop(run, global_step, state):
@@ -661,7 +662,7 @@ def test_stopped_then_killed_then_resumed_is_the_uninterrupted_run_to_the_bit(wh
         if name == "broken":
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:  # after the second round
                 patch.setattr(script.Run, "save", stop)
-                run(start, "a", *own)
+                tiny.run_mile(script, "a", *own)
             assert caught.value.args == (signal.SIGTERM,)
             resume = script.parse_args(["--resume", str(next(Path("runs").iterdir()))])
             with monkeypatch.context() as patch, pytest.raises(Killed):  # when the third is evaluated, but not kept
@@ -670,9 +671,9 @@ def test_stopped_then_killed_then_resumed_is_the_uninterrupted_run_to_the_bit(wh
             assert len(tiny.rows(Path(resume.resume))) == 1
             script.main(resume)
         else:
-            run(start, "a", *own)
+            tiny.run_mile(script, "a", *own)
         run_dirs += (tmp_path / name / "runs").iterdir()
-    assert_same_run(*run_dirs)
+    tiny.assert_same_run(*run_dirs)
     if which == "calibrated":
         before = [json.loads((run_dir / "summary.json").read_text())["before"] for run_dir in run_dirs]
         assert before[0] == before[1] and before[0]["calibration"][-1]["cost"] == before[0]["intervention_cost"]
