@@ -89,6 +89,161 @@ class Count(gym.Env):
         return obs, 10.0 * self.t, self.t >= self.length, False, {}
 
 
+class OneArray(Walled):
+    """Hands out the same array of observations again and again."""
+
+    array = None
+
+    def seen(self, obs):
+        if self.array is None:
+            self.array = obs
+        self.array[:] = obs
+        return self.array
+
+    def reset(self, seed=None, options=None):
+        return self.seen(super().reset(seed=seed)[0]), {}
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return self.seen(obs), *rest
+
+
+class Loose(Walled):
+    """Lists for observations, arrays of one for the reward and for what ends an episode."""
+
+    def reset(self, seed=None, options=None):
+        return super().reset(seed=seed)[0].tolist(), {}
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs.tolist(), np.array([reward]), np.bool_(terminated), np.array([truncated]), info
+
+
+class Parts(Walled):
+    """Observes the point as a Dict of a Tuple, a matrix and a Discrete: is it on the right?"""
+
+    observation_space = gym.spaces.Dict({
+        "both": gym.spaces.Tuple([gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-9, 9, (1, 2))]),
+        "right": gym.spaces.Discrete(2, start=1),
+    })  # fmt: skip
+
+    def seen(self, obs):
+        return {"both": (obs[:1], obs[None]), "right": 1 + int(obs[0] > 0)}
+
+    def reset(self, seed=None, options=None):
+        return self.seen(super().reset(seed=seed)[0]), {}
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return self.seen(obs), *rest
+
+
+class Unseeded(Walled):
+    """A real robot: what happens does not depend on the seed."""
+
+    def reset(self, seed=None, options=None):
+        return super().reset()
+
+
+class NoSeed(Walled):
+    def reset(self):
+        return super().reset()
+
+
+class NoRenderMode(Walled):
+    def __init__(self):
+        super().__init__()
+
+
+class Filmed(Walled):
+    """Renders a frame as dark as the point is near to 0."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.full((4, 4, 3), int(255 * min(1.0, abs(self.x))), dtype=np.uint8)
+
+
+class NanReward(Walled):
+    """Worth what cannot be said, at the tenth step of an episode."""
+
+    def reset(self, seed=None, options=None):
+        self.t = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.t += 1
+        obs, reward, *rest = super().step(action)
+        return obs, np.nan if self.t == 10 else reward, *rest
+
+
+class Reports(Walled):
+    """Reports a success only where there is one: at the last step, of the later episodes."""
+
+    episodes = 0  # of all in this process
+    successful = math.inf  # from this one on
+
+    def reset(self, seed=None, options=None):
+        Reports.episodes, self.t = Reports.episodes + 1, 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.t += 1
+        *rest, info = super().step(action)
+        return *rest, {"is_success": [True]} if self.t == 50 and Reports.episodes >= Reports.successful else info
+
+
+class DoubleActions(Walled):
+    action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float64)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step(action)
+
+
+class WholeActions(Walled):
+    action_space = gym.spaces.Box(-2, 2, (1,), np.int32)
+
+
+class HugeActions(Walled):
+    action_space = gym.spaces.Box(np.finfo(np.float32).min, np.finfo(np.float32).max, (1,), np.float32)
+
+
+class NoChoice(Walled):
+    action_space = gym.spaces.Box(1.0, 1.0, (1,), np.float32)
+
+
+class MatrixActions(Walled):
+    action_space = gym.spaces.Box(np.arange(40.0).reshape(4, 10) - 41, 40, dtype=np.float64)
+
+
+class ManyChoices(Walled):
+    action_space = gym.spaces.MultiDiscrete([2, 3])
+
+
+class ThreePushes(gym.ActionWrapper):
+    """Three actions where there was a Box."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(3)
+
+    def action(self, action):
+        return np.array([2.0 * (int(action) - 1)], dtype=np.float32)
+
+
+def discretised(render_mode=None):
+    return ThreePushes(Walled())
+
+
+def rescaled(render_mode=None):
+    return gym.wrappers.RescaleAction(Walled(), np.float32(-1), np.float32(1))
+
+
 class Unbounded(Point):
     action_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
@@ -110,6 +265,11 @@ gym.register("Nan-v0", "tests.tiny:Point", max_episode_steps=50, kwargs={"nan_af
 gym.register("Falls-v0", "tests.tiny:Count", max_episode_steps=100, kwargs={"length": 4})
 gym.register("TimesOut-v0", "tests.tiny:Count", max_episode_steps=4)
 gym.register("Repeats-v0", "tests.tiny:Count", max_episode_steps=4, kwargs={"stride": 0})
+for name in ("OneArray", "Loose", "Parts", "Unseeded", "NoSeed", "NoRenderMode", "Filmed", "NanReward", "Reports",
+             "DoubleActions", "WholeActions", "HugeActions", "NoChoice", "MatrixActions", "ManyChoices", "discretised",
+             "rescaled"):  # fmt: skip
+    gym.register(f"{name}-v0", f"tests.tiny:{name}", max_episode_steps=50)
+gym.register("Endless-v0", "tests.tiny:Walled")
 gym.register("Unbounded-v0", "tests.tiny:Unbounded", max_episode_steps=50)
 gym.register("Picture-v0", "tests.tiny:Picture", max_episode_steps=50)
 gym.register("Broken-v0", "tests.tiny:Broken")
