@@ -121,7 +121,14 @@ def test_every_figure_in_the_tables_comes_from_the_results():
 
 def test_every_option_that_the_readme_names_exists():
     known = {"help", "logdir"}
-    for script in (*SCRIPTS, "experts/train.py", "benchmark/run.py", "benchmark/tables.py", "benchmark/speed.py", "benchmark/replay.py"):
+    for script in (
+        *SCRIPTS,
+        "experts/train.py",
+        "benchmark/run.py",
+        "benchmark/tables.py",
+        "benchmark/speed.py",
+        "benchmark/replay.py",
+    ):
         known |= set(re.findall(r"^    (\w+): ", (ROOT / script).read_text(), re.M))
     for file in PAGES:
         for option in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", (ROOT / file).read_text()):
