@@ -186,12 +186,12 @@ def fill_in(table, name, line, seed):
     return line
 
 
-def first_of_all(table, todo):
+def first_of_all(table, pending):
     """The commands of other runs that have to be made before these, each (cell, seed): command."""
     commands = []
-    for (name, seed), line in todo.items():
+    for (name, seed), line in pending.items():
         for where, cell, other in lacks(table, name, fill_in(table, name, line, seed), seed).values():
-            if where != table or (cell, other) not in todo:
+            if where != table or (cell, other) not in pending:
                 commands.append(f"python benchmark/tables.py --table {where} --only {cell} --seeds {other}")
     return list(dict.fromkeys(commands))  # each once
 
@@ -203,12 +203,12 @@ def main(args):
     chosen = {name: line for name, line in cells(table).items() if args.only in name}
     if not chosen:
         refuse(f"--only {args.only}: no such cell; to see them: python benchmark/tables.py --table {table} --list")
-    todo = {}
+    pending = {}
     for seed, (name, line) in product(args.seeds, chosen.items()):
-        todo[name, 1 if name.endswith("-person") else seed] = line
-    others = first_of_all(table, todo)
+        pending[name, 1 if name.endswith("-person") else seed] = line
+    others = first_of_all(table, pending)
     if args.list:
-        for (name, seed), line in todo.items():
+        for (name, seed), line in pending.items():
             print(f"{folder}/{name}, seed {seed}: python {fill_in(table, name, line, seed)}")
         for line in others:
             print(f"first: {line}", file=sys.stderr)
@@ -216,15 +216,15 @@ def main(args):
     if others:
         refuse(f"these cells need what another run finds; first: {others[0]}")
     all_succeeded = True
-    while todo:  # the persons first, then MILE's runs, then the others, which are given what these found
-        filled = {(name, seed): fill_in(table, name, line, seed) for (name, seed), line in todo.items()}
+    while pending:  # the persons first, then MILE's runs, then the others, which are given what these found
+        filled = {(name, seed): fill_in(table, name, line, seed) for (name, seed), line in pending.items()}
         ready = [(name, seed) for (name, seed), line in filled.items() if not lacks(table, name, line, seed)]
         if not ready:
-            for name, seed in todo:
+            for name, seed in pending:
                 print(f"{folder}/{name}, seed {seed}: not run, for what another run should have found is not there")
             sys.exit(1)
         all_succeeded &= run_all([(f"{folder}/{name}", filled[name, seed], seed) for name, seed in ready], args.jobs)
-        todo = {key: line for key, line in todo.items() if key not in ready}
+        pending = {key: line for key, line in pending.items() if key not in ready}
     if not all_succeeded:
         sys.exit(1)
 
