@@ -410,7 +410,10 @@ def speed_tables(folder):
 
 def all_tables(results):
     """Every table of README.md and docs/, as Markdown."""
-    hopper = [results / name for name in ("hopper", "hopper-reset", "hopper-clean-reset", "hopper-clean-reset-bf16")]
+    hopper = [
+        results / name
+        for name in ("hopper", "hopper-reset", "hopper-clean-reset", "hopper-clean-reset-bf16", "hopper-label-0")
+    ]
     hopper += [results / "rlpd-task-reward", *sorted(results.glob("options/*"))]
     other = [*sorted(results.glob("walker*")), *sorted(results.glob("pen*"))]
     methods = ("hopper-bc", "hopper-dagger", "hopper-hg-dagger", "hopper-hg-dagger-value", "hopper")
