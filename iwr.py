@@ -346,9 +346,7 @@ def check(args):
         for name in names.split():
             if not holds(getattr(args, name)):
                 raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
-    for wrong, message in (
-        (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
-    ):
+    for wrong, message in ((args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),):
         if wrong:
             raise InputError(message)
     require_packages(*["wandb"] * args.track, *["moviepy"] * args.capture_video)

@@ -875,7 +875,7 @@ def main(args):
     if args.termination is None:
         raise InputError(
             f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? --termination forever "
-            "(bad: a fall, it is charged), mask (good: nothing comes after it, which is worth 0) or bootstrap (both occur)"
+            "(bad: a fall, it is charged), mask (good: nothing comes after it, worth 0) or bootstrap (both occur)"
         )
     eval_envs = [make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env) if args.intervention != "none" else None

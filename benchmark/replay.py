@@ -5,8 +5,8 @@
     python benchmark/replay.py --task peg --bc-weight 1                # the actor is held to what was done, too
 
 rlif_rlpd.py collects its own data while it learns, and its critics start from nothing. Here the initial policy collects
-all of the data, as it does for MILE, with the same seeds, and RLPD makes as many updates as it is given. The evaluations
-on the way are in benchmark/results/replay/<task>-<critic-updates>-<bc-weight>/seed_<seed>.csv.
+all of the data, as it does for MILE, with the same seeds, and RLPD makes as many updates as it is given. Evaluations on
+the way are in benchmark/results/replay/<task>-<critic-updates>-<bc-weight>/seed_<seed>.csv.
 """
 
 import csv
@@ -49,7 +49,7 @@ def watched_episodes(args, env_id, scale, cost):
 
 
 def fill(rb, episodes):
-    """All transitions, -1 before a takeover; success is the end of an episode, which is worth 0 (--termination mask)."""
+    """All transitions, -1 before a takeover; success ends an episode, which is worth 0 (--termination mask)."""
     for episode in episodes:
         obs, actions, started = episode["obs"], episode["actions"], episode["nu"]  # takeovers of one step
         for t in range(len(obs) - 1):

@@ -1,7 +1,7 @@
 """Tasks, registered with Gymnasium, and the wrappers that make any environment fit the scripts.
 
-    gym.make("Meta-World/peg-insert-side-v3")    # and every other task of Meta-World: goal in sight, ends at success
-    gym.make("D4RL/AdroitHandPen-v1")            # AdroitHandPen-v1 as D4RL's pen: ends when the pen is dropped
+gym.make("Meta-World/peg-insert-side-v3")    # and every other task of Meta-World: goal in sight, ends at success
+gym.make("D4RL/AdroitHandPen-v1")            # AdroitHandPen-v1 as D4RL's pen: ends when the pen is dropped
 """
 
 import contextlib

@@ -388,7 +388,7 @@ def worse_expert(args, env):
 
 
 def metric_of(row):
-    """What an evaluation is judged by: success rate (%), else D4RL's score, else the return; the first that is known."""
+    """What an evaluation is judged by: success rate (%), else D4RL's score, else the return; what is known."""
     names = "success_rate", "normalized_score", "return_mean"
     return next(name for name in names if not np.isnan(row[name]))
 

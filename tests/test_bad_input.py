@@ -15,7 +15,7 @@ import torch
 
 import experts
 import rlif_rlpd
-from experts import InputError, RunError, load_checkpoint
+from experts import InputError, load_checkpoint
 from tests import tiny
 
 SMALL = (
@@ -263,7 +263,11 @@ def test_full_disk_keeps_the_last_checkpoint_and_says_how_to_go_on(ending, nth):
         code, line = ending(rlif_rlpd, *SMALL, "--exp-name", "full")
     (run_dir,) = Path("runs").glob("*__full__*")
     step = (20, 30, 40)[nth - 1]  # every 20 steps, and before the evaluation at step 30
-    go_on = f"go on with: python rlif_rlpd.py --resume {run_dir}" if nth > 1 else "there is no checkpoint yet: start it again"
+    go_on = (
+        f"go on with: python rlif_rlpd.py --resume {run_dir}"
+        if nth > 1
+        else "there is no checkpoint yet: start it again"
+    )
     assert code == 1
     assert line == f"rlif_rlpd.py: step {step}: no new checkpoint written (No space left on device), make room; {go_on}"
     assert not list(run_dir.glob(".*"))  # no half of a file is left
@@ -293,7 +297,9 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_process_with_code_1_and_no
     )  # fmt: skip
     error = process.communicate()[1]
     assert process.returncode == 1 and "Traceback" not in error
-    assert re.search(r"step 20: no new checkpoint written \(File too large\), make room; there is no checkpoint yet", error)
+    assert re.search(
+        r"step 20: no new checkpoint written \(File too large\), make room; there is no checkpoint yet", error
+    )
 
 
 def test_write_file_leaves_the_old_content_if_it_fails(tmp_path, monkeypatch):

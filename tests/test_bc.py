@@ -50,14 +50,23 @@ def rows(run_dir):
 
 
 def test_recovers_a_linear_expert(demonstrations):
-    run_dir = run("a", "--total-timesteps", 2_000)
+    run_dir = run("a", "--total-timesteps", 2_000, "--validation-fraction", 0.1)
     policy = load_expert("Point-v0", str(run_dir / "model.safetensors"))
     obs = np.random.default_rng(1).normal(size=(500, 2)).astype(np.float32)
     error = 2 * policy.act(obs, deterministic=True).numpy() - linear_expert(obs)
     assert np.abs(error).mean() < 0.05 and np.abs(linear_expert(obs)).mean() > 0.5
     losses = [float(row["validation_loss"]) for row in rows(run_dir)]
     assert losses[-1] < losses[0] - 0.5 and len(losses) == 10
-    assert json.loads((run_dir / "summary.json").read_text())["demonstrated_transitions"] == 18 * 30
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (summary["demonstrated_transitions"], summary["demo_episodes"], summary["held_out_episodes"]) == (540, 18, 2)
+
+
+def test_by_default_every_demonstration_is_cloned(demonstrations):
+    run_dir = run("a", "--total-timesteps", 10)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (summary["demonstrated_transitions"], summary["demo_episodes"], summary["held_out_episodes"]) == (600, 20, 0)
+    (row,) = rows(run_dir)
+    assert row["validation_loss"] == "" and float(row["train_loss"]) > 0
 
 
 def test_likelihood_is_that_of_the_tanh_gaussian():
@@ -71,8 +80,9 @@ def test_likelihood_is_that_of_the_tanh_gaussian():
 
 def test_whole_episodes_are_held_out(demonstrations):
     args = bc.Args(env_id="Point-v0", dataset_id="test/linear-v0", demo_episodes=20, validation_fraction=0.25)
-    obs, actions, held_out, held_out_actions = bc.split_demonstrations(args, bc.make_env("Point-v0"), "cpu")
+    obs, actions, held_out, held_out_actions, episodes = bc.split_demonstrations(args, bc.make_env("Point-v0"), "cpu")
     assert (len(obs), len(held_out)) == (450, 150) and len(actions) == 450 and len(held_out_actions) == 150
+    assert episodes == (15, 5)
     every = torch.cat([obs, held_out])
     assert len(torch.unique(every, dim=0)) == 600  # none is lost, none is twice
     everything = minari.load_dataset("test/linear-v0")
@@ -99,8 +109,9 @@ def test_stops_early_and_keeps_the_policy_of_the_lowest_validation_loss(demonstr
     ("options", "message"),
     [
         (("--validation-fraction", 1), r"--validation-fraction must be in \[0, 1\), not 1"),
-        (("--validation-fraction", 0.99), "holds out all 20 episodes"),
-        (("--validation-fraction", 0, "--patience", 3), "--patience needs"),
+        (("--validation-fraction", 0.99), "holds out all of 20 episodes"),
+        (("--validation-fraction", 0.01), "holds out none of 20 episodes"),
+        (("--patience", 3), "--patience needs a --validation-fraction above 0"),
         (("--patience", 0), "--patience must be positive"),
         (("--demo-episodes", 0), "--demo-episodes must be positive"),
         (("--weight-decay", math.nan), "--weight-decay must be zero or more"),

@@ -404,6 +404,6 @@ def test_predictions_are_averaged_over_rounds_and_seeds(tmp_path):
 
 
 def test_how_long_the_measurement_takes_is_said_alike():
-    readme = (ROOT / "README.md").read_text()
-    (time,) = re.findall(r"`python benchmark/speed.py` measures all this in (.*?);", readme)
+    page = (ROOT / "docs" / "speed.md").read_text()
+    (time,) = re.findall(r"`python benchmark/speed.py` measures all this in (.*?);", page)
     assert time in speed.__doc__

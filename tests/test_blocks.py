@@ -9,7 +9,7 @@ import pytest
 from tests.tiny import ROOT
 
 SCRIPTS = [path for path in sorted(ROOT.glob("*.py"))]
-OWN = {"Args", "check", "main", "weights"}  # every script has its own
+OWN = {"Args", "useless", "check", "main", "weights"}  # every script has its own
 VARIANTS = {
     # what only clones needs no samples with gradients and no bfloat16
     "Actor": ({"rlif_rlpd.py"}, {path.name for path in SCRIPTS} - {"rlif_rlpd.py"}),
@@ -47,7 +47,8 @@ def test_the_last_lines_are_the_same():
 
 def test_every_script_has_the_same_order():
     """Args, environment, networks, evaluation, keeping a run, main."""
-    names = "Args", "make_env", "seed_for", "Actor", "evaluate", "parse_args", "check", "open_run", "Run", "main"
+    names = "Args", "make_env", "seed_for", "Actor", "evaluate", "main_metric", "parse_args", "useless", "check"
+    names = *names, "open_run", "Run", "main"
     for path in SCRIPTS:
         defined = [getattr(node, "name", None) for node in ast.parse(path.read_text()).body]
         assert [name for name in defined if name in names] == list(names), path.name

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("centring_expert")
 
 
 def run(name, *options):
-    return tiny.run_rounds(dagger, name, *options)
+    """Without demonstrations, so the threshold has to be given."""
+    own = () if {"--threshold", "--labels"} & set(options) else ("--threshold", 1)
+    return tiny.run_rounds(dagger, name, *own, *options)
 
 
 # proposals of novice and expert for two actions, and whether their L1 distance is 1 or more
@@ -24,16 +26,16 @@ ANSWERS = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [-0.9, 0.9]]
 DIFFER = [False, False, True, False, True]
 
 
-def choices(draws=2_000, **options):
+def choices(draws=2_000, threshold=1.0, **options):
     """How often each of the five steps gets a label."""
-    labeller = dagger.Labeller(dagger.Args(**options), 2, np.random.default_rng(0))
+    labeller = dagger.Labeller(dagger.Args(**options), threshold, np.random.default_rng(0))
     return np.mean([labeller.chooses(PROPOSALS, ANSWERS) for _ in range(draws)], axis=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"threshold": 1.0}])
-def test_labels_where_the_actions_differ(options):
-    np.testing.assert_allclose(choices(**options), np.where(DIFFER, 0.95, 0.05), atol=0.02)
-    assert choices(label_beta=1.0, **options).tolist() == DIFFER
+def test_labels_where_the_actions_differ():
+    np.testing.assert_allclose(choices(), np.where(DIFFER, 0.95, 0.05), atol=0.02)
+    assert choices(label_beta=1.0).tolist() == DIFFER
+    assert choices(label_beta=1.0, threshold=1.01).tolist() == [False, False, False, False, True]
 
 
 def test_labels_at_random_and_labels_everywhere():
@@ -57,8 +59,20 @@ def test_the_data_are_the_visited_states_with_the_experts_actions():
         assert np.array_equal(obs[50 * episode].numpy(), first)
     pushes = obs[1:50, 1]  # of the novice, in the environment's units
     assert (pushes - 2 * actions[:49, 0]).abs().max() > 0.1
-    assert [float(row["intervention_rate"]) for row in tiny.rows(run_dir)] == [1.0, 1.0]
+    assert [float(row["label_rate"]) for row in tiny.rows(run_dir)] == [1.0, 1.0]
     assert [int(row["labels"]) for row in tiny.rows(run_dir)] == [100, 200]
+    assert {row[name] for row in tiny.rows(run_dir) for name in ("expert_steps", "takeovers")} == {"0"}
+
+
+def test_the_expert_answers_and_acts_with_what_they_draw():
+    expert = tiny.write_expert("noisy.safetensors", [[-1.0, 0.0]], noise=0.3)
+    options = "--labels", "all", "--mixture-decay", 1, "--round-updates", 1, "--total-timesteps", 500
+    obs, answers = load_checkpoint(run("a", *options, "--expert", expert) / "checkpoint.pt")["data"]
+    meant = -obs[:, 0]  # before the tanh
+    goes_on = torch.arange(len(obs)) % 50 > 0  # from the step before, whose push is observed in [-2, 2]
+    acted = (obs[goes_on, 1] / 2).clamp(-0.999, 0.999).atanh() - meant[goes_on.roll(-1)]
+    assert acted.std().item() == pytest.approx(0.3, rel=0.15)
+    assert (answers[:, 0].atanh() - meant).std().item() == pytest.approx(0.3, rel=0.15)
 
 
 def test_demonstrations_stay_at_the_front_of_the_data():
@@ -73,14 +87,19 @@ def test_demonstrations_stay_at_the_front_of_the_data():
 
 
 def test_mixture_lets_the_expert_act_less_and_less():
-    run_dir = run("a", "--mixture-decay", 0.5, "--labels", "all", "--total-timesteps", 300)
-    steps = np.diff([0] + [int(row["expert_steps"]) for row in tiny.rows(run_dir)])  # of 100 in each of three rounds
+    run_dir = run("a", "--mixture-decay", 0.5, "--labels", "random", "--random-rate", 30, "--total-timesteps", 300)
+    rows = tiny.rows(run_dir)
+    steps = np.diff([0] + [int(row["expert_steps"]) for row in rows])  # of 100 in each of three rounds
+    labels = np.diff([0] + [int(row["labels"]) for row in rows])
+    assert [float(row["intervention_rate"]) for row in rows] == pytest.approx(steps / 100)
+    assert [float(row["label_rate"]) for row in rows] == pytest.approx(labels / 100)
+    assert 60 < labels.sum() < 120 and (labels != steps).any()
     assert steps[0] == 100 and 30 < steps[1] < 70 and 10 < steps[2] < 45
     assert json.loads((run_dir / "summary.json").read_text())["expert_steps"] == steps.sum()
 
 
 def test_learns_what_the_expert_can():
-    run_dir = run("a", "--labels", "all", "--total-timesteps", 1_000, "--round-updates", 200, "--eval-episodes", 10)
+    run_dir = run("a", "--labels", "all", "--total-timesteps", 1_000, "--round-updates", 100, "--eval-episodes", 10)
     returns = [float(row["return_mean"]) for row in tiny.rows(run_dir)]
     assert returns[-1] > 45  # of 50, where pushing at random reaches about 10
 
@@ -91,6 +110,7 @@ def test_learns_what_the_expert_can():
         (("--label-beta", 1.5), r"--label-beta must be in \[0, 1\], not 1.5"),
         (("--mixture-decay", -1), "--mixture-decay must be"),
         (("--threshold", -1), "--threshold must be zero or more"),
+        (("--threshold", "None"), "--threshold is needed where there are no demonstrations"),
         (("--round-episodes", 0), "--round-episodes must be positive"),
         (("--expert", "nobody"), "no expert 'nobody'"),
         (("--env-id", "NoSuchEnv-v0"), "--env-id NoSuchEnv-v0"),

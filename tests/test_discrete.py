@@ -86,7 +86,18 @@ CLONING = (
     "--env-id", "SwitchedFrom5-v0", "--hidden-sizes", 16, "--eval-episodes", 5, "--num-threads", 1, "--demo-episodes", 10,
     "--learning-rate", 1e-2,
 )  # fmt: skip
-ROUNDS = "--round-episodes", 2, "--round-updates", 150, "--demo-episodes", 0, "--expert", EXPERT, "--eval-frequency", 300
+ROUNDS = (
+    "--round-episodes",
+    2,
+    "--round-updates",
+    150,
+    "--demo-episodes",
+    0,
+    "--expert",
+    EXPERT,
+    "--eval-frequency",
+    300,
+)
 
 
 def last_return(run_dir):

@@ -118,7 +118,9 @@ def test_an_observation_that_is_not_as_its_space_says(monkeypatch):
     env = rlif_rlpd.make_env("Walled-v0")
     monkeypatch.setattr(tiny.Walled, "step", lambda self, action: (np.zeros(3), 0.0, False, False, {}))
     env.reset(seed=0)
-    with pytest.raises(RunError, match=r"Walled-v0: step 1 of an episode gives an observation of shape \(3,\), not \(2,\)"):
+    with pytest.raises(
+        RunError, match=r"Walled-v0: step 1 of an episode gives an observation of shape \(3,\), not \(2,\)"
+    ):
         env.step(np.zeros(1, dtype=np.float32))
 
 
@@ -169,7 +171,9 @@ def test_what_an_environment_raises_is_said_kept_and_survived(script, ending, mo
 def test_a_reset_that_takes_no_seed(people, ending):
     code, line = ending(dagger, *tiny.short(dagger, "--env-id", "NoSeed-v0"))
     assert code == 1
-    assert line.startswith("dagger.py: NoSeed-v0: reset() raised TypeError: NoSeed.reset() got an unexpected keyword argument")
+    assert line.startswith(
+        "dagger.py: NoSeed-v0: reset() raised TypeError: NoSeed.reset() got an unexpected keyword argument"
+    )
     assert "there is no checkpoint yet: start it again" in line
 
 
@@ -204,7 +208,9 @@ def test_where_no_seed_settles_what_happens_rlif_goes_on_with_a_new_episode(peop
     (folder,) = Path("runs").iterdir()
     before = load_checkpoint(folder / "checkpoint.pt")
     loaded, load = [], rlif_rlpd.Agent.load_state_dict
-    monkeypatch.setattr(rlif_rlpd.Agent, "load_state_dict", lambda self, state: loaded.append(state) or load(self, state))
+    monkeypatch.setattr(
+        rlif_rlpd.Agent, "load_state_dict", lambda self, state: loaded.append(state) or load(self, state)
+    )
     rlif_rlpd.main(rlif_rlpd.parse_args(["--resume", str(folder)]))
     assert "warning: Unseeded-v0 did not come back to where it was" in capfd.readouterr().err
     after = load_checkpoint(folder / "checkpoint.pt")
@@ -269,14 +275,14 @@ def moviepy(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for package in (folder, folder.parent, folder.parent.parent):
         (package / "__init__.py").touch()
-    (folder / "ImageSequenceClip.py").write_text('''
+    (folder / "ImageSequenceClip.py").write_text("""
 class ImageSequenceClip:
     def __init__(self, frames, fps):
         self.frames = frames
 
     def write_videofile(self, path, **_):
         open(path, "w").write(repr([float(frame.mean()) for frame in self.frames]))
-''')
+""")
     monkeypatch.syspath_prepend(tmp_path / "packages")
     yield
     for name in [name for name in sys.modules if name.split(".")[0] == "moviepy"]:
@@ -300,5 +306,7 @@ def test_a_film_shows_the_last_policy(people, moviepy):
 ])  # fmt: skip
 def test_what_cannot_be_filmed_is_found_out_at_once(people, moviepy, ending, env_id, said):
     code, line = ending(iwr, *tiny.short(iwr, "--env-id", env_id, "--capture-video"))
-    assert code == 2 and line.startswith(f"iwr.py: --capture-video: {env_id} cannot be rendered here: ") and said in line
+    assert (
+        code == 2 and line.startswith(f"iwr.py: --capture-video: {env_id} cannot be rendered here: ") and said in line
+    )
     assert not list(Path().glob("runs/*"))

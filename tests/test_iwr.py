@@ -30,10 +30,13 @@ def test_interventions_count_less_where_they_are_the_most():
     assert iwr.weights(torch.tensor([1.0, 1.0, 1.0, 0.0])).tolist() == pytest.approx([1 / 3] * 3 + [1.0])
 
 
-def test_a_gradient_step_is_that_of_weighted_cloning():
-    run_dir = tiny.run_mile(iwr, "a", "--rounds", 1, "--round-epochs", 1, "--intervention-cost", 8)
+def test_a_gradient_step_is_that_of_weighted_cloning(monkeypatch):
+    drawn = []  # a minibatch is to be every step once
+    monkeypatch.setattr(torch, "randint", lambda high, size: drawn.append((high, size)) or torch.arange(high))
+    run_dir = tiny.run_mile(iwr, "a", "--rounds", 1, "--round-updates", 1, "--intervention-cost", 8)
     checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
     obs, actions, nu = checkpoint["data"]
+    assert drawn == [(len(obs), (1_024,))]  # of all steps, uniformly, with replacement
     actor = iwr.Actor(2, 1, (32,))
     actor.load_state_dict(load_expert("Walled-v0", "../initial.safetensors").state)
     log_pi, by_expert = actor.log_prob(actor(obs), actions), nu > 0
@@ -57,9 +60,9 @@ def test_demonstrations_are_no_interventions_and_stay_at_the_front():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--round-epochs", 0), "--round-epochs must be positive"),
+        (("--round-updates", 0), "--round-updates must be positive"),
         (("--demo-episodes", -1), "--demo-episodes must be zero or more"),
-        (("--demo-noise", "inf"), "--demo-noise must be zero or more"),
+        (("--demo-episodes", 2, "--demo-noise", "inf"), "--demo-noise must be zero or more"),
         (("--demo-episodes", 2), "no top expert is shipped for Walled-v0"),
     ],
 )

@@ -11,7 +11,7 @@ from tests import tiny
 
 OPTIONS = (
     "--demo-episodes", 0, "--eval-episodes", 10, "--batch-size", 64, "--hidden-sizes", 32, 32, "--num-qs", 2,
-    "--num-threads", 1, "--gamma", 0.9, "--learning-rate", 2e-3, "--tau", 0.02, "--init-temperature", 0.1,
+    "--num-threads", 1, "--gamma", 0.9, "--learning-rate", 4e-3, "--tau", 0.04, "--init-temperature", 0.1,
 )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def final_return(termination):
     # takeovers at random say nothing of falling: only what the end of an episode is worth can make a difference
     expert = tiny.write_expert("expert.safetensors", [[-2.0, 0.0]], noise=0.3)
     options = "--env-id", "Point-v0", "--intervention", "random", "--random-rate", 30, "--termination", termination
-    steps = "--total-timesteps", 1_500, "--eval-frequency", 500
+    steps = "--total-timesteps", 600, "--eval-frequency", 600
     return returns(tiny.run(termination, *OPTIONS, *options, *steps, "--expert", expert))[-1]
 
 
@@ -40,8 +40,8 @@ def test_out_of_the_trap_with_falls_as_interventions_the_agent_learns_to_live(te
 def analytic_critics():
     """Critics of Walled: minus the distance from 0 that a push leads to, learned by regression."""
     qf = rlif_rlpd.QEnsemble(2, 1, (32,), 2, True)
-    optimizer = torch.optim.Adam(qf.parameters(), lr=1e-2)
-    for _ in range(800):
+    optimizer = torch.optim.Adam(qf.parameters(), lr=2e-2)
+    for _ in range(400):
         obs, actions = (torch.rand(256, 2) * 2 - 1) * torch.tensor([1.0, 2.0]), torch.rand(256, 1) * 2 - 1
         loss = (qf(obs, actions) + (1.1 * obs[:, 0] + 0.3 * actions[:, 0]).abs()).pow(2).mean()
         optimizer.zero_grad()
@@ -63,7 +63,8 @@ def test_learns_from_interventions_to_be_much_better_than_the_expert():
             own += reward / 5
     folder = tiny.run(
         "rlif", *OPTIONS, "--env-id", "Walled-v0", "--expert", bad, "--reference", good, "--intervention-alpha", 1,
-        "--intervention-delta", 0.3, "--takeover-steps", 1, "--total-timesteps", 2_000, "--eval-frequency", 500,
+        "--intervention-delta", 0.3, "--takeover-steps", 1, "--total-timesteps", 1_400, "--eval-frequency", 350,
+        "--hidden-sizes", 64,
     )  # fmt: skip
     assert own < 10  # of 50
     assert returns(folder)[-1] > own + 20

@@ -1,6 +1,7 @@
 """Networks and updates against plain loops, torch.distributions and sums written out by hand."""
 
 import copy
+import functools
 import math
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import rlif_rlpd
+from tests import tiny
 
 OBS, ACT, BATCH = 3, 2, 5
 
@@ -262,6 +264,23 @@ def test_the_actor_is_held_to_the_demonstrations_alone():
         torch.testing.assert_close(held - without, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_the_critics_learn_on_every_minibatch_and_the_actor_on_the_last_alone(monkeypatch):
+    agent, batch = learner()
+    batches = {name: torch.stack([values, values.flip(0), values.roll(1, 0)]) for name, values in batch.items()}
+    seen = []
+
+    def update(name, batch):
+        seen.append((name, batch))
+        return {name: len(seen)}
+
+    for name in ("critics", "actor"):
+        monkeypatch.setattr(agent, f"update_{name}", functools.partial(update, name))
+    assert agent.update(batches) == {"critics": 3, "actor": 4}
+    assert [name for name, _ in seen] == ["critics"] * 3 + ["actor"]
+    for (_, given), g in zip(seen, (0, 1, 2, 2)):
+        assert all(torch.equal(given[name], values[g]) for name, values in batches.items())
+
+
 @pytest.mark.parametrize(("target_entropy", "sign"), [(-100.0, -1), (100.0, 1)])
 def test_temperature_moves_towards_the_target_entropy(target_entropy, sign):
     agent, batch = learner(target_entropy=target_entropy)
@@ -285,6 +304,25 @@ def test_learning_rate_falls_linearly_over_the_second_half():
         rates.append([optimizer.param_groups[0]["lr"].item() for optimizer in agent.optimizers])
     expected = [[rate, rate] for rate in (1e-3, 1e-3, 0.55e-3, 0.1e-3)]
     torch.testing.assert_close(torch.tensor(rates), torch.tensor(expected))
+
+
+def test_every_update_of_a_run_has_the_learning_rate_of_its_step(monkeypatch, tmp_path):
+    rates, update = {}, rlif_rlpd.Agent.update
+
+    def watched_update(agent, batches):
+        rates[20 + len(rates)] = [optimizer.param_groups[0]["lr"].item() for optimizer in agent.optimizers]
+        return update(agent, batches)
+
+    monkeypatch.setattr(rlif_rlpd.Agent, "update", watched_update)
+    expert = tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]])
+    tiny.run(
+        "a", "--env-id", "Walled-v0", "--intervention", "random", "--demo-episodes", 0, "--total-timesteps", 100,
+        "--eval-episodes", 1, "--hidden-sizes", 8, "--batch-size", 19, "--num-threads", 1, "--expert", expert,
+        "--learning-rate", 1e-3, "--final-lr-fraction", 0.2,
+    )  # fmt: skip
+    assert list(rates) == list(range(20, 101))  # by step: the last one is staged, and 19 are a batch
+    for step, rate in rates.items():
+        assert rate == pytest.approx([1e-3 if step <= 50 else 1e-3 * (1 - 0.8 * (step - 50) / 50)] * 2)
 
 
 def test_entropy_of_the_log_probabilities():

@@ -51,10 +51,13 @@ def test_weights_by_hand(kinds, expected):
     assert weights.tolist() == pytest.approx([expected[kind] for kind in kinds])
 
 
-def test_a_gradient_step_is_that_of_weighted_cloning():
-    run_dir = tiny.run_mile(sirius, "a", "--rounds", 1, "--round-epochs", 1, "--pre-intervention-steps", 2)
+def test_a_gradient_step_is_that_of_weighted_cloning(monkeypatch):
+    drawn = []  # a minibatch is to be every step once
+    monkeypatch.setattr(torch, "randint", lambda high, size: drawn.append((high, size)) or torch.arange(high))
+    run_dir = tiny.run_mile(sirius, "a", "--rounds", 1, "--round-updates", 1, "--pre-intervention-steps", 2)
     checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
     obs, actions, kinds = checkpoint["data"]
+    assert drawn == [(len(obs), (1_024,))]  # of all steps, uniformly, with replacement
     assert set(kinds.tolist()) == {sirius.ROBOT, sirius.INTERVENTION, sirius.BEFORE}
     actor = sirius.Actor(2, 1, (32,))
     actor.load_state_dict(load_expert("Walled-v0", "../initial.safetensors").state)
@@ -86,9 +89,9 @@ def test_demonstrations_are_a_class_of_their_own_at_the_front():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--round-epochs", 0), "--round-epochs must be positive"),
+        (("--round-updates", 0), "--round-updates must be positive"),
         (("--pre-intervention-steps", -1), "--pre-intervention-steps must be zero or more"),
-        (("--demo-noise", -1), "--demo-noise must be zero or more"),
+        (("--demo-episodes", 2, "--demo-noise", -1), "--demo-noise must be zero or more"),
         (("--demo-episodes", 2), "no top expert is shipped for Walled-v0"),
     ],
 )

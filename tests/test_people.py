@@ -1,0 +1,246 @@
+"""The simulated people: how often they take over and for how long, by which measure, and what a fall is charged."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+import dagger
+import hg_dagger
+import rlif_rlpd
+from experts import load_checkpoint, load_demonstrations, load_expert
+from tests import tiny
+
+OBS = np.zeros(1, dtype=np.float32)
+
+
+class Policy:
+    """Does `mean` with some noise, and is thought to do it with standard deviation 1; actions far from 0 are bad."""
+
+    discrete = False
+
+    def __init__(self, *mean, noise=0.0):
+        self.mean, self.noise = torch.tensor(mean), noise
+
+    def __call__(self, obs):
+        mean = self.mean.expand(len(obs), -1)  # (B, A)
+        return mean, torch.zeros_like(mean)
+
+    def act(self, obs, deterministic=False):
+        if deterministic or not self.noise:
+            return self.mean[None].expand(len(obs), -1)  # (B, A)
+        return self.mean + self.noise * torch.randn(len(obs), len(self.mean))
+
+    def q(self, obs, actions):
+        return -actions.abs().sum(-1)  # (B,)
+
+
+def person(kind, expert, reference=None, **options):
+    """One of four people; of ThresholdHuman, the threshold is 1 unless options say otherwise."""
+    rng, threshold = np.random.default_rng(0), options.pop("threshold", 1.0)
+    args = (hg_dagger.Args if kind == "threshold" else rlif_rlpd.Args)(intervention=kind, **options)
+    if kind == "value":
+        return rlif_rlpd.ValueHuman(args, expert, reference or Policy(0.0), rng)
+    if kind == "threshold":
+        return hg_dagger.ThresholdHuman(args, expert, threshold, rng)
+    if kind == "random":
+        return rlif_rlpd.RandomHuman(args, expert, rng)
+    return rlif_rlpd.ProbitHuman(args, expert, expert, rng)
+
+
+def watch(human, steps, proposal=0.5):
+    """So many steps of one episode: executed actions (steps,), under expert control?, does a takeover start?"""
+    proposal = np.array([proposal], dtype=np.float32)
+    outcomes = [human.watch(OBS, proposal) for _ in range(steps)]
+    actions, in_control, started, _ = zip(*outcomes)
+    return np.array([action[0] for action in actions]), np.array(in_control), np.array(started)
+
+
+# --- how often and for how long --------------------------------------------------------------------------------------
+
+
+@functools.cache
+def random_takeovers(rate, takeover_steps):
+    """A hundred thousand steps of one episode: under expert control?, does a takeover start?"""
+    return watch(person("random", Policy(0.0), random_rate=rate, takeover_steps=takeover_steps), 100_000)[1:]
+
+
+@pytest.mark.parametrize("rate", [30, 50, 85])
+@pytest.mark.parametrize("takeover_steps", [1, 4])
+def test_random_takeovers_hold_their_share_of_the_steps_and_last_their_steps(rate, takeover_steps):
+    in_control, started = random_takeovers(rate, takeover_steps)
+    assert in_control.mean() == pytest.approx(rate / 100, abs=0.01)
+    assert in_control.sum() == pytest.approx(takeover_steps * started.sum(), abs=takeover_steps)
+    # no memory: the novice's steps between two takeovers are as many as they are by chance alone
+    novices_steps = np.diff(np.flatnonzero(started)) - takeover_steps
+    chance = rlif_rlpd.takeover_chance(rlif_rlpd.Args(random_rate=rate, takeover_steps=takeover_steps))
+    assert np.mean(novices_steps == 0) == pytest.approx(chance, abs=0.015)
+    assert np.mean(novices_steps[novices_steps > 0] == 1) == pytest.approx(chance, abs=0.015)
+
+
+def test_an_episode_under_random_takeovers_begins_like_any_step_of_the_novice():
+    human, first = person("random", Policy(0.0), random_rate=85, takeover_steps=4), []
+    for _ in range(5_000):
+        human.new_episode()
+        first.append(watch(human, 1)[2][0])
+    assert np.mean(first) == pytest.approx(rlif_rlpd.takeover_chance(human.args), abs=0.025)
+
+
+# options with which a takeover follows as soon as one can, and after how many steps it does
+ALWAYS = {
+    "value": ({"intervention_beta": 1.0, "intervention_alpha": 1.0}, 4 + 3),
+    "mile": ({"intervention_cost": -1e9}, 4),  # always ready: no grace
+}
+
+
+@pytest.mark.parametrize("kind", ALWAYS)
+def test_a_robot_that_always_needs_one_is_taken_over_this_often(kind):
+    options, steps = ALWAYS[kind]
+    human = person(kind, Policy(0.0), takeover_steps=4, grace_steps=3, **options)
+    _, in_control, started = watch(human, 70)
+    assert np.flatnonzero(started).tolist() == list(range(0, 70, steps))
+    assert np.array_equal(in_control, np.arange(70) % steps < 4)
+
+
+# --- what a fall is charged ------------------------------------------------------------------------------------------
+
+
+def charge(**options):
+    """What a fall is stored with."""
+    args = rlif_rlpd.check(rlif_rlpd.Args(**options))
+    reward, next_obs, termination = rlif_rlpd.end_of_episode(args, True, 0.0, OBS, OBS + 1)
+    assert termination == 1 and next_obs is OBS
+    return reward
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"intervention": "value", "takeover_steps": 4, "grace_steps": 1}, 5),
+        ({"intervention": "value", "takeover_steps": 2, "grace_steps": 3}, 5),
+        ({"intervention": "value", "takeover_steps": 2, "grace_steps": 0}, 2),
+        ({"intervention": "mile", "takeover_steps": 4, "grace_steps": 1}, 4),
+        ({"intervention": "mile", "takeover_steps": 1, "grace_steps": 1}, 1),
+    ],
+)
+def test_a_fall_costs_what_being_taken_over_again_and_again_does(options, steps):
+    for_ever = -sum(0.99**t for t in range(0, 5_000, steps))  # -1 now, in m steps, in 2 m steps, ...
+    assert charge(gamma=0.99, **options) == pytest.approx(for_ever, rel=1e-5)
+
+
+def test_the_default_charge():
+    assert charge() == pytest.approx(-20.40, abs=0.01)  # m = 4 + 1
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(30, -8.237), (50, -13.098), (85, -21.675)])
+def test_under_random_takeovers_a_fall_costs_the_mean_over_their_schedule(rate, expected):
+    starts = np.flatnonzero(random_takeovers(rate, 4)[1])
+    discount = np.mean(0.99 ** np.diff(starts))  # E[gamma^m]
+    charged = charge(intervention="random", gamma=0.99, random_rate=rate, takeover_steps=4)
+    assert charged == pytest.approx(expected, abs=1e-3)
+    assert charged == pytest.approx(-1 / (1 - discount), rel=0.02)
+
+
+@pytest.mark.parametrize("label", [0.0, -0.5, -1.0])
+def test_the_label_is_what_takeovers_are_worth_and_leaves_a_falls_charge_as_it_is(label, tmp_path):
+    expert = tiny.write_expert(tmp_path / "expert.safetensors", [[0.0]])
+    run_dir = tiny.run(
+        "a", "--env-id", "Falls-v0", "--intervention", "random", "--takeover-steps", 1, "--demo-episodes", 0,
+        "--total-timesteps", 80, "--eval-episodes", 1, "--hidden-sizes", 8, "--num-threads", 1, "--expert", expert,
+        "--label", label,
+    )  # fmt: skip
+    data = load_checkpoint(run_dir / "checkpoint.pt")["rb"]["data"]
+    rewards = data["rewards"][:80].reshape(20, 4)  # every fourth step is a fall
+    assert rewards[:, 3].tolist() == pytest.approx([charge(intervention="random", takeover_steps=1)] * 20)
+    labels, labelled = int(tiny.rows(run_dir)[-1]["labels"]), rewards[:, :3]
+    assert 10 < labels < 50 and set(labelled.unique().tolist()) == {label, 0.0}
+    assert label == 0 or (labelled == label).sum() == labels
+
+
+# --- by which actions and which measure ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("value", {"grace_steps": 0, **ALWAYS["value"][0]}),
+        ("threshold", {"grace_steps": 0, "intervention_beta": 1.0, "threshold": 0.0}),
+        ("random", {"random_rate": 99.99}),
+        ("mile", ALWAYS["mile"][0]),
+    ],
+)
+def test_who_takes_over_does_not_their_mean_but_what_they_draw(kind, options):
+    actions, in_control, _ = watch(person(kind, Policy(2.0, noise=0.1), Policy(0.0), **options), 1_000, proposal=3.0)
+    assert in_control.mean() > 0.99
+    assert actions[in_control].mean() == pytest.approx(2, abs=0.02)
+    assert actions[in_control].std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_proposal_is_judged_by_what_the_reference_draws():
+    human = person("value", Policy(0.0), Policy(0.0, noise=1.0), intervention_alpha=1.0)
+    flagged = np.mean([human.flags(OBS, np.array([0.5], dtype=np.float32)) for _ in range(4_000)])
+    assert flagged == pytest.approx(norm.cdf(0.5) - norm.cdf(-0.5), abs=0.03)  # where the reference draws better
+
+
+def test_a_proposal_is_compared_with_what_the_expert_draws():
+    human = person("threshold", Policy(0.0, noise=1.0), threshold=0.5)
+    flagged = np.mean([human.flags(OBS, np.zeros(1, dtype=np.float32)) for _ in range(4_000)])
+    assert flagged == pytest.approx(2 * norm.cdf(-0.5), abs=0.03)
+
+
+def test_the_distance_of_two_actions_is_the_sum_over_their_components():
+    human = person("threshold", Policy(0.0, 0.0), threshold=1.0)
+    for proposal, flagged in (([0.6, -0.6], True), ([0.6, -0.3], False), ([0.9, 0.0], False), ([0.5, 0.5], True)):
+        assert human.flags(OBS, np.array(proposal, dtype=np.float32)) == flagged
+
+
+# --- the default threshold -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act_dim", [1, 2])
+def test_own_spread_is_the_quantile_of_the_distance_of_two_gaussian_actions(act_dim):
+    expert = Policy(*[0.3] * act_dim, noise=0.2)
+    # a difference of two has standard deviation 0.2 * 2^0.5; of two of these, |x| + |y| <= t is a square on its corner
+    standard = norm.ppf(0.975) if act_dim == 1 else 2**0.5 * norm.ppf((1 + 0.95**0.5) / 2)
+    spread = hg_dagger.own_spread(expert, torch.zeros(40_000, 1))
+    assert spread == pytest.approx(0.2 * 2**0.5 * standard, rel=0.02)
+    state = torch.get_rng_state()
+    assert hg_dagger.own_spread(expert, torch.zeros(40_000, 1)) == spread  # whatever was drawn before it
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_expert_itself_is_flagged_in_five_percent_of_the_steps():
+    expert = load_expert("Walled-v0", tiny.write_expert("expert.safetensors", [[-2.0, 0.0], [1.0, 1.0]], noise=0.4))
+    obs = torch.randn(4_000, 2)
+    human = person("threshold", expert, threshold=hg_dagger.own_spread(expert, obs))
+    flagged = [human.flags(one.numpy(), own) for one, own in zip(obs, expert.act(obs).numpy())]
+    assert np.mean(flagged) == pytest.approx(0.05, abs=0.015)
+
+
+@pytest.mark.parametrize("actions", [2, 5, 18])
+def test_a_discrete_action_is_flagged_where_it_is_another_one(actions):
+    weight = torch.eye(actions)[:, :1].mul(0).tolist()
+    bias = [50.0 * (i == 1) for i in range(actions)]  # always does action 1
+    expert = load_expert("x", tiny.write_expert("expert.safetensors", weight, bias=bias, discrete=True))
+    threshold = hg_dagger.own_spread(expert, torch.zeros(3, 1))
+    human = person("threshold", expert, threshold=threshold)
+    one_hot = np.eye(actions, dtype=np.float32)
+    assert [human.flags(OBS, proposal) for proposal in one_hot] == [i != 1 for i in range(actions)]
+    labeller = dagger.Labeller(dagger.Args(), threshold, np.random.default_rng(0))
+    proposals = one_hot[np.arange(10_000) % actions]
+    differ, chosen = proposals[:, 1] == 0, labeller.chooses(proposals, np.tile(one_hot[1], (10_000, 1)))
+    assert chosen[differ].mean() == pytest.approx(0.95, abs=0.02)
+    assert chosen[~differ].mean() == pytest.approx(0.05, abs=0.04)
+
+
+def test_hoppers_default_threshold_lets_the_expert_pass_and_a_beginner_not():
+    env, expert = hg_dagger.make_env("Hopper-v5"), load_expert("Hopper-v5", "low")
+    obs = torch.from_numpy(load_demonstrations(env, "Hopper-v5", 1, noise=0.09)["obs"])
+    human = person("threshold", expert, threshold=hg_dagger.own_spread(expert, obs))
+    beginner = hg_dagger.make_actor(env, (64, 64))
+    shares = []
+    for proposals in (expert.act(obs).numpy(), beginner.act(obs)):
+        shares.append(np.mean([human.flags(one.numpy(), proposal) for one, proposal in zip(obs, proposals)]))
+    assert shares[0] == pytest.approx(0.05, abs=0.03) and shares[1] > 0.5
