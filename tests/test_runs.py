@@ -117,7 +117,8 @@ USELESS = {  # the options beside which these others do nothing
     "rlif_rlpd": {
         "--intervention random": "reference intervention-alpha intervention-delta intervention-beta grace-steps "
         "human-model intervention-cost intervention-scale",
-        "--intervention mile": "reference intervention-alpha intervention-delta intervention-beta grace-steps random-rate",
+        "--intervention mile": "reference intervention-alpha intervention-delta intervention-beta grace-steps "
+        "random-rate",
         "": "random-rate human-model intervention-cost intervention-scale",
         "--intervention none --reward task": "expert takeover-steps drop-expert-transitions max-interventions label",
         "--reward task": "clip-target no-clip-target label",
@@ -176,7 +177,9 @@ def test_all_options_that_do_nothing_are_in_that_table():
     for script in SCRIPTS:
         for beside, options in USELESS[script.__name__].items():
             refused = script.useless(script.parse_args(beside.split()))
-            typed = {word.split("=")[0].lstrip("-").replace("-", "_") for word in beside.split() if word.startswith("--")}
+            typed = {
+                word.split("=")[0].lstrip("-").replace("-", "_") for word in beside.split() if word.startswith("--")
+            }
             assert {option.removeprefix("no-").replace("-", "_") for option in options.split()} <= set(refused)
             assert not typed & set(refused)
 
@@ -208,11 +211,15 @@ def test_what_the_end_of_an_episode_is_worth_where_that_is_known(options, termin
     assert rlif_rlpd.check(rlif_rlpd.parse_args(options.split())).termination == termination
 
 
-@pytest.mark.parametrize("env_id", ["LunarLanderContinuous-v3", "MountainCarContinuous-v0", "HumanoidStandup-v5", "Walled-v0"])
+@pytest.mark.parametrize(
+    "env_id", ["LunarLanderContinuous-v3", "MountainCarContinuous-v0", "HumanoidStandup-v5", "Walled-v0"]
+)
 def test_elsewhere_it_has_to_be_said(ending, env_id):
     code, line = ending(rlif_rlpd, "--env-id", env_id, "--eval-episodes", 1)
     assert code == 2 and not list(Path().glob("runs/*"))
-    assert line.startswith(f"rlif_rlpd.py: --env-id {env_id}: is it good or bad if an episode ends before its time? --term")
+    assert line.startswith(
+        f"rlif_rlpd.py: --env-id {env_id}: is it good or bad if an episode ends before its time? --term"
+    )
 
 
 # --- terminals -------------------------------------------------------------------------------------------------------
