@@ -21,7 +21,8 @@ from tests import tiny
 SMALL = (
     "--env-id", "Point-v0", "--expert", "expert.safetensors", "--reference", "expert.safetensors", "--demo-episodes", 0,
     "--total-timesteps", 60, "--eval-frequency", 30, "--eval-episodes", 1, "--checkpoint-frequency", 20,
-    "--batch-size", 8, "--hidden-sizes", 8, "--num-qs", 2, "--num-threads", 1, "--no-compile", "--termination", "forever",
+    "--batch-size", 8, "--hidden-sizes", 8, "--num-qs", 2, "--num-threads", 1, "--no-compile",
+    "--termination", "forever",
 )  # fmt: skip
 
 

@@ -83,8 +83,8 @@ def test_demonstrations_have_one_hot_actions(env_id):
 
 
 CLONING = (
-    "--env-id", "SwitchedFrom5-v0", "--hidden-sizes", 16, "--eval-episodes", 5, "--num-threads", 1, "--demo-episodes", 10,
-    "--learning-rate", 1e-2,
+    "--env-id", "SwitchedFrom5-v0", "--hidden-sizes", 16, "--eval-episodes", 5, "--num-threads", 1,
+    "--demo-episodes", 10, "--learning-rate", 1e-2,
 )  # fmt: skip
 ROUNDS = (
     "--round-episodes",

@@ -130,8 +130,8 @@ def test_an_observation_that_is_not_as_its_space_says(monkeypatch):
 def test_an_environment_without_time_limit_needs_one(script, ending):
     code, line = ending(script, *tiny.short(script, "--env-id", "Endless-v0"))
     assert code == 2 and not list(Path().glob("runs/*"))
-    assert line == f"{script.__name__}.py: --env-id Endless-v0 has no time limit, so an episode may never end: give one " \
-        "in steps, e.g. --max-episode-steps 1000"  # fmt: skip
+    said = "--env-id Endless-v0 has no time limit, so an episode may never end: give one in steps, e.g. "
+    assert line == f"{script.__name__}.py: {said}--max-episode-steps 1000"
     folder = tiny.short_run(script, "--env-id", "Endless-v0", "--max-episode-steps", 10)
     assert all(float(row["return_mean"]) <= 10 for row in tiny.rows(folder))  # a step is worth 1 at most
 
@@ -159,8 +159,9 @@ def test_what_an_environment_raises_is_said_kept_and_survived(script, ending, mo
     code, line = ending(script, *tiny.short(script, "--exp-name", "broken"))
     (folder,) = Path("runs").glob("*__broken__*")
     assert code == 1
-    assert line == f"{script.__name__}.py: Walled-v0: step {number} of an episode raised ValueError: no answer from the " \
-        f"motor; go on with: python {script.__name__}.py --resume {folder} (what was raised: {folder}/error.log)"  # fmt: skip
+    said = f"Walled-v0: step {number} of an episode raised ValueError: no answer from the motor"
+    go_on = f"go on with: python {script.__name__}.py --resume {folder} (what was raised: {folder}/error.log)"
+    assert line == f"{script.__name__}.py: {said}; {go_on}"
     log = (folder / "error.log").read_text()
     assert log.startswith("Traceback") and "in failing" in log and "since a while" in log
     broken.clear()

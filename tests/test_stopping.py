@@ -146,3 +146,14 @@ def test_while_compiling_a_stop_ends_the_process_though_no_exception_gets_out(pe
     assert caught.value.args == (128 + signal.SIGTERM,)
     assert capfd.readouterr().err == "rlif_rlpd.py: stopped; there is no checkpoint yet: start it again\n"
     assert signal.getsignal(signal.SIGTERM).__name__ == "stop"  # that of exit_codes() is back
+
+
+def test_a_stop_while_a_run_gets_ready_to_go_on_says_how_to_go_on(people, ending, monkeypatch):
+    events = Events(rlif_rlpd, monkeypatch)
+    events.begin({30: 1})
+    ending(rlif_rlpd, *tiny.short(rlif_rlpd))
+    (folder,) = Path("runs").iterdir()
+    events.begin({10: 1})  # of the 31 steps that bring the environment back to where it was
+    code, line = ending(rlif_rlpd, "--resume", folder)
+    assert code == 128 + signal.SIGTERM and len(events.kinds) == 11
+    assert line == f"rlif_rlpd.py: stopped; go on with: python rlif_rlpd.py --resume {folder}"
