@@ -300,6 +300,18 @@ def test_a_film_shows_the_last_policy(people, moviepy):
     assert len(json.loads(film.read_text())) == 51
 
 
+def test_a_film_that_fails_costs_nothing_else(people, moviepy, ending, monkeypatch):
+    def write(self, path, **_):
+        raise OSError("no ffmpeg here")
+
+    clip = importlib.import_module("moviepy.video.io.ImageSequenceClip").ImageSequenceClip
+    monkeypatch.setattr(clip, "write_videofile", write)
+    code, line = ending(iwr, *tiny.short(iwr, "--env-id", "Filmed-v0", "--capture-video"))
+    (folder,) = Path("runs").iterdir()
+    assert code == 1 and line == f"iwr.py: no ffmpeg here; go on with: python iwr.py --resume {folder}"
+    assert (folder / "summary.json").exists() and (folder / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize(("env_id", "said"), [
     ("NoRenderMode-v0", "got an unexpected keyword argument 'render_mode'"),
     ("Walled-v0", "NotImplementedError"),
