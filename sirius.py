@@ -139,7 +139,8 @@ def rollout(env, actor, human, seed, budget=None):
     """One episode of the policy's likeliest actions, watched by a human, or alone (None).
 
     It depends on them and the seed alone, and ends where the human has acted for so many steps (budget). Returns a
-    dict: obs (T, O), actions (T, A) as executed, nu (T,), takeovers, score (success in %, else the return).
+    dict: obs (T, O), actions (T, A) as executed, nu (T,), takeovers, success (0 or 1 at its last step, nan if it
+    does not tell) and return.
     """
     obs, _ = env.reset(seed=seed)
     rows, expert_steps, takeovers, episodic_return, ended = [], 0, 0, 0.0, False
@@ -158,8 +159,8 @@ def rollout(env, actor, human, seed, budget=None):
             episodic_return += reward
             ended = terminated or truncated or expert_steps == budget
     obs, actions, nu = (torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows))
-    score = float(100 * info["success"] if "success" in info else episodic_return)
-    return {"obs": obs, "actions": actions, "nu": nu, "takeovers": takeovers, "score": score}
+    facts = {"takeovers": takeovers, "success": info.get("success", math.nan), "return": episodic_return}
+    return {"obs": obs, "actions": actions, "nu": nu} | facts
 
 
 # --- networks --------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def fill(rb, episodes):
             rb.stage(obs[t], obs[t + 1], actions[t], reward, 0.0)
             rb.commit()
         # the last observation is not kept by mile.rollout; after a success there is none that counts
-        if episode["score"] == 100:
+        if episode["success"] == 1:
             rb.stage(obs[-1], obs[-1], actions[-1], 0.0, 1.0)
             rb.commit()
 

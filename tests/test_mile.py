@@ -45,7 +45,7 @@ def test_probability_of_a_takeover_is_that_of_a_million_samples(act_dim, cost, s
 
 
 @pytest.mark.parametrize(
-    ("act_dim", "scale"), [(1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0), (4, 10.0), (24, 2.0), (24, 10.0)]
+    ("act_dim", "scale"), [(1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0), (4, 10.0), (8, 1.0), (24, 1.0), (24, 10.0)]
 )
 def test_probability_of_a_takeover_is_the_integral_of_eq_2(act_dim, scale):
     # -ln pi(a), but for its constants, is half a chi^2: the mean over it, by the midpoints of 100,000 slices
@@ -157,7 +157,7 @@ def test_an_episode_records_who_acts_until_the_budget_is_spent(budget, steps):
     assert episode["obs"].flatten().tolist() == [0, 1, 2, 3][:steps]
     assert episode["nu"].tolist() == [0, 1, 1, 0][:steps]
     assert episode["actions"].flatten().tolist() == pytest.approx([-0.25, 0.5, 0.5, -0.25][:steps])
-    assert episode["takeovers"] == 1 and episode["score"] == sum([10, 20, 30, 40][:steps])
+    assert episode["takeovers"] == 1 and episode["return"] == sum([10, 20, 30, 40][:steps])
 
 
 def test_alone_the_robot_does_its_likeliest_actions(robot):
@@ -167,11 +167,24 @@ def test_alone_the_robot_does_its_likeliest_actions(robot):
 
 
 @pytest.mark.parametrize("name", ["success", "is_success"])
-def test_an_episodes_score_is_its_success_where_that_is_known(robot, monkeypatch, name):
+def test_an_episodes_success_is_that_of_its_last_step_where_that_is_known(robot, monkeypatch, name):
     env, step = mile.make_env("Walled-v0"), tiny.Walled.step
     monkeypatch.setattr(tiny.Walled, "step", lambda env, action: (*step(env, action)[:4], {name: env.steps == 50}))
-    assert mile.rollout(env, robot, None, 0)["score"] == 100
-    assert mile.rollout(env, robot, None, 0)["score"] == 0  # it has counted on
+    assert mile.rollout(env, robot, None, 0)["success"] == 1
+    assert mile.rollout(env, robot, None, 0)["success"] == 0  # it has counted on
+
+
+def test_success_and_return_are_not_averaged_together_where_only_some_episodes_tell(robot, monkeypatch):
+    step = tiny.Walled.step
+
+    def told_once(env, action):
+        return *step(env, action)[:4], {"success": True} if env.steps == 50 else {}
+
+    monkeypatch.setattr(tiny.Walled, "step", told_once)
+    env = mile.make_env("Walled-v0")
+    assert mile.rate_and_score(env, robot, None, [0, 1, 2, 3])[1] == 25  # the others have not succeeded
+    silent = mile.rate_and_score(env, robot, None, [0, 1])[1]
+    assert silent == np.mean([mile.rollout(env, robot, None, seed)["return"] for seed in (0, 1)])
 
 
 def test_an_episode_depends_on_its_seed_alone_and_leaves_no_trace(robot):
@@ -556,7 +569,7 @@ def test_a_round_is_so_many_gradient_steps_and_the_standard_deviation_has_a_lowe
 @pytest.mark.parametrize("which", ALL)
 def test_learns_what_the_expert_can(which, robot):
     run_dir = run(which, "a", *LEARNING, "--eval-frequency", 4)
-    alone = [mile.rollout(mile.make_env("Walled-v0"), robot, None, seed)["score"] for seed in range(3)]
+    alone = [mile.rollout(mile.make_env("Walled-v0"), robot, None, seed)["return"] for seed in range(3)]
     assert max(alone) < 10 and float(tiny.rows(run_dir)[-1]["return_mean"]) > 35  # of 50
 
 
