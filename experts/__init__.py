@@ -5,19 +5,24 @@
     values = expert.q(obs, actions)                # (B,), if the file carries critics
 
 Actions are always in [-1, 1], or one-hot where they are discrete. policies.py loads and saves policies,
-demonstrations.py records and loads demonstrations, tasks.py registers tasks and makes any environment fit, files.py
-writes files. The file format, and the score of every shipped file, are in experts/README.md.
+demonstrations.py records and loads demonstrations, tasks.py registers tasks and makes any environment fit, options.py
+reads the command line, runs.py keeps a run's folder, files.py writes files. The file format, and the score of every
+shipped file, are in experts/README.md.
 """
 
 from experts.demonstrations import load_demonstrations
-from experts.files import InputError, RunError, begin_run, exit_codes, how_to_go_on, load_checkpoint, new_run_folder
-from experts.files import require_packages, save_checkpoint, start_tracking, stops_without_exception, write_file
+from experts.files import InputError, RunError, load_checkpoint, save_checkpoint, write_file
+from experts.options import parse, unused
 from experts.policies import FOLDER, MAX_ACTION, Expert, list_experts, load_expert, save_expert
-from experts.tasks import TRAINING_TASKS, Checked, UnitActions, check_rendering, normalized_score, open_task
+from experts.runs import Stop, exit_codes, finish_run, how_to_go_on, main_metric, open_run, restore_generators
+from experts.runs import save_run, stops_without_exception, write_rows
+from experts.tasks import TRAINING_TASKS, Checked, UnitActions, check_rendering, film, normalized_score, open_task
+from experts.tasks import seed_for
 
 __all__ = [
-    "FOLDER", "MAX_ACTION", "TRAINING_TASKS", "Checked", "Expert", "InputError", "RunError", "UnitActions", "begin_run",
-    "check_rendering", "exit_codes", "how_to_go_on", "list_experts", "load_checkpoint", "load_demonstrations",
-    "load_expert", "new_run_folder", "normalized_score", "open_task", "require_packages", "save_checkpoint",
-    "save_expert", "start_tracking", "stops_without_exception", "write_file",
+    "FOLDER", "MAX_ACTION", "TRAINING_TASKS", "Checked", "Expert", "InputError", "RunError", "Stop", "UnitActions",
+    "check_rendering", "exit_codes", "film", "finish_run", "how_to_go_on", "list_experts", "load_checkpoint",
+    "load_demonstrations", "load_expert", "main_metric", "normalized_score", "open_run", "open_task", "parse",
+    "restore_generators", "save_checkpoint", "save_expert", "save_run", "seed_for", "stops_without_exception", "unused",
+    "write_file", "write_rows",
 ]  # fmt: skip

@@ -26,8 +26,18 @@ def _digest(tensors, facts):
 
 
 def save_expert(path, tensors, **facts):
-    """Write a policy as a file that load_expert reads; the names of tensors and facts are in experts/README.md."""
+    """Write a policy as a file that load_expert reads; the names of tensors and facts are in experts/README.md.
+
+    Its distribution and its sizes are facts that the tensors tell.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    distribution = "categorical" if "actor.logits.bias" in tensors else "tanh_gaussian"
+    sizes, i = [], 0  # of the hidden layers: (outputs, inputs)
+    while f"actor.layers.{i}.weight" in tensors:
+        sizes.append(tensors[f"actor.layers.{i}.weight"].shape)
+        i += 1
+    facts |= {"distribution": distribution, "act_dim": len(tensors[f"actor.{HEADS[distribution][0]}.bias"])}
+    facts |= {"obs_dim": sizes[0][1], "hidden_sizes": [size[0] for size in sizes]}
     header = {"facts": json.dumps(facts, sort_keys=True), "sha256": _digest(tensors, facts)}
     write_file(path, safetensors_torch.save(tensors, header))
 

@@ -31,6 +31,11 @@ def normalized_score(env_id, returns):
     return 100.0 * (np.asarray(returns, dtype=np.float64) - low) / (high - low)
 
 
+def seed_for(*key):
+    """An independent 32-bit seed for each key, e.g. (seed, stream, episode); zeros at its end do not count."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +230,18 @@ class UnitActions(gym.ActionWrapper):
         if self.discrete:
             return np.eye(int(self.own_space.n), dtype=np.float32)[np.asarray(own) - int(self.own_space.start)]
         return (2 * (np.asarray(own) - self.own_space.low) / self.range - 1).astype(np.float32)
+
+
+def film(env, actor, folder, seed):
+    """Film an episode of the policy's mean actions into folder/videos; env has the render mode rgb_array."""
+    env = gym.wrappers.RecordVideo(env, f"{folder}/videos", disable_logger=True)
+    obs, _ = env.reset(seed=seed)
+    ended = False
+    while not ended:
+        action = actor.act(obs[None], deterministic=True)[0]  # (A,)
+        obs, _, terminated, truncated, _ = env.step(action)
+        ended = terminated or truncated
+    env.close()
 
 
 def check_rendering(make_env, *args):
