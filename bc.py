@@ -23,16 +23,15 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from experts import MAX_ACTION, TRAINING_TASKS, Checked, RunError, Stop, UnitActions
-from experts import check_rendering, exit_codes, film, finish_run, load_demonstrations, main_metric
-from experts import normalized_score, open_run, open_task, parse, restore_generators, save_run
-from experts import seed_for, unused, write_rows
+from experts import check_rendering, evaluate, exit_codes, film, finish_run, load_demonstrations
+from experts import main_metric, open_run, open_task, parse, restore, save_run, seed_for, unused
+from experts import write_rows
 from experts.options import Count, NonNegative, Positive, Seed
 
 
 @dataclass
 class Args:
     # --- run ---
-
     exp_name: str = "bc"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: Seed = 1  # of everything: on the CPU, the same seed gives the same run to the bit
     resume: str | None = None  # go on with this folder, runs/<run>, and its options
@@ -40,7 +39,6 @@ class Args:
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
     # --- task ---
-
     env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
     max_episode_steps: Count | None = None  # of every episode; default: the environment's own limit
     total_timesteps: Count = 20_000  # gradient steps: cloning takes no steps in the environment
@@ -48,13 +46,11 @@ class Args:
     eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
 
     # --- data ---
-
     demo_episodes: Count = 50  # demonstrations to clone
     dataset_id: str | None = None  # a Minari dataset; default: rollouts of the shipped top expert
     demo_noise: NonNegative = 0.09  # standard deviation of noise on these rollouts' actions
 
     # --- learner ---
-
     batch_size: Count = 256  # transitions per gradient step
     learning_rate: Positive = 3e-4  # AdamW's
     weight_decay: NonNegative = 1e-3  # AdamW's
@@ -62,7 +58,6 @@ class Args:
     hidden_sizes: tuple[Count, ...] = (256, 256)  # of the actor
 
     # --- speed ---
-
     cuda: bool = False  # learn on the GPU
     num_threads: Count = 2  # of torch on the CPU
 
@@ -164,49 +159,6 @@ def nll(actor, obs, actions):
     return -actor.log_prob(actor(obs), actions).mean()
 
 
-# --- evaluation -----------------------------------------------------------------------------------
-
-
-def play(actor, envs, episodes, seed, deterministic):
-    """Fresh episodes, as many at a time as there are environments, with batched actions.
-
-    Returns their returns and whether their last steps report success (1, 0, nan), (episodes,) each.
-    They depend on actor and seed alone, and leave torch's generator as it was.
-    """
-    returns, successes = np.zeros(episodes), np.full(episodes, np.nan)
-    waiting, playing, obs = list(range(episodes)), {}, {}  # playing: environment -> its episode
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        while waiting or playing:
-            for env in envs:
-                if waiting and env not in playing:
-                    playing[env] = waiting.pop(0)
-                    obs[env], _ = env.reset(seed=seed_for(seed, playing[env]))
-            seen = np.stack([obs[env] for env in playing])  # (playing, O)
-            actions = actor.act(seen, deterministic)  # (playing, A)
-            for (env, i), action in zip(tuple(playing.items()), actions):
-                obs[env], reward, terminated, truncated, info = env.step(action)
-                returns[i] += reward
-                successes[i] = info.get("success", np.nan)
-                if terminated or truncated:
-                    del playing[env]
-    return returns, successes
-
-
-def evaluate(env_id, actor, envs, episodes, seed):
-    """Statistics of episodes with the policy's mean actions and, stochastic_, with sampled ones."""
-    stats = {}
-    for prefix, deterministic in (("", True), ("stochastic_", False)):
-        returns, successes = play(actor, envs, episodes, seed, deterministic)
-        if not np.isnan(successes).all():  # some report a success only where there is one
-            successes = np.nan_to_num(successes)
-        stats[f"{prefix}return_mean"] = float(returns.mean())
-        stats[f"{prefix}return_std"] = float(returns.std(ddof=1)) if episodes > 1 else 0.0
-        stats[f"{prefix}normalized_score"] = float(normalized_score(env_id, returns).mean())
-        stats[f"{prefix}success_rate"] = float(100 * successes.mean())
-    return stats
-
-
 # --- main -----------------------------------------------------------------------------------------
 
 
@@ -233,27 +185,23 @@ def main(args):
     options = {"weight_decay": args.weight_decay, "fused": True}
     optimizer = torch.optim.AdamW(actor.parameters(), args.learning_rate, **options)
 
-    global_step, rows, losses = 0, [], []  # rows: of eval.csv; losses: since the last of them
-    start = time.perf_counter()
+    kept = {"actor": actor, "optimizer": optimizer}  # what learns
+    global_step, losses, rows = 0, [], []  # losses: since the last of the rows of eval.csv
     folder, checkpoint = open_run(args)
     if checkpoint:
-        actor.load_state_dict(checkpoint["actor"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        global_step, rows, losses = (checkpoint[name] for name in ("global_step", "rows", "losses"))
-        restore_generators(checkpoint)
-        start -= checkpoint["seconds"]
+        restore(checkpoint, kept)
+        global_step, losses, rows = checkpoint["progress"]
     writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
+    start = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0)
     stop = Stop()
     while True:
+        # A checkpoint, from which --resume goes on, and an evaluation
         over = global_step == args.total_timesteps
         evaluated = rows[-1]["global_step"] if rows else 0
         due = over or global_step // args.eval_frequency > evaluated // args.eval_frequency
         if due or stop.asked:
-            state = {"actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"global_step": global_step, "rows": rows, "losses": losses}
-            state["seconds"] = time.perf_counter() - start
-            save_run(folder, args, **state)
+            save_run(folder, args, kept, (global_step, losses, rows))
             stop.heed()
         if due:
             fresh = seed_for(args.seed, 1, global_step)
@@ -280,7 +228,7 @@ def main(args):
 
     bar.close()
     summary = {"gradient_steps": global_step, "demo_episodes": int(demos["ends"].sum())}
-    summary |= {"demo_transitions": len(obs), "seconds": time.perf_counter() - start}
+    summary |= {"demo_transitions": len(obs), "seconds": rows[-1]["wall_seconds"]}
     finish_run(folder, writer, args, rows, actor, **summary)
     if args.capture_video:
         film(make_env(*task, render_mode="rgb_array"), actor, folder, args.seed)

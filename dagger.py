@@ -34,9 +34,32 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, UnitActions, begin_run, check_rendering
-from experts import exit_codes, load_checkpoint, load_demonstrations, load_expert, new_run_folder, normalized_score
-from experts import open_task, require_packages, save_checkpoint, save_expert, start_tracking, write_file
+from experts import (
+    MAX_ACTION,
+    TRAINING_TASKS,
+    Checked,
+    InputError,
+    RunError,
+    UnitActions,
+    begin_run,
+    check_rendering,
+)
+from experts import (
+    exit_codes,
+    load_checkpoint,
+    load_demonstrations,
+    load_expert,
+    new_run_folder,
+    normalized_score,
+)
+from experts import (
+    open_task,
+    require_packages,
+    save_checkpoint,
+    save_expert,
+    start_tracking,
+    write_file,
+)
 
 
 @dataclass
@@ -45,29 +68,47 @@ class Args:
     seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
     cuda: bool = False  # learn on the GPU
     num_threads: int = 2  # of torch on the CPU
-    resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
+    resume: str | None = (
+        None  # go on with this folder, runs/<run>; all other options come from there
+    )
     save_model: bool = True  # at the end, write a file that --expert of the other scripts can load
     capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
     env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
-    max_episode_steps: int | None = None  # end every episode after so many steps; default: the environment's own limit
-    total_timesteps: int = 50_000  # environment steps; the round in which they are reached is the last
-    eval_frequency: int = 5_000  # an evaluation after the round in which so many more steps are reached
-    eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+    max_episode_steps: int | None = (
+        None  # end every episode after so many steps; default: the environment's own limit
+    )
+    total_timesteps: int = (
+        50_000  # environment steps; the round in which they are reached is the last
+    )
+    eval_frequency: int = (
+        5_000  # an evaluation after the round in which so many more steps are reached
+    )
+    eval_episodes: int = (
+        20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+    )
 
     expert: str = "low"  # who labels: a shipped level or a .safetensors file
-    labels: Literal["threshold", "random", "all"] = "threshold"  # where they differ, at random, everywhere
+    labels: Literal["threshold", "random", "all"] = (
+        "threshold"  # where they differ, at random, everywhere
+    )
     # tau: label if the L1 distance of the two actions is this or more; default: what 95 % of the expert's own pairs of
     # actions stay below, at the demonstrations' observations
     threshold: float | None = None
     label_beta: float = 0.95  # threshold: probability of a label if so; 1 - this if not
     random_rate: float = 50.0  # random: percentage of the steps that get a label
-    mixture_decay: float = 0.0  # the expert acts itself with probability this^i in round i = 0, 1, ... (0: in none)
+    mixture_decay: float = (
+        0.0  # the expert acts itself with probability this^i in round i = 0, 1, ... (0: in none)
+    )
 
     demo_episodes: int = 50  # demonstrations to begin with; 0: none
-    dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
-    demo_noise: float = 0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
+    dataset_id: str | None = (
+        None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
+    )
+    demo_noise: float = (
+        0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
+    )
     pretrain_updates: int = 10_000  # gradient steps on the demonstrations, before the first round
     round_episodes: int = 5  # episodes of a round
     round_updates: int = 2_500  # gradient steps after a round, from where the policy stands
@@ -75,7 +116,9 @@ class Args:
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 3e-4  # AdamW's
     weight_decay: float = 1e-3  # AdamW's
-    standardize_obs: bool = True  # by the mean and standard deviation of the demonstrations (not in the paper)
+    standardize_obs: bool = (
+        True  # by the mean and standard deviation of the demonstrations (not in the paper)
+    )
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor
 
 
@@ -84,7 +127,9 @@ class Args:
 
 def make_env(env_id, max_episode_steps=None, **options):
     """The environment with flat observations and, whatever its own actions are, some in [-1, 1] or one-hot vectors."""
-    env = open_task(env_id, max_episode_steps, **options)  # gym.make; whatever is wrong becomes one line
+    env = open_task(
+        env_id, max_episode_steps, **options
+    )  # gym.make; whatever is wrong becomes one line
     env = gym.wrappers.FlattenObservation(env)
     return UnitActions(Checked(env))
 
@@ -161,8 +206,12 @@ class Actor(nn.Module):
         """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
         mean, log_std = policy
         u = actions.atanh()  # (B, A), before the squashing
-        log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
-        log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+        log_prob = (
+            -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+        )
+        log_prob = log_prob - 2 * (
+            math.log(2) - u - F.softplus(-2 * u)
+        )  # log |d tanh(u) / du|, stable for large |u|
         return log_prob.sum(-1)
 
     @torch.no_grad()
@@ -187,7 +236,11 @@ class CategoricalActor(Actor):
     @torch.no_grad()
     def act(self, obs, deterministic=False):
         (logits,) = self(obs)
-        choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+        choice = (
+            logits.argmax(-1)
+            if deterministic
+            else torch.distributions.Categorical(logits=logits).sample()
+        )
         return F.one_hot(choice, self.act_dim).float().cpu().numpy()  # (B, A)
 
 
@@ -233,7 +286,9 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                 if waiting and env not in playing:
                     playing[env] = waiting.pop(0)
                     obs[env], _ = env.reset(seed=seed_for(seed, playing[env]))
-            actions = actor.act(np.stack([obs[env] for env in playing]), deterministic)  # (playing, A)
+            actions = actor.act(
+                np.stack([obs[env] for env in playing]), deterministic
+            )  # (playing, A)
             for (env, i), action in zip(tuple(playing.items()), actions):
                 obs[env], reward, terminated, truncated, info = env.step(action)
                 returns[i] += reward
@@ -242,8 +297,13 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                     del playing[env]
     scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
     if not np.isnan(successes).all():
-        successes = np.nan_to_num(successes)  # some environments report a success only where there is one
-    stats = {"return_mean": returns.mean(), "return_std": returns.std(ddof=1) if episodes > 1 else 0.0}
+        successes = np.nan_to_num(
+            successes
+        )  # some environments report a success only where there is one
+    stats = {
+        "return_mean": returns.mean(),
+        "return_std": returns.std(ddof=1) if episodes > 1 else 0.0,
+    }
     stats |= {"normalized_score": scores.mean(), "success_rate": 100 * successes.mean()}
     return {name: float(value) for name, value in stats.items()}
 
@@ -251,7 +311,9 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
 def main_metric(rows):
     """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
     for name in ("success_rate", "normalized_score"):
-        if not any(math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")):
+        if not any(
+            math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")
+        ):
             return name
     return "return_mean"
 
@@ -263,7 +325,10 @@ def parse_args(argv=None):
     """The command line; with --resume, the run's own options, which nothing may contradict."""
     args = tyro.cli(Args, args=argv)
     if args.resume is None:
-        typed = [word.split("=")[0].replace("_", "-") for word in (sys.argv[1:] if argv is None else argv)]
+        typed = [
+            word.split("=")[0].replace("_", "-")
+            for word in (sys.argv[1:] if argv is None else argv)
+        ]
         for name, why in useless(args).items():
             for option in (f"--{name.replace('_', '-')}", f"--no-{name.replace('_', '-')}"):
                 if option in typed:
@@ -274,11 +339,15 @@ def parse_args(argv=None):
         tuples = {name: tuple(saved[name]) for name in vars(args) if isinstance(saved[name], list)}
         saved = check(Args(**saved | tuples | {"resume": args.resume}))
     except (OSError, TypeError, ValueError, KeyError):
-        raise InputError(f"--resume {args.resume}: no run of this script lies there (by its args.json)") from None
+        raise InputError(
+            f"--resume {args.resume}: no run of this script lies there (by its args.json)"
+        ) from None
     for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
         if value != getattr(saved, name):
             option = f"--{name.replace('_', '-')}"
-            raise InputError(f"--resume {args.resume}: it runs with {getattr(saved, name)} as {option}; leave that out")
+            raise InputError(
+                f"--resume {args.resume}: it runs with {getattr(saved, name)} as {option}; leave that out"
+            )
     return saved
 
 
@@ -314,7 +383,9 @@ def check(args):
     ):
         for name in names.split():
             if not holds(getattr(args, name)):
-                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}"
+                )
     for wrong, message in (
         (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
         (args.labels == "threshold" and args.threshold is None and not args.demo_episodes,
@@ -354,7 +425,9 @@ class Run:
         progress: total, initial and unit of what the bar shows.
         """
         self.args, self.options = args, asdict(replace(args, resume=None))
-        self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
+        self.rows, self.total = (
+            checkpoint["run"] if checkpoint else ([], 0.0)
+        )  # of eval.csv; seconds until then
         if args.resume:
             self.folder = Path(args.resume)
         else:
@@ -365,7 +438,9 @@ class Run:
         write_file(self.folder / "args.json", json.dumps(self.options, indent=2).encode())
         begin_run(self.folder)
         # what a killed run logged after its checkpoint is logged again: TensorBoard is to forget the first time
-        self.writer = SummaryWriter(self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
+        self.writer = SummaryWriter(
+            self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None
+        )
         if checkpoint:
             torch.set_rng_state(checkpoint["torch_rng"])
             if args.cuda:
@@ -373,7 +448,10 @@ class Run:
         else:
             table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
             self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
-        self.signals, self.waits = [], False  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
+        self.signals, self.waits = (
+            [],
+            False,
+        )  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self.hear)
         self.start = time.perf_counter() - self.total
@@ -387,7 +465,9 @@ class Run:
         if self.signals or not self.waits:
             raise KeyboardInterrupt(signum)
         self.signals.append(signum)
-        os.write(2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n")
+        os.write(
+            2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n"
+        )
 
     def seconds(self):
         """How long the run has taken, interruptions apart."""
@@ -396,7 +476,9 @@ class Run:
     def due(self, clock, now, over):
         """Is it time to evaluate? clock: the column of eval.csv that --eval-frequency counts, now: what it is."""
         last = self.rows[-1][clock] if self.rows else 0
-        return now // self.args.eval_frequency > last // self.args.eval_frequency or (over and now > last)
+        return now // self.args.eval_frequency > last // self.args.eval_frequency or (
+            over and now > last
+        )
 
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
@@ -413,20 +495,28 @@ class Run:
             if name != "global_step" and not math.isnan(value):
                 self.writer.add_scalar(f"eval/{name}", value, global_step)
         self.rows.append(row)
-        lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in self.rows]  # no nan
+        lines = [",".join(row)] + [
+            ",".join("" if v != v else str(v) for v in r.values()) for r in self.rows
+        ]  # no nan
         write_file(self.folder / "eval.csv", "\n".join(lines + [""]).encode())
         self.bar.set_postfix(score=f"{row[main_metric(self.rows)]:.0f}", **shown)
 
     def save(self, global_step, state):
         """Write the checkpoint from which --resume goes on; ends the run, after that, if a signal has come."""
         self.total = self.seconds()
-        state = state | {"args": self.options, "run": (self.rows, self.total), "torch_rng": torch.get_rng_state()}
+        state = state | {
+            "args": self.options,
+            "run": (self.rows, self.total),
+            "torch_rng": torch.get_rng_state(),
+        }
         state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.cuda else None
         self.writer.flush()
         try:
             save_checkpoint(self.folder / "checkpoint.pt", state)
         except OSError as error:
-            raise RunError(f"step {global_step}: no new checkpoint written ({error.strerror}), make room") from None
+            raise RunError(
+                f"step {global_step}: no new checkpoint written ({error.strerror}), make room"
+            ) from None
         if self.signals:
             self.bar.close()
             raise KeyboardInterrupt(self.signals[0])
@@ -438,13 +528,23 @@ class Run:
         args, key = self.args, main_metric(self.rows)
         best = max(self.rows, key=lambda row: row[key])
         if args.save_model:
-            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
-            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "min_log_std": actor.min_log_std}
+            facts = {
+                "env_id": args.env_id,
+                "level": args.exp_name,
+                "distribution": actor.distribution,
+            }
+            facts |= {
+                "obs_dim": len(actor.obs_mean),
+                "act_dim": actor.act_dim,
+                "min_log_std": actor.min_log_std,
+            }
             facts |= {"hidden_sizes": [layer.out_features for layer in actor.layers]}
             facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
-        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
+        known = [
+            {name: value for name, value in row.items() if value == value} for row in (last, best)
+        ]  # no nan
         summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
         write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         if args.capture_video:
@@ -472,13 +572,20 @@ def main(args):
         check_rendering(make_env, args.env_id, args.max_episode_steps)
 
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
-    eval_envs = [make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))]
+    eval_envs = [
+        make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))
+    ]
     expert = load_expert(args.env_id, args.expert, env)
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
-    data = [torch.empty(0, obs_dim), torch.empty(0, act_dim)]  # D: observations (n, O) and the expert's actions (n, A)
+    data = [
+        torch.empty(0, obs_dim),
+        torch.empty(0, act_dim),
+    ]  # D: observations (n, O) and the expert's actions (n, A)
     demo_episodes = 0
     if args.demo_episodes:
-        demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise)
+        demos = load_demonstrations(
+            env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise
+        )
         data = [torch.from_numpy(demos[name]) for name in ("obs", "actions")]
         demo_episodes = int(demos["ends"].sum())
     checkpoint = open_run(args)
@@ -491,11 +598,15 @@ def main(args):
     if args.labels == "threshold" and threshold is None:
         threshold = own_spread(expert, data[0])
     data = [values.to(device) for values in data]
-    optimizer = torch.optim.AdamW(actor.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        actor.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True
+    )
     labeller = Labeller(args, threshold, rng)
 
     global_step, rounds, labels, expert_steps, episode = 0, 0, 0, 0, 0
-    counts = np.zeros(3, dtype=int)  # since the last evaluation: steps, labels, steps under expert control
+    counts = np.zeros(
+        3, dtype=int
+    )  # since the last evaluation: steps, labels, steps under expert control
     if checkpoint:
         if checkpoint["file"] != expert.sha256:
             raise InputError(f"--resume {args.resume}: the expert's file has changed since")
@@ -516,8 +627,14 @@ def main(args):
     while True:
         if run.due("global_step", global_step, over):
             facts = {"label_rate": float(counts[1] / counts[0])}  # share of steps that got a label
-            facts["intervention_rate"] = float(counts[2] / counts[0])  # share of steps under expert control
-            facts |= {"labels": labels, "expert_steps": expert_steps, "takeovers": 0}  # in all: the cost
+            facts["intervention_rate"] = float(
+                counts[2] / counts[0]
+            )  # share of steps under expert control
+            facts |= {
+                "labels": labels,
+                "expert_steps": expert_steps,
+                "takeovers": 0,
+            }  # in all: the cost
             run.evaluate(actor, eval_envs, global_step, facts, labels=labels)
             counts[:] = 0
         if over:
@@ -554,17 +671,30 @@ def main(args):
         if len(data[0]):
             loss = fit(actor, optimizer, *data, args.round_updates, args.batch_size)
             if not math.isfinite(loss):
-                raise RunError(f"step {global_step}: learning broke down, its loss is not finite ({loss})")
+                raise RunError(
+                    f"step {global_step}: learning broke down, its loss is not finite ({loss})"
+                )
             run.writer.add_scalar("losses/nll", loss, global_step)
         rounds += 1
         over = global_step >= args.total_timesteps
 
         state = {"file": expert.sha256, "data": data, "counts": torch.from_numpy(counts)}
-        state |= {"actor": actor.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng.bit_generator.state}
-        run.save(global_step, state | {"progress": (global_step, rounds, labels, expert_steps, episode)})
+        state |= {
+            "actor": actor.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "rng": rng.bit_generator.state,
+        }
+        run.save(
+            global_step, state | {"progress": (global_step, rounds, labels, expert_steps, episode)}
+        )
 
     tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
-    summary = {"env_steps": global_step, "demo_episodes": demo_episodes, "rounds": rounds, "labels": labels}
+    summary = {
+        "env_steps": global_step,
+        "demo_episodes": demo_episodes,
+        "rounds": rounds,
+        "labels": labels,
+    }
     summary |= {"expert_steps": expert_steps, "takeovers": 0, "threshold": threshold}
     summary["seconds"] = {"total": run.seconds()}
     shown = {"expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}"}

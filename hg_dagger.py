@@ -35,9 +35,32 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, UnitActions, begin_run, check_rendering
-from experts import exit_codes, load_checkpoint, load_demonstrations, load_expert, new_run_folder, normalized_score
-from experts import open_task, require_packages, save_checkpoint, save_expert, start_tracking, write_file
+from experts import (
+    MAX_ACTION,
+    TRAINING_TASKS,
+    Checked,
+    InputError,
+    RunError,
+    UnitActions,
+    begin_run,
+    check_rendering,
+)
+from experts import (
+    exit_codes,
+    load_checkpoint,
+    load_demonstrations,
+    load_expert,
+    new_run_folder,
+    normalized_score,
+)
+from experts import (
+    open_task,
+    require_packages,
+    save_checkpoint,
+    save_expert,
+    start_tracking,
+    write_file,
+)
 
 
 @dataclass
@@ -46,18 +69,28 @@ class Args:
     seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
     cuda: bool = False  # learn on the GPU
     num_threads: int = 2  # of torch on the CPU
-    resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
+    resume: str | None = (
+        None  # go on with this folder, runs/<run>; all other options come from there
+    )
     save_model: bool = True  # at the end, write a file that --expert of the other scripts can load
     capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
     env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
-    max_episode_steps: int | None = None  # end every episode after so many steps; default: the environment's own limit
-    total_timesteps: int = 50_000  # environment steps; the round in which they are reached is the last
+    max_episode_steps: int | None = (
+        None  # end every episode after so many steps; default: the environment's own limit
+    )
+    total_timesteps: int = (
+        50_000  # environment steps; the round in which they are reached is the last
+    )
     rounds: int | None = None  # stop after so many rounds
     max_interventions: int | None = None  # stop where the expert has acted for so many steps
-    eval_frequency: int = 5_000  # an evaluation after the round in which so many more steps are reached
-    eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+    eval_frequency: int = (
+        5_000  # an evaluation after the round in which so many more steps are reached
+    )
+    eval_episodes: int = (
+        20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+    )
 
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     reference: str = "top"  # value: by whose policy and Q function the person judges: a level or a .safetensors file
@@ -66,23 +99,37 @@ class Args:
     # tau: flag if the L1 distance of the two actions is this or more; default: what 95 % of the expert's own pairs of
     # actions stay below, at the demonstrations' observations
     threshold: float | None = None
-    intervention_alpha: float = 0.995  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
+    intervention_alpha: float = (
+        0.995  # flag if Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - intervention_delta
+    )
     intervention_delta: float = 0.0  # value: in units of the reference Q
-    intervention_beta: float = 0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
+    intervention_beta: float = (
+        0.95  # threshold, value: probability of a takeover if flagged; 1 - this if not
+    )
     # mile: what the person expects: a level or a .safetensors file, for good; robot: what the novice does by now
     human_model: str = "mental"
     intervention_cost: float = 16.0  # mile: c, what it takes to take over
     intervention_scale: float = 10.0  # mile: by which the gap minus c is divided
     takeover_steps: int = 4  # steps that the expert keeps control
-    grace_steps: int = 1  # threshold, value: unchecked steps of the novice after a takeover (official code: 1)
+    grace_steps: int = (
+        1  # threshold, value: unchecked steps of the novice after a takeover (official code: 1)
+    )
     random_rate: float = 50.0  # random: percentage of the steps under expert control
     store_novice_steps: bool = False  # official code's quirk: clone the novice's own steps as well
-    doubt_novices: int = 2  # more novices, trained alike, whose disagreement is logged as doubt; 0: none
+    doubt_novices: int = (
+        2  # more novices, trained alike, whose disagreement is logged as doubt; 0: none
+    )
 
-    initial_policy: str | None = None  # begin with a level or a .safetensors file; default: clone the demonstrations
+    initial_policy: str | None = (
+        None  # begin with a level or a .safetensors file; default: clone the demonstrations
+    )
     demo_episodes: int = 50  # demonstrations to begin with; 0: none
-    dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
-    demo_noise: float = 0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
+    dataset_id: str | None = (
+        None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
+    )
+    demo_noise: float = (
+        0.09  # standard deviation of noise on the actions of these rollouts, which makes them worse
+    )
     pretrain_updates: int = 10_000  # gradient steps on the demonstrations, before the first round
     round_episodes: int = 5  # episodes of a round
     round_updates: int = 2_500  # gradient steps after a round, from where the policy stands
@@ -90,8 +137,12 @@ class Args:
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 3e-4  # AdamW's
     weight_decay: float = 1e-3  # AdamW's
-    min_std: float | None = None  # lower limit of the policy's standard deviation, before the tanh; default: e^-20
-    standardize_obs: bool = True  # by the mean and standard deviation of the demonstrations (not in the paper)
+    min_std: float | None = (
+        None  # lower limit of the policy's standard deviation, before the tanh; default: e^-20
+    )
+    standardize_obs: bool = (
+        True  # by the mean and standard deviation of the demonstrations (not in the paper)
+    )
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor; an --initial-policy has its own
 
 
@@ -100,7 +151,9 @@ class Args:
 
 def make_env(env_id, max_episode_steps=None, **options):
     """The environment with flat observations and, whatever its own actions are, some in [-1, 1] or one-hot vectors."""
-    env = open_task(env_id, max_episode_steps, **options)  # gym.make; whatever is wrong becomes one line
+    env = open_task(
+        env_id, max_episode_steps, **options
+    )  # gym.make; whatever is wrong becomes one line
     env = gym.wrappers.FlattenObservation(env)
     return UnitActions(Checked(env))
 
@@ -159,7 +212,9 @@ class ThresholdHuman(ValueHuman):
         self.threshold = threshold  # tau
 
     def flags(self, obs, proposal):
-        return bool(np.abs(self.expert.act(obs[None])[0].numpy() - proposal).sum() >= self.threshold)
+        return bool(
+            np.abs(self.expert.act(obs[None])[0].numpy() - proposal).sum() >= self.threshold
+        )
 
 
 def own_spread(expert, obs):
@@ -228,13 +283,17 @@ class ProbitHuman:
         ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]: how much better a is than what is expected of the robot.
         """
         state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
-        policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
+        policy, robot = (
+            [x[0].cpu() for x in model(state)] for model in (self.expert, self.model)
+        )  # (A,) each
         if len(policy) == 1:
             log_pi = policy[0].log_softmax(-1)
             a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
             return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
         (mean, log_std), (robot_mean, robot_log_std) = policy, robot
-        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())  # -E[ln pi(a')]
+        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (
+            2 * (2 * log_std).exp()
+        )  # -E[ln pi(a')]
         noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
         return (surprise - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
 
@@ -242,7 +301,10 @@ class ProbitHuman:
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
         started = False
         if self.takeover_left == 0:  # noise > c - gap has probability Phi((gap - c) / scale)
-            started = bool(self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal() > self.cost)
+            started = bool(
+                self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal()
+                > self.cost
+            )
         if started:
             self.takeover_left = self.args.takeover_steps
         if self.takeover_left == 0:
@@ -284,8 +346,12 @@ class Actor(nn.Module):
         """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
         mean, log_std = policy
         u = actions.atanh()  # (B, A), before the squashing
-        log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
-        log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+        log_prob = (
+            -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+        )
+        log_prob = log_prob - 2 * (
+            math.log(2) - u - F.softplus(-2 * u)
+        )  # log |d tanh(u) / du|, stable for large |u|
         return log_prob.sum(-1)
 
     @torch.no_grad()
@@ -310,7 +376,11 @@ class CategoricalActor(Actor):
     @torch.no_grad()
     def act(self, obs, deterministic=False):
         (logits,) = self(obs)
-        choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+        choice = (
+            logits.argmax(-1)
+            if deterministic
+            else torch.distributions.Categorical(logits=logits).sample()
+        )
         return F.one_hot(choice, self.act_dim).float().cpu().numpy()  # (B, A)
 
 
@@ -353,7 +423,9 @@ def fit(actor, optimizer, obs, actions, updates, batch_size):
 
 def doubt(novices, obs):
     """Kelly et al., Eq. 1: the norm of the diagonal of the covariance of the novices' mean actions, at one (O,)."""
-    actions = np.stack([novice.act(obs[None], deterministic=True)[0] for novice in novices])  # (M, A)
+    actions = np.stack(
+        [novice.act(obs[None], deterministic=True)[0] for novice in novices]
+    )  # (M, A)
     return float(np.linalg.norm(actions.var(0)))
 
 
@@ -379,7 +451,9 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                 if waiting and env not in playing:
                     playing[env] = waiting.pop(0)
                     obs[env], _ = env.reset(seed=seed_for(seed, playing[env]))
-            actions = actor.act(np.stack([obs[env] for env in playing]), deterministic)  # (playing, A)
+            actions = actor.act(
+                np.stack([obs[env] for env in playing]), deterministic
+            )  # (playing, A)
             for (env, i), action in zip(tuple(playing.items()), actions):
                 obs[env], reward, terminated, truncated, info = env.step(action)
                 returns[i] += reward
@@ -388,8 +462,13 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                     del playing[env]
     scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
     if not np.isnan(successes).all():
-        successes = np.nan_to_num(successes)  # some environments report a success only where there is one
-    stats = {"return_mean": returns.mean(), "return_std": returns.std(ddof=1) if episodes > 1 else 0.0}
+        successes = np.nan_to_num(
+            successes
+        )  # some environments report a success only where there is one
+    stats = {
+        "return_mean": returns.mean(),
+        "return_std": returns.std(ddof=1) if episodes > 1 else 0.0,
+    }
     stats |= {"normalized_score": scores.mean(), "success_rate": 100 * successes.mean()}
     return {name: float(value) for name, value in stats.items()}
 
@@ -397,7 +476,9 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
 def main_metric(rows):
     """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
     for name in ("success_rate", "normalized_score"):
-        if not any(math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")):
+        if not any(
+            math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")
+        ):
             return name
     return "return_mean"
 
@@ -409,7 +490,10 @@ def parse_args(argv=None):
     """The command line; with --resume, the run's own options, which nothing may contradict."""
     args = tyro.cli(Args, args=argv)
     if args.resume is None:
-        typed = [word.split("=")[0].replace("_", "-") for word in (sys.argv[1:] if argv is None else argv)]
+        typed = [
+            word.split("=")[0].replace("_", "-")
+            for word in (sys.argv[1:] if argv is None else argv)
+        ]
         for name, why in useless(args).items():
             for option in (f"--{name.replace('_', '-')}", f"--no-{name.replace('_', '-')}"):
                 if option in typed:
@@ -420,11 +504,15 @@ def parse_args(argv=None):
         tuples = {name: tuple(saved[name]) for name in vars(args) if isinstance(saved[name], list)}
         saved = check(Args(**saved | tuples | {"resume": args.resume}))
     except (OSError, TypeError, ValueError, KeyError):
-        raise InputError(f"--resume {args.resume}: no run of this script lies there (by its args.json)") from None
+        raise InputError(
+            f"--resume {args.resume}: no run of this script lies there (by its args.json)"
+        ) from None
     for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
         if value != getattr(saved, name):
             option = f"--{name.replace('_', '-')}"
-            raise InputError(f"--resume {args.resume}: it runs with {getattr(saved, name)} as {option}; leave that out")
+            raise InputError(
+                f"--resume {args.resume}: it runs with {getattr(saved, name)} as {option}; leave that out"
+            )
     return saved
 
 
@@ -464,15 +552,25 @@ def check(args):
         ("intervention_beta", lambda x: 0 <= x <= 1, "in [0, 1]"),
         ("intervention_alpha intervention_delta intervention_cost", math.isfinite, "finite"),
         ("learning_rate intervention_scale", lambda x: 0 < x < math.inf, "positive"),
-        ("rounds max_interventions max_episode_steps min_std", lambda x: x is None or 0 < x < math.inf, "positive"),
+        (
+            "rounds max_interventions max_episode_steps min_std",
+            lambda x: x is None or 0 < x < math.inf,
+            "positive",
+        ),
         ("weight_decay demo_noise", lambda x: 0 <= x < math.inf, "zero or more"),
         ("threshold", lambda x: x is None or 0 <= x < math.inf, "zero or more"),
-        ("demo_episodes pretrain_updates grace_steps doubt_novices", lambda x: x >= 0, "zero or more"),
+        (
+            "demo_episodes pretrain_updates grace_steps doubt_novices",
+            lambda x: x >= 0,
+            "zero or more",
+        ),
         ("seed", lambda x: 0 <= x < 2**63, "zero or more, below 2 to the 63rd"),
     ):
         for name in names.split():
             if not holds(getattr(args, name)):
-                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}"
+                )
     for wrong, message in (
         (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
         (args.intervention == "threshold" and args.threshold is None and not args.demo_episodes,
@@ -512,7 +610,9 @@ class Run:
         progress: total, initial and unit of what the bar shows.
         """
         self.args, self.options = args, asdict(replace(args, resume=None))
-        self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
+        self.rows, self.total = (
+            checkpoint["run"] if checkpoint else ([], 0.0)
+        )  # of eval.csv; seconds until then
         if args.resume:
             self.folder = Path(args.resume)
         else:
@@ -523,7 +623,9 @@ class Run:
         write_file(self.folder / "args.json", json.dumps(self.options, indent=2).encode())
         begin_run(self.folder)
         # what a killed run logged after its checkpoint is logged again: TensorBoard is to forget the first time
-        self.writer = SummaryWriter(self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
+        self.writer = SummaryWriter(
+            self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None
+        )
         if checkpoint:
             torch.set_rng_state(checkpoint["torch_rng"])
             if args.cuda:
@@ -531,7 +633,10 @@ class Run:
         else:
             table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
             self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
-        self.signals, self.waits = [], False  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
+        self.signals, self.waits = (
+            [],
+            False,
+        )  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self.hear)
         self.start = time.perf_counter() - self.total
@@ -545,7 +650,9 @@ class Run:
         if self.signals or not self.waits:
             raise KeyboardInterrupt(signum)
         self.signals.append(signum)
-        os.write(2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n")
+        os.write(
+            2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n"
+        )
 
     def seconds(self):
         """How long the run has taken, interruptions apart."""
@@ -554,7 +661,9 @@ class Run:
     def due(self, clock, now, over):
         """Is it time to evaluate? clock: the column of eval.csv that --eval-frequency counts, now: what it is."""
         last = self.rows[-1][clock] if self.rows else 0
-        return now // self.args.eval_frequency > last // self.args.eval_frequency or (over and now > last)
+        return now // self.args.eval_frequency > last // self.args.eval_frequency or (
+            over and now > last
+        )
 
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
@@ -571,20 +680,28 @@ class Run:
             if name != "global_step" and not math.isnan(value):
                 self.writer.add_scalar(f"eval/{name}", value, global_step)
         self.rows.append(row)
-        lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in self.rows]  # no nan
+        lines = [",".join(row)] + [
+            ",".join("" if v != v else str(v) for v in r.values()) for r in self.rows
+        ]  # no nan
         write_file(self.folder / "eval.csv", "\n".join(lines + [""]).encode())
         self.bar.set_postfix(score=f"{row[main_metric(self.rows)]:.0f}", **shown)
 
     def save(self, global_step, state):
         """Write the checkpoint from which --resume goes on; ends the run, after that, if a signal has come."""
         self.total = self.seconds()
-        state = state | {"args": self.options, "run": (self.rows, self.total), "torch_rng": torch.get_rng_state()}
+        state = state | {
+            "args": self.options,
+            "run": (self.rows, self.total),
+            "torch_rng": torch.get_rng_state(),
+        }
         state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.cuda else None
         self.writer.flush()
         try:
             save_checkpoint(self.folder / "checkpoint.pt", state)
         except OSError as error:
-            raise RunError(f"step {global_step}: no new checkpoint written ({error.strerror}), make room") from None
+            raise RunError(
+                f"step {global_step}: no new checkpoint written ({error.strerror}), make room"
+            ) from None
         if self.signals:
             self.bar.close()
             raise KeyboardInterrupt(self.signals[0])
@@ -596,13 +713,23 @@ class Run:
         args, key = self.args, main_metric(self.rows)
         best = max(self.rows, key=lambda row: row[key])
         if args.save_model:
-            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
-            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "min_log_std": actor.min_log_std}
+            facts = {
+                "env_id": args.env_id,
+                "level": args.exp_name,
+                "distribution": actor.distribution,
+            }
+            facts |= {
+                "obs_dim": len(actor.obs_mean),
+                "act_dim": actor.act_dim,
+                "min_log_std": actor.min_log_std,
+            }
             facts |= {"hidden_sizes": [layer.out_features for layer in actor.layers]}
             facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
-        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
+        known = [
+            {name: value for name, value in row.items() if value == value} for row in (last, best)
+        ]  # no nan
         summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
         write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         if args.capture_video:
@@ -630,19 +757,28 @@ def main(args):
         check_rendering(make_env, args.env_id, args.max_episode_steps)
 
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
-    eval_envs = [make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))]
+    eval_envs = [
+        make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))
+    ]
     expert = load_expert(args.env_id, args.expert, env)
-    reference = load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
+    reference = (
+        load_expert(args.env_id, args.reference, env) if args.intervention == "value" else None
+    )
     initial = load_expert(args.env_id, args.initial_policy, env) if args.initial_policy else None
     expects = args.intervention == "mile" and args.human_model != "robot"
     human_model = load_expert(args.env_id, args.human_model, env) if expects else None
     if reference and not reference.has_q:
         raise InputError(f"--reference {args.reference}: that file has no critics to judge with")
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
-    data = [torch.empty(0, obs_dim), torch.empty(0, act_dim)]  # D: observations (n, O) and the expert's actions (n, A)
+    data = [
+        torch.empty(0, obs_dim),
+        torch.empty(0, act_dim),
+    ]  # D: observations (n, O) and the expert's actions (n, A)
     demo_episodes = 0
     if args.demo_episodes:
-        demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise)
+        demos = load_demonstrations(
+            env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise
+        )
         data = [torch.from_numpy(demos[name]) for name in ("obs", "actions")]
         demo_episodes = int(demos["ends"].sum())
     checkpoint = open_run(args)
@@ -677,7 +813,9 @@ def main(args):
 
     global_step, rounds, expert_steps, takeovers, episode = 0, 0, 0, 0, 0
     doubts = []  # at takeovers
-    counts = np.zeros(4, dtype=int)  # since the last evaluation: steps, under expert control, looks, flagged
+    counts = np.zeros(
+        4, dtype=int
+    )  # since the last evaluation: steps, under expert control, looks, flagged
     if checkpoint:
         if checkpoint["files"] != files:
             raise InputError(f"--resume {args.resume}: an expert's file has changed since")
@@ -691,17 +829,31 @@ def main(args):
 
     progress = {"total": args.total_timesteps, "initial": global_step, "unit": "step"}
     run = Run(args, checkpoint, global_step, **progress)
-    if not checkpoint and args.demo_episodes and not initial:  # train the novice on the demonstrations (Alg. 1, line 1)
+    if (
+        not checkpoint and args.demo_episodes and not initial
+    ):  # train the novice on the demonstrations (Alg. 1, line 1)
         run.bar.set_description("cloning the demonstrations")
         for novice, optimizer in zip(novices, optimizers):
             fit(novice, optimizer, *data, args.pretrain_updates, args.batch_size)
         run.bar.set_description(None)
-    over = global_step >= args.total_timesteps or rounds == args.rounds or expert_steps == args.max_interventions
+    over = (
+        global_step >= args.total_timesteps
+        or rounds == args.rounds
+        or expert_steps == args.max_interventions
+    )
     while True:
         if run.due("global_step", global_step, over):
-            facts = {"intervention_rate": float(counts[1] / counts[0])}  # share of steps under expert control
-            facts["flagged_rate"] = float(counts[3] / counts[2]) if counts[2] else math.nan  # share of looks
-            facts |= {"labels": expert_steps, "expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
+            facts = {
+                "intervention_rate": float(counts[1] / counts[0])
+            }  # share of steps under expert control
+            facts["flagged_rate"] = (
+                float(counts[3] / counts[2]) if counts[2] else math.nan
+            )  # share of looks
+            facts |= {
+                "labels": expert_steps,
+                "expert_steps": expert_steps,
+                "takeovers": takeovers,
+            }  # in all: the cost
             facts["risk_threshold"] = risk_threshold(doubts)
             run.evaluate(actor, eval_envs, global_step, facts, takeovers=takeovers)
             counts[:] = 0
@@ -717,7 +869,9 @@ def main(args):
             human.new_episode()
             episode, ended, episodic_return = episode + 1, False, 0.0
             while not ended:
-                proposal = actor.act(obs[None], args.intervention == "mile")[0]  # (A,), in MILE the mean action
+                proposal = actor.act(obs[None], args.intervention == "mile")[
+                    0
+                ]  # (A,), in MILE the mean action
                 actions, in_control, started, flagged = human.watch(obs, proposal)
                 counts += (1, in_control, flagged is not None, flagged is True)
                 expert_steps, takeovers = expert_steps + in_control, takeovers + started
@@ -734,25 +888,47 @@ def main(args):
             run.writer.add_scalar("charts/episodic_return", episodic_return, global_step)
         if visited:  # (Alg. 1, line 13)
             new = np.array(visited, dtype=np.float32), np.array(executed, dtype=np.float32)
-            data = [torch.cat([values, torch.from_numpy(more).to(device)]) for values, more in zip(data, new)]
+            data = [
+                torch.cat([values, torch.from_numpy(more).to(device)])
+                for values, more in zip(data, new)
+            ]
         # Train on all of it. (Alg. 1, line 14)
         if len(data[0]):
             for novice, optimizer in zip(novices, optimizers):
                 loss = fit(novice, optimizer, *data, args.round_updates, args.batch_size)
                 if not math.isfinite(loss):
-                    raise RunError(f"step {global_step}: learning broke down, its loss is not finite ({loss})")
+                    raise RunError(
+                        f"step {global_step}: learning broke down, its loss is not finite ({loss})"
+                    )
             run.writer.add_scalar("losses/nll", loss, global_step)
         rounds += 1
-        over = global_step >= args.total_timesteps or rounds == args.rounds or expert_steps == args.max_interventions
+        over = (
+            global_step >= args.total_timesteps
+            or rounds == args.rounds
+            or expert_steps == args.max_interventions
+        )
 
-        states = [(novice.state_dict(), optimizer.state_dict()) for novice, optimizer in zip(novices, optimizers)]
-        state = {"files": files, "data": data, "counts": torch.from_numpy(counts), "novices": states}
+        states = [
+            (novice.state_dict(), optimizer.state_dict())
+            for novice, optimizer in zip(novices, optimizers)
+        ]
+        state = {
+            "files": files,
+            "data": data,
+            "counts": torch.from_numpy(counts),
+            "novices": states,
+        }
         state |= {"rng": rng.bit_generator.state}
         state |= {"progress": (global_step, rounds, expert_steps, takeovers, episode, doubts)}
         run.save(global_step, state)
 
     tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
-    summary = {"env_steps": global_step, "demo_episodes": demo_episodes, "rounds": rounds, "labels": expert_steps}
+    summary = {
+        "env_steps": global_step,
+        "demo_episodes": demo_episodes,
+        "rounds": rounds,
+        "labels": expert_steps,
+    }
     summary |= {"expert_steps": expert_steps, "takeovers": takeovers, "threshold": threshold}
     summary["seconds"] = {"total": run.seconds()}
     shown = {"expert's own score": f"{expert.facts.get('score_mean', math.nan):.1f}"}

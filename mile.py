@@ -34,8 +34,24 @@ from scipy.special import gammaln, roots_genlaguerre
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, Checked, InputError, RunError, UnitActions, begin_run, check_rendering, exit_codes
-from experts import load_checkpoint, load_expert, new_run_folder, normalized_score, open_task, require_packages
+from experts import (
+    MAX_ACTION,
+    Checked,
+    InputError,
+    RunError,
+    UnitActions,
+    begin_run,
+    check_rendering,
+    exit_codes,
+)
+from experts import (
+    load_checkpoint,
+    load_expert,
+    new_run_folder,
+    normalized_score,
+    open_task,
+    require_packages,
+)
 from experts import save_checkpoint, save_expert, start_tracking, write_file
 
 
@@ -45,39 +61,62 @@ class Args:
     seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
     cuda: bool = False  # learn on the GPU
     num_threads: int = 2  # of torch on the CPU
-    resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
+    resume: str | None = (
+        None  # go on with this folder, runs/<run>; all other options come from there
+    )
     save_model: bool = True  # at the end, write a file that --expert and --initial-policy can load
     capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
-    env_id: str = "Meta-World/peg-insert-side-v3"  # or LunarLander-v3, or any with Box or discrete actions
-    max_episode_steps: int | None = None  # end every episode after so many steps; default: the environment's own limit
+    env_id: str = (
+        "Meta-World/peg-insert-side-v3"  # or LunarLander-v3, or any with Box or discrete actions
+    )
+    max_episode_steps: int | None = (
+        None  # end every episode after so many steps; default: the environment's own limit
+    )
     rounds: int = 20  # N: a round is some watched episodes, then training
     round_episodes: int = 1  # k: episodes of a round
-    max_interventions: int | None = None  # the last round ends when the expert has acted for so many steps
+    max_interventions: int | None = (
+        None  # the last round ends when the expert has acted for so many steps
+    )
     eval_frequency: int = 1  # rounds between evaluations
-    eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+    eval_episodes: int = (
+        20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+    )
 
     expert: str = "top"  # pi_h, who takes over: a shipped level or a .safetensors file
-    initial_policy: str = "initial"  # what the robot can do at first: a level or a .safetensors file
+    initial_policy: str = (
+        "initial"  # what the robot can do at first: a level or a .safetensors file
+    )
     # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it does by now
     human_model: str = "mental"
     # c, what it takes to take over; default: found by --target-intervention-rate, with what robot and person do alone
     intervention_cost: float | None = None
     # by which the gap minus c is divided (not in the paper, but in its code); 1 or more where actions are continuous
     intervention_scale: float = 10.0
-    target_intervention_rate: float = 0.3  # c is the smallest of a grid with less than this share of expert steps
-    takeover_steps: int = 1  # steps that the expert keeps control; Eq. 2 is of the first, so more are only roughly it
+    target_intervention_rate: float = (
+        0.3  # c is the smallest of a grid with less than this share of expert steps
+    )
+    takeover_steps: int = (
+        1  # steps that the expert keeps control; Eq. 2 is of the first, so more are only roughly it
+    )
 
-    mental_model: bool = True  # no: another network guesses when, and the policy only clones (BC-intervention)
+    mental_model: bool = (
+        True  # no: another network guesses when, and the policy only clones (BC-intervention)
+    )
     intervention_weight: float = 0.5  # lambda of Eq. 5, for continuous actions
     min_std: float = 0.1  # lower limit of the policy's standard deviation, before the tanh
-    warm_up_episodes: int = 10  # of the initial policy, from which the mental model is cloned before the first round
+    warm_up_episodes: int = (
+        10  # of the initial policy, from which the mental model is cloned before the first round
+    )
     warm_up_updates: int = 2_000  # gradient steps of that
     round_updates: int = 100  # gradient steps after a round; 600, the official code's 300 passes, overfit in 20 rounds
     batch_size: int = 1_024  # transitions per gradient step
     learning_rate: float = 1e-4  # Adam's
-    hidden_sizes: tuple[int, ...] = (256, 256)  # of the mental model and of the network that guesses
+    hidden_sizes: tuple[int, ...] = (
+        256,
+        256,
+    )  # of the mental model and of the network that guesses
 
 
 # --- environment -----------------------------------------------------------------------------------------------------
@@ -85,7 +124,9 @@ class Args:
 
 def make_env(env_id, max_episode_steps=None, **options):
     """The environment with flat observations and, whatever its own actions are, some in [-1, 1] or one-hot vectors."""
-    env = open_task(env_id, max_episode_steps, **options)  # gym.make; whatever is wrong becomes one line
+    env = open_task(
+        env_id, max_episode_steps, **options
+    )  # gym.make; whatever is wrong becomes one line
     env = gym.wrappers.FlattenObservation(env)
     return UnitActions(Checked(env))
 
@@ -118,13 +159,17 @@ class ProbitHuman:
         ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]: how much better a is than what is expected of the robot.
         """
         state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
-        policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
+        policy, robot = (
+            [x[0].cpu() for x in model(state)] for model in (self.expert, self.model)
+        )  # (A,) each
         if len(policy) == 1:
             log_pi = policy[0].log_softmax(-1)
             a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
             return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
         (mean, log_std), (robot_mean, robot_log_std) = policy, robot
-        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())  # -E[ln pi(a')]
+        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (
+            2 * (2 * log_std).exp()
+        )  # -E[ln pi(a')]
         noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
         return (surprise - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
 
@@ -132,7 +177,10 @@ class ProbitHuman:
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
         started = False
         if self.takeover_left == 0:  # noise > c - gap has probability Phi((gap - c) / scale)
-            started = bool(self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal() > self.cost)
+            started = bool(
+                self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal()
+                > self.cost
+            )
         if started:
             self.takeover_left = self.args.takeover_steps
         if self.takeover_left == 0:
@@ -156,7 +204,11 @@ def rollout(env, actor, human, seed, budget=None):
             human.rng = np.random.default_rng((seed, 1))  # the environment has default_rng(seed)
             human.new_episode()
         while not ended:
-            actions, in_control, started = actor.act(obs[None], deterministic=True)[0], False, False  # (A,)
+            actions, in_control, started = (
+                actor.act(obs[None], deterministic=True)[0],
+                False,
+                False,
+            )  # (A,)
             if human:
                 actions, in_control, started, _ = human.watch(obs, actions)
             rows.append((obs, actions, in_control))
@@ -164,8 +216,14 @@ def rollout(env, actor, human, seed, budget=None):
             obs, reward, terminated, truncated, info = env.step(actions)
             episodic_return += reward
             ended = terminated or truncated or expert_steps == budget
-    obs, actions, nu = (torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows))
-    facts = {"takeovers": takeovers, "success": info.get("success", math.nan), "return": episodic_return}
+    obs, actions, nu = (
+        torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows)
+    )
+    facts = {
+        "takeovers": takeovers,
+        "success": info.get("success", math.nan),
+        "return": episodic_return,
+    }
     return {"obs": obs, "actions": actions, "nu": nu} | facts
 
 
@@ -186,10 +244,28 @@ def calibrate(args, env, actor, human):
     chosen for its rate on 15 episodes looks better there than it is, so the rate must hold on 15 others as well.
     """
     tried = []
-    for cost in (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0):
+    for cost in (
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+        6.0,
+        8.0,
+        11.0,
+        16.0,
+        22.0,
+        32.0,
+        45.0,
+        64.0,
+        90.0,
+        128.0,
+    ):
         human.cost = cost
         for episodes in (range(15), range(15, 30)):
-            rate, score = rate_and_score(env, actor, human, [seed_for(0, 3, i) for i in episodes])  # whatever --seed is
+            rate, score = rate_and_score(
+                env, actor, human, [seed_for(0, 3, i) for i in episodes]
+            )  # whatever --seed is
             tried.append({"cost": cost, "intervention_rate": rate, "score": score})
             if rate >= args.target_intervention_rate:
                 break
@@ -203,13 +279,23 @@ def calibrate(args, env, actor, human):
 def measure(args, env, eval_envs, actor, human):
     """What is known before the first round: c, how it was found, and what robot and person do alone and together."""
     cost, tried = calibrate(args, env, actor, human)
-    rate, score = rate_and_score(env, actor, human, [seed_for(args.seed, 5, i) for i in range(args.eval_episodes)])
-    facts = {"intervention_cost": cost, "calibration": tried, "intervention_rate": rate, "assisted_score": score}
+    rate, score = rate_and_score(
+        env, actor, human, [seed_for(args.seed, 5, i) for i in range(args.eval_episodes)]
+    )
+    facts = {
+        "intervention_cost": cost,
+        "calibration": tried,
+        "intervention_rate": rate,
+        "assisted_score": score,
+    }
     what = eval_envs, args.eval_episodes, seed_for(args.seed, 5)
     initial = evaluate(args.env_id, actor, *what, deterministic=True)
     expert = evaluate(args.env_id, copy_of(env, human.expert), *what, deterministic=False)
     if math.isnan(initial["success_rate"]) and math.isnan(expert["success_rate"]):
-        return facts | {"initial_score": initial["return_mean"], "expert_score": expert["return_mean"]}
+        return facts | {
+            "initial_score": initial["return_mean"],
+            "expert_score": expert["return_mean"],
+        }
     # one of them that never tells has never succeeded
     scores = {"initial_score": initial["success_rate"], "expert_score": expert["success_rate"]}
     return facts | {name: float(np.nan_to_num(score)) for name, score in scores.items()}
@@ -248,8 +334,12 @@ class Actor(nn.Module):
         """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
         mean, log_std = policy
         u = actions.atanh()  # (B, A), before the squashing
-        log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
-        log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+        log_prob = (
+            -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+        )
+        log_prob = log_prob - 2 * (
+            math.log(2) - u - F.softplus(-2 * u)
+        )  # log |d tanh(u) / du|, stable for large |u|
         return log_prob.sum(-1)
 
     @torch.no_grad()
@@ -274,7 +364,11 @@ class CategoricalActor(Actor):
     @torch.no_grad()
     def act(self, obs, deterministic=False):
         (logits,) = self(obs)
-        choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+        choice = (
+            logits.argmax(-1)
+            if deterministic
+            else torch.distributions.Categorical(logits=logits).sample()
+        )
         return F.one_hot(choice, self.act_dim).float().cpu().numpy()  # (B, A)
 
 
@@ -325,8 +419,13 @@ def fit(actor, optimizer, obs, actions, updates, batch_size):
 
 def warm_start(args, env, actor, mental_model):
     """Clone the mental model from the initial policy: at first a person expects the robot to go on as it does."""
-    alone = [rollout(env, actor, None, seed_for(args.seed, 4, i)) for i in range(args.warm_up_episodes)]
-    shown = [torch.cat([episode[name] for episode in alone]).to(actor.obs_mean.device) for name in ("obs", "actions")]
+    alone = [
+        rollout(env, actor, None, seed_for(args.seed, 4, i)) for i in range(args.warm_up_episodes)
+    ]
+    shown = [
+        torch.cat([episode[name] for episode in alone]).to(actor.obs_mean.device)
+        for name in ("obs", "actions")
+    ]
     optimizer = torch.optim.Adam(mental_model.parameters(), 1e-3, fused=True)
     fit(mental_model, optimizer, *shown, args.warm_up_updates, 256)
 
@@ -339,7 +438,9 @@ class Estimator(nn.Module):
         self.register_buffer("obs_mean", actor.obs_mean.clone())
         self.register_buffer("obs_std", actor.obs_std.clone())
         sizes = [len(actor.obs_mean), *hidden_sizes]
-        hidden = [layer for i, o in zip(sizes[:-1], sizes[1:]) for layer in (nn.Linear(i, o), nn.ReLU())]
+        hidden = [
+            layer for i, o in zip(sizes[:-1], sizes[1:]) for layer in (nn.Linear(i, o), nn.ReLU())
+        ]
         self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
 
     def forward(self, obs):
@@ -349,7 +450,9 @@ class Estimator(nn.Module):
 @functools.cache
 def laguerre(degrees):
     """Nodes and log weights (nodes,) of generalised Gauss-Laguerre quadrature: the mean over half a chi^2."""
-    nodes = 32 if degrees <= 4 else 96  # the more actions, the more are needed for the same accuracy
+    nodes = (
+        32 if degrees <= 4 else 96
+    )  # the more actions, the more are needed for the same accuracy
     x, weights = roots_genlaguerre(nodes, degrees / 2 - 1)
     log_weights = np.log(weights) - gammaln(degrees / 2)
     return torch.tensor(x, dtype=torch.float32), torch.tensor(log_weights, dtype=torch.float32)
@@ -365,15 +468,23 @@ def intervention_log_probs(policy, mental_model, cost, scale):
     """
     if len(policy) == 1:  # a sum over actions
         log_weights = policy[0].log_softmax(-1)  # (B, A)
-        gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(-1, keepdim=True)  # (B, A)
+        gap = log_weights - (mental_model[0].softmax(-1) * log_weights).sum(
+            -1, keepdim=True
+        )  # (B, A)
     else:
         (mean, log_std), (mental_mean, mental_log_std) = policy, mental_model
         # -E[ln pi(a')]; and -ln pi(a) is half a chi^2 of A degrees of freedom; what both have besides cancels
-        surprise = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (2 * (2 * log_std).exp())  # (B, A)
-        half_chi2, log_weights = (x.to(mean.device) for x in laguerre(mean.shape[-1]))  # (nodes,) each
+        surprise = ((mental_mean - mean).pow(2) + (2 * mental_log_std).exp()) / (
+            2 * (2 * log_std).exp()
+        )  # (B, A)
+        half_chi2, log_weights = (
+            x.to(mean.device) for x in laguerre(mean.shape[-1])
+        )  # (nodes,) each
         gap = surprise.sum(-1, keepdim=True) - half_chi2  # (B, nodes)
     z = (gap - cost) / scale
-    return tuple(torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1))
+    return tuple(
+        torch.logsumexp(log_weights + torch.special.log_ndtr(sign * z), -1) for sign in (1, -1)
+    )
 
 
 def losses(args, cost, actor, mental_model, obs, actions, nu):
@@ -383,7 +494,9 @@ def losses(args, cost, actor, mental_model, obs, actions, nu):
     j2 = -(nu * log_pi).sum() / nu.sum().clamp_min(1)  # Eq. 4: only where a person acted
     if mental_model is None:
         return torch.zeros_like(j2), j2, j2
-    log_p, log_not_p = intervention_log_probs(policy, mental_model(obs), cost, args.intervention_scale)  # (B,) each
+    log_p, log_not_p = intervention_log_probs(
+        policy, mental_model(obs), cost, args.intervention_scale
+    )  # (B,) each
     j1 = -(nu * log_p + (1 - nu) * log_not_p).mean()
     if len(policy) == 1:  # cross entropy over A actions (Eq. 3) and no intervention
         return j1, j2, j1 - (nu * log_pi).mean()
@@ -395,7 +508,11 @@ def prediction_quality(log_p, log_not_p, nu):
     hits = ((log_p > log_not_p) == (nu > 0)).float()
     balanced = (hits[nu > 0].mean() + hits[nu == 0].mean()) / 2  # nan if one class is missing
     log_loss = -torch.where(nu > 0, log_p, log_not_p).mean()
-    return {"accuracy": hits.mean().item(), "balanced_accuracy": balanced.item(), "log_loss": log_loss.item()}
+    return {
+        "accuracy": hits.mean().item(),
+        "balanced_accuracy": balanced.item(),
+        "log_loss": log_loss.item(),
+    }
 
 
 def row_of(rounds, counts, expert_steps, takeovers, foretold):
@@ -404,7 +521,10 @@ def row_of(rounds, counts, expert_steps, takeovers, foretold):
     row |= {"expert_steps": expert_steps, "takeovers": takeovers}  # in all: the cost
     for i, name in enumerate(("model", "network", "majority")):
         log_p, log_not_p, nu = foretold[:, 1 + 2 * i], foretold[:, 2 + 2 * i], foretold[:, 0]
-        row |= {f"{name}_{what}": value for what, value in prediction_quality(log_p, log_not_p, nu).items()}
+        row |= {
+            f"{name}_{what}": value
+            for what, value in prediction_quality(log_p, log_not_p, nu).items()
+        }
     return row
 
 
@@ -425,7 +545,9 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                 if waiting and env not in playing:
                     playing[env] = waiting.pop(0)
                     obs[env], _ = env.reset(seed=seed_for(seed, playing[env]))
-            actions = actor.act(np.stack([obs[env] for env in playing]), deterministic)  # (playing, A)
+            actions = actor.act(
+                np.stack([obs[env] for env in playing]), deterministic
+            )  # (playing, A)
             for (env, i), action in zip(tuple(playing.items()), actions):
                 obs[env], reward, terminated, truncated, info = env.step(action)
                 returns[i] += reward
@@ -434,8 +556,13 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                     del playing[env]
     scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
     if not np.isnan(successes).all():
-        successes = np.nan_to_num(successes)  # some environments report a success only where there is one
-    stats = {"return_mean": returns.mean(), "return_std": returns.std(ddof=1) if episodes > 1 else 0.0}
+        successes = np.nan_to_num(
+            successes
+        )  # some environments report a success only where there is one
+    stats = {
+        "return_mean": returns.mean(),
+        "return_std": returns.std(ddof=1) if episodes > 1 else 0.0,
+    }
     stats |= {"normalized_score": scores.mean(), "success_rate": 100 * successes.mean()}
     return {name: float(value) for name, value in stats.items()}
 
@@ -443,7 +570,9 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
 def main_metric(rows):
     """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
     for name in ("success_rate", "normalized_score"):
-        if not any(math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")):
+        if not any(
+            math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")
+        ):
             return name
     return "return_mean"
 
@@ -455,7 +584,10 @@ def parse_args(argv=None):
     """The command line; with --resume, the run's own options, which nothing may contradict."""
     args = tyro.cli(Args, args=argv)
     if args.resume is None:
-        typed = [word.split("=")[0].replace("_", "-") for word in (sys.argv[1:] if argv is None else argv)]
+        typed = [
+            word.split("=")[0].replace("_", "-")
+            for word in (sys.argv[1:] if argv is None else argv)
+        ]
         for name, why in useless(args).items():
             for option in (f"--{name.replace('_', '-')}", f"--no-{name.replace('_', '-')}"):
                 if option in typed:
@@ -466,11 +598,15 @@ def parse_args(argv=None):
         tuples = {name: tuple(saved[name]) for name in vars(args) if isinstance(saved[name], list)}
         saved = check(Args(**saved | tuples | {"resume": args.resume}))
     except (OSError, TypeError, ValueError, KeyError):
-        raise InputError(f"--resume {args.resume}: no run of this script lies there (by its args.json)") from None
+        raise InputError(
+            f"--resume {args.resume}: no run of this script lies there (by its args.json)"
+        ) from None
     for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
         if value != getattr(saved, name):
             option = f"--{name.replace('_', '-')}"
-            raise InputError(f"--resume {args.resume}: it runs with {getattr(saved, name)} as {option}; leave that out")
+            raise InputError(
+                f"--resume {args.resume}: it runs with {getattr(saved, name)} as {option}; leave that out"
+            )
     return saved
 
 
@@ -489,7 +625,9 @@ def useless(args):
 
 def check(args):
     """Everything that can be wrong with the options themselves."""
-    positive = "rounds round_episodes eval_frequency eval_episodes batch_size num_threads takeover_steps"
+    positive = (
+        "rounds round_episodes eval_frequency eval_episodes batch_size num_threads takeover_steps"
+    )
     for names, holds, rule in (
         (f"{positive} round_updates warm_up_episodes", lambda x: x > 0, "positive"),
         ("intervention_scale min_std learning_rate", lambda x: 0 < x < math.inf, "positive"),
@@ -502,9 +640,14 @@ def check(args):
     ):
         for name in names.split():
             if not holds(getattr(args, name)):
-                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}"
+                )
     for wrong, message in (
-        (min(args.hidden_sizes, default=0) < 1, "--hidden-sizes needs positive sizes, at least one"),
+        (
+            min(args.hidden_sizes, default=0) < 1,
+            "--hidden-sizes needs positive sizes, at least one",
+        ),
         (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
     ):
         if wrong:
@@ -540,7 +683,9 @@ class Run:
         progress: total, initial and unit of what the bar shows.
         """
         self.args, self.options = args, asdict(replace(args, resume=None))
-        self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
+        self.rows, self.total = (
+            checkpoint["run"] if checkpoint else ([], 0.0)
+        )  # of eval.csv; seconds until then
         if args.resume:
             self.folder = Path(args.resume)
         else:
@@ -551,7 +696,9 @@ class Run:
         write_file(self.folder / "args.json", json.dumps(self.options, indent=2).encode())
         begin_run(self.folder)
         # what a killed run logged after its checkpoint is logged again: TensorBoard is to forget the first time
-        self.writer = SummaryWriter(self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
+        self.writer = SummaryWriter(
+            self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None
+        )
         if checkpoint:
             torch.set_rng_state(checkpoint["torch_rng"])
             if args.cuda:
@@ -559,7 +706,10 @@ class Run:
         else:
             table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
             self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
-        self.signals, self.waits = [], False  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
+        self.signals, self.waits = (
+            [],
+            False,
+        )  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self.hear)
         self.start = time.perf_counter() - self.total
@@ -573,7 +723,9 @@ class Run:
         if self.signals or not self.waits:
             raise KeyboardInterrupt(signum)
         self.signals.append(signum)
-        os.write(2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n")
+        os.write(
+            2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n"
+        )
 
     def seconds(self):
         """How long the run has taken, interruptions apart."""
@@ -582,7 +734,9 @@ class Run:
     def due(self, clock, now, over):
         """Is it time to evaluate? clock: the column of eval.csv that --eval-frequency counts, now: what it is."""
         last = self.rows[-1][clock] if self.rows else 0
-        return now // self.args.eval_frequency > last // self.args.eval_frequency or (over and now > last)
+        return now // self.args.eval_frequency > last // self.args.eval_frequency or (
+            over and now > last
+        )
 
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
@@ -599,20 +753,28 @@ class Run:
             if name != "global_step" and not math.isnan(value):
                 self.writer.add_scalar(f"eval/{name}", value, global_step)
         self.rows.append(row)
-        lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in self.rows]  # no nan
+        lines = [",".join(row)] + [
+            ",".join("" if v != v else str(v) for v in r.values()) for r in self.rows
+        ]  # no nan
         write_file(self.folder / "eval.csv", "\n".join(lines + [""]).encode())
         self.bar.set_postfix(score=f"{row[main_metric(self.rows)]:.0f}", **shown)
 
     def save(self, global_step, state):
         """Write the checkpoint from which --resume goes on; ends the run, after that, if a signal has come."""
         self.total = self.seconds()
-        state = state | {"args": self.options, "run": (self.rows, self.total), "torch_rng": torch.get_rng_state()}
+        state = state | {
+            "args": self.options,
+            "run": (self.rows, self.total),
+            "torch_rng": torch.get_rng_state(),
+        }
         state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.cuda else None
         self.writer.flush()
         try:
             save_checkpoint(self.folder / "checkpoint.pt", state)
         except OSError as error:
-            raise RunError(f"step {global_step}: no new checkpoint written ({error.strerror}), make room") from None
+            raise RunError(
+                f"step {global_step}: no new checkpoint written ({error.strerror}), make room"
+            ) from None
         if self.signals:
             self.bar.close()
             raise KeyboardInterrupt(self.signals[0])
@@ -624,13 +786,23 @@ class Run:
         args, key = self.args, main_metric(self.rows)
         best = max(self.rows, key=lambda row: row[key])
         if args.save_model:
-            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
-            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "min_log_std": actor.min_log_std}
+            facts = {
+                "env_id": args.env_id,
+                "level": args.exp_name,
+                "distribution": actor.distribution,
+            }
+            facts |= {
+                "obs_dim": len(actor.obs_mean),
+                "act_dim": actor.act_dim,
+                "min_log_std": actor.min_log_std,
+            }
             facts |= {"hidden_sizes": [layer.out_features for layer in actor.layers]}
             facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
-        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
+        known = [
+            {name: value for name, value in row.items() if value == value} for row in (last, best)
+        ]  # no nan
         summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
         write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         if args.capture_video:
@@ -657,9 +829,15 @@ def main(args):
         check_rendering(make_env, args.env_id, args.max_episode_steps)
 
     env = make_env(args.env_id, args.max_episode_steps)
-    eval_envs = [make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))]
-    expert, initial = (load_expert(args.env_id, level, env) for level in (args.expert, args.initial_policy))
-    human_model = load_expert(args.env_id, args.human_model, env) if args.human_model != "robot" else None
+    eval_envs = [
+        make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))
+    ]
+    expert, initial = (
+        load_expert(args.env_id, level, env) for level in (args.expert, args.initial_policy)
+    )
+    human_model = (
+        load_expert(args.env_id, args.human_model, env) if args.human_model != "robot" else None
+    )
     if not env.discrete and args.mental_model and args.intervention_scale < 1:
         raise InputError(f"--intervention-scale {args.intervention_scale}: with continuous actions it must be 1 or "
                          "more (below, the integral of Eq. 2 is inexact)")  # fmt: skip
@@ -673,15 +851,30 @@ def main(args):
         mental_model.obs_std.copy_(actor.obs_std)
     networks = [network.to(device) for network in (actor, estimator, mental_model) if network]
     learned = [*actor.parameters(), *(mental_model.parameters() if mental_model else ())]
-    optimizers = [torch.optim.Adam(p, args.learning_rate, fused=True) for p in (learned, estimator.parameters())]
-    human = ProbitHuman(args, expert, human_model or likeliest(actor), rng=None)  # every episode has its own generator
+    optimizers = [
+        torch.optim.Adam(p, args.learning_rate, fused=True)
+        for p in (learned, estimator.parameters())
+    ]
+    human = ProbitHuman(
+        args, expert, human_model or likeliest(actor), rng=None
+    )  # every episode has its own generator
     files = [policy.sha256 for policy in (expert, initial, human_model) if policy]
 
     global_step, rounds, expert_steps, takeovers = 0, 0, 0, 0
-    setting = {"intervention_cost": args.intervention_cost}  # and what is measured before the first round
-    data = [torch.empty(0, *env.observation_space.shape), torch.empty(0, *env.action_space.shape), torch.empty(0)]
-    data = [values.to(device) for values in data]  # D: observations (n, O), executed actions (n, A) and nu (n,)
-    foretold = torch.empty(0, 7)  # since the last evaluation: nu; ln p(nu=1) and ln p(nu=0) by model, network, majority
+    setting = {
+        "intervention_cost": args.intervention_cost
+    }  # and what is measured before the first round
+    data = [
+        torch.empty(0, *env.observation_space.shape),
+        torch.empty(0, *env.action_space.shape),
+        torch.empty(0),
+    ]
+    data = [
+        values.to(device) for values in data
+    ]  # D: observations (n, O), executed actions (n, A) and nu (n,)
+    foretold = torch.empty(
+        0, 7
+    )  # since the last evaluation: nu; ln p(nu=1) and ln p(nu=0) by model, network, majority
     counts = np.zeros(2, dtype=int)  # since the last evaluation: steps, under expert control
     if checkpoint:
         if checkpoint["files"] != files:
@@ -706,7 +899,9 @@ def main(args):
     while True:
         if run.due("round", rounds, over):
             row = row_of(rounds, counts, expert_steps, takeovers, foretold)
-            run.evaluate(actor, eval_envs, global_step, row, interventions=f"{row['intervention_rate']:.0%}")
+            run.evaluate(
+                actor, eval_envs, global_step, row, interventions=f"{row['intervention_rate']:.0%}"
+            )
             foretold = foretold[:0]
             counts[:] = 0
         if over:
@@ -720,7 +915,10 @@ def main(args):
                 watched.append(rollout(env, actor, human, seed_for(args.seed, 0, episode), budget))
                 expert_steps += int(watched[-1]["nu"].sum())
                 takeovers += watched[-1]["takeovers"]
-        new = [torch.cat([episode[name] for episode in watched]).to(device) for name in ("obs", "actions", "nu")]
+        new = [
+            torch.cat([episode[name] for episode in watched]).to(device)
+            for name in ("obs", "actions", "nu")
+        ]
         global_step += len(new[0])
         counts += (len(new[0]), int(new[2].sum()))
 
@@ -735,7 +933,9 @@ def main(args):
                     model = intervention_log_probs(*policies, human.cost, args.intervention_scale)
                 share = data[2].mean().clamp(1e-3, 1 - 1e-3)
                 majority = share.log().expand_as(logit), (1 - share).log().expand_as(logit)
-            foretold = torch.cat([foretold, torch.stack([new[2], *model, *network, *majority], -1).cpu()])  # (n, 7)
+            foretold = torch.cat(
+                [foretold, torch.stack([new[2], *model, *network, *majority], -1).cpu()]
+            )  # (n, 7)
         data = [torch.cat(both) for both in zip(data, new)]
 
         # Learn from all rounds, from where the networks stand. (Eq. 5)
@@ -749,18 +949,33 @@ def main(args):
                 loss.backward()
                 optimizer.step()
         if not math.isfinite((j + guess).item()):
-            raise RunError(f"round {rounds}: learning broke down, its losses are not finite ({j}, {guess})")
+            raise RunError(
+                f"round {rounds}: learning broke down, its losses are not finite ({j}, {guess})"
+            )
         for name, value in (("j1", j1), ("j2", j2), ("network", guess)):
             run.writer.add_scalar(f"losses/{name}", value, global_step)
         rounds += 1
         over = rounds == args.rounds or expert_steps == args.max_interventions
         run.bar.update()
-        state = {"files": files, "data": data, "foretold": foretold, "counts": torch.from_numpy(counts)}
+        state = {
+            "files": files,
+            "data": data,
+            "foretold": foretold,
+            "counts": torch.from_numpy(counts),
+        }
         state |= {"states": [module.state_dict() for module in (*networks, *optimizers)]}
-        run.save(global_step, state | {"progress": (global_step, rounds, expert_steps, takeovers, setting)})
+        run.save(
+            global_step,
+            state | {"progress": (global_step, rounds, expert_steps, takeovers, setting)},
+        )
 
     tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
-    summary = {"env_steps": global_step, "rounds": rounds, "expert_steps": expert_steps, "takeovers": takeovers}
+    summary = {
+        "env_steps": global_step,
+        "rounds": rounds,
+        "expert_steps": expert_steps,
+        "takeovers": takeovers,
+    }
     summary |= {"before": setting, "seconds": {"total": run.seconds()}}
     shown = {"c, scale": f"{human.cost}, {args.intervention_scale}"}
     if "expert_score" in setting:

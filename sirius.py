@@ -32,8 +32,24 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, Checked, InputError, RunError, UnitActions, begin_run, check_rendering, exit_codes
-from experts import load_checkpoint, load_demonstrations, load_expert, new_run_folder, normalized_score, open_task
+from experts import (
+    MAX_ACTION,
+    Checked,
+    InputError,
+    RunError,
+    UnitActions,
+    begin_run,
+    check_rendering,
+    exit_codes,
+)
+from experts import (
+    load_checkpoint,
+    load_demonstrations,
+    load_expert,
+    new_run_folder,
+    normalized_score,
+    open_task,
+)
 from experts import require_packages, save_checkpoint, save_expert, start_tracking, write_file
 
 
@@ -43,31 +59,53 @@ class Args:
     seed: int = 1  # of everything: on the CPU, the same seed gives the same run to the bit
     cuda: bool = False  # learn on the GPU
     num_threads: int = 2  # of torch on the CPU
-    resume: str | None = None  # go on with this folder, runs/<run>; all other options come from there
+    resume: str | None = (
+        None  # go on with this folder, runs/<run>; all other options come from there
+    )
     save_model: bool = True  # at the end, write a file that --expert and --initial-policy can load
     capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
-    env_id: str = "Meta-World/peg-insert-side-v3"  # or LunarLander-v3, or any with Box or discrete actions
-    max_episode_steps: int | None = None  # end every episode after so many steps; default: the environment's own limit
+    env_id: str = (
+        "Meta-World/peg-insert-side-v3"  # or LunarLander-v3, or any with Box or discrete actions
+    )
+    max_episode_steps: int | None = (
+        None  # end every episode after so many steps; default: the environment's own limit
+    )
     rounds: int = 20  # N: a round is some watched episodes, then training
     round_episodes: int = 1  # k: episodes of a round
-    max_interventions: int | None = None  # the last round ends when the expert has acted for so many steps
+    max_interventions: int | None = (
+        None  # the last round ends when the expert has acted for so many steps
+    )
     eval_frequency: int = 1  # rounds between evaluations
-    eval_episodes: int = 20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+    eval_episodes: int = (
+        20  # of an evaluation, with the mean action and again with sampled ones, always fresh
+    )
 
     expert: str = "top"  # pi_h, who takes over: a shipped level or a .safetensors file
-    initial_policy: str = "initial"  # what the robot can do at first: a level or a .safetensors file
+    initial_policy: str = (
+        "initial"  # what the robot can do at first: a level or a .safetensors file
+    )
     # what the person expects of the robot: a level or a .safetensors file, for good; robot: what it does by now
     human_model: str = "mental"
-    intervention_cost: float = 16.0  # c, what it takes to take over: mile.py finds it, this for peg insertion
-    intervention_scale: float = 10.0  # by which the gap minus c is divided (not in the paper, but in its code)
+    intervention_cost: float = (
+        16.0  # c, what it takes to take over: mile.py finds it, this for peg insertion
+    )
+    intervention_scale: float = (
+        10.0  # by which the gap minus c is divided (not in the paper, but in its code)
+    )
     takeover_steps: int = 1  # steps that the expert keeps control
 
     demo_episodes: int = 0  # demonstrations to begin with, besides the initial policy
-    dataset_id: str | None = None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
-    demo_noise: float = 0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
-    pre_intervention_steps: int = 1  # before a takeover, that count little (Sirius: 15, where takeovers last longer)
+    dataset_id: str | None = (
+        None  # a Minari dataset of demonstrations; default: rollouts of the shipped top expert
+    )
+    demo_noise: float = (
+        0.0  # standard deviation of noise on the actions of these rollouts, which makes them worse
+    )
+    pre_intervention_steps: int = (
+        1  # before a takeover, that count little (Sirius: 15, where takeovers last longer)
+    )
     min_std: float = 0.1  # lower limit of the policy's standard deviation, before the tanh
     round_updates: int = 100  # gradient steps after a round
     batch_size: int = 1_024  # transitions per gradient step
@@ -79,7 +117,9 @@ class Args:
 
 def make_env(env_id, max_episode_steps=None, **options):
     """The environment with flat observations and, whatever its own actions are, some in [-1, 1] or one-hot vectors."""
-    env = open_task(env_id, max_episode_steps, **options)  # gym.make; whatever is wrong becomes one line
+    env = open_task(
+        env_id, max_episode_steps, **options
+    )  # gym.make; whatever is wrong becomes one line
     env = gym.wrappers.FlattenObservation(env)
     return UnitActions(Checked(env))
 
@@ -112,13 +152,17 @@ class ProbitHuman:
         ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]: how much better a is than what is expected of the robot.
         """
         state = torch.as_tensor(obs[None], dtype=torch.float32)  # (1, O)
-        policy, robot = ([x[0].cpu() for x in model(state)] for model in (self.expert, self.model))  # (A,) each
+        policy, robot = (
+            [x[0].cpu() for x in model(state)] for model in (self.expert, self.model)
+        )  # (A,) each
         if len(policy) == 1:
             log_pi = policy[0].log_softmax(-1)
             a = (log_pi + torch.from_numpy(self.rng.gumbel(size=len(log_pi)))).argmax()
             return log_pi[a] - (robot[0].softmax(-1) * log_pi).sum()
         (mean, log_std), (robot_mean, robot_log_std) = policy, robot
-        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (2 * (2 * log_std).exp())  # -E[ln pi(a')]
+        surprise = ((robot_mean - mean).pow(2) + (2 * robot_log_std).exp()) / (
+            2 * (2 * log_std).exp()
+        )  # -E[ln pi(a')]
         noise = torch.from_numpy(self.rng.standard_normal(len(mean)))  # a = mean + std * noise
         return (surprise - noise.pow(2) / 2).sum()  # what both logarithms have besides cancels
 
@@ -126,7 +170,10 @@ class ProbitHuman:
         """One step: executed action, is the expert in control, did a takeover start, None (no proposal is judged)."""
         started = False
         if self.takeover_left == 0:  # noise > c - gap has probability Phi((gap - c) / scale)
-            started = bool(self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal() > self.cost)
+            started = bool(
+                self.gap(obs) + self.args.intervention_scale * self.rng.standard_normal()
+                > self.cost
+            )
         if started:
             self.takeover_left = self.args.takeover_steps
         if self.takeover_left == 0:
@@ -150,7 +197,11 @@ def rollout(env, actor, human, seed, budget=None):
             human.rng = np.random.default_rng((seed, 1))  # the environment has default_rng(seed)
             human.new_episode()
         while not ended:
-            actions, in_control, started = actor.act(obs[None], deterministic=True)[0], False, False  # (A,)
+            actions, in_control, started = (
+                actor.act(obs[None], deterministic=True)[0],
+                False,
+                False,
+            )  # (A,)
             if human:
                 actions, in_control, started, _ = human.watch(obs, actions)
             rows.append((obs, actions, in_control))
@@ -158,8 +209,14 @@ def rollout(env, actor, human, seed, budget=None):
             obs, reward, terminated, truncated, info = env.step(actions)
             episodic_return += reward
             ended = terminated or truncated or expert_steps == budget
-    obs, actions, nu = (torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows))
-    facts = {"takeovers": takeovers, "success": info.get("success", math.nan), "return": episodic_return}
+    obs, actions, nu = (
+        torch.tensor(np.array(column), dtype=torch.float32) for column in zip(*rows)
+    )
+    facts = {
+        "takeovers": takeovers,
+        "success": info.get("success", math.nan),
+        "return": episodic_return,
+    }
     return {"obs": obs, "actions": actions, "nu": nu} | facts
 
 
@@ -196,8 +253,12 @@ class Actor(nn.Module):
         """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
         mean, log_std = policy
         u = actions.atanh()  # (B, A), before the squashing
-        log_prob = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
-        log_prob = log_prob - 2 * (math.log(2) - u - F.softplus(-2 * u))  # log |d tanh(u) / du|, stable for large |u|
+        log_prob = (
+            -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+        )
+        log_prob = log_prob - 2 * (
+            math.log(2) - u - F.softplus(-2 * u)
+        )  # log |d tanh(u) / du|, stable for large |u|
         return log_prob.sum(-1)
 
     @torch.no_grad()
@@ -222,7 +283,11 @@ class CategoricalActor(Actor):
     @torch.no_grad()
     def act(self, obs, deterministic=False):
         (logits,) = self(obs)
-        choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+        choice = (
+            logits.argmax(-1)
+            if deterministic
+            else torch.distributions.Categorical(logits=logits).sample()
+        )
         return F.one_hot(choice, self.act_dim).float().cpu().numpy()  # (B, A)
 
 
@@ -296,7 +361,9 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                 if waiting and env not in playing:
                     playing[env] = waiting.pop(0)
                     obs[env], _ = env.reset(seed=seed_for(seed, playing[env]))
-            actions = actor.act(np.stack([obs[env] for env in playing]), deterministic)  # (playing, A)
+            actions = actor.act(
+                np.stack([obs[env] for env in playing]), deterministic
+            )  # (playing, A)
             for (env, i), action in zip(tuple(playing.items()), actions):
                 obs[env], reward, terminated, truncated, info = env.step(action)
                 returns[i] += reward
@@ -305,8 +372,13 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
                     del playing[env]
     scores = normalized_score(env_id, returns)  # every episode is normalised, then averaged
     if not np.isnan(successes).all():
-        successes = np.nan_to_num(successes)  # some environments report a success only where there is one
-    stats = {"return_mean": returns.mean(), "return_std": returns.std(ddof=1) if episodes > 1 else 0.0}
+        successes = np.nan_to_num(
+            successes
+        )  # some environments report a success only where there is one
+    stats = {
+        "return_mean": returns.mean(),
+        "return_std": returns.std(ddof=1) if episodes > 1 else 0.0,
+    }
     stats |= {"normalized_score": scores.mean(), "success_rate": 100 * successes.mean()}
     return {name: float(value) for name, value in stats.items()}
 
@@ -314,7 +386,9 @@ def evaluate(env_id, actor, envs, episodes, seed, deterministic):
 def main_metric(rows):
     """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
     for name in ("success_rate", "normalized_score"):
-        if not any(math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")):
+        if not any(
+            math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")
+        ):
             return name
     return "return_mean"
 
@@ -326,7 +400,10 @@ def parse_args(argv=None):
     """The command line; with --resume, the run's own options, which nothing may contradict."""
     args = tyro.cli(Args, args=argv)
     if args.resume is None:
-        typed = [word.split("=")[0].replace("_", "-") for word in (sys.argv[1:] if argv is None else argv)]
+        typed = [
+            word.split("=")[0].replace("_", "-")
+            for word in (sys.argv[1:] if argv is None else argv)
+        ]
         for name, why in useless(args).items():
             for option in (f"--{name.replace('_', '-')}", f"--no-{name.replace('_', '-')}"):
                 if option in typed:
@@ -337,11 +414,15 @@ def parse_args(argv=None):
         tuples = {name: tuple(saved[name]) for name in vars(args) if isinstance(saved[name], list)}
         saved = check(Args(**saved | tuples | {"resume": args.resume}))
     except (OSError, TypeError, ValueError, KeyError):
-        raise InputError(f"--resume {args.resume}: no run of this script lies there (by its args.json)") from None
+        raise InputError(
+            f"--resume {args.resume}: no run of this script lies there (by its args.json)"
+        ) from None
     for name, value in vars(tyro.cli(Args, args=argv, default=saved)).items():
         if value != getattr(saved, name):
             option = f"--{name.replace('_', '-')}"
-            raise InputError(f"--resume {args.resume}: it runs with {getattr(saved, name)} as {option}; leave that out")
+            raise InputError(
+                f"--resume {args.resume}: it runs with {getattr(saved, name)} as {option}; leave that out"
+            )
     return saved
 
 
@@ -358,7 +439,9 @@ def useless(args):
 
 def check(args):
     """Everything that can be wrong with the options themselves."""
-    positive = "rounds round_episodes eval_frequency eval_episodes batch_size num_threads takeover_steps"
+    positive = (
+        "rounds round_episodes eval_frequency eval_episodes batch_size num_threads takeover_steps"
+    )
     for names, holds, rule in (
         (f"{positive} round_updates", lambda x: x > 0, "positive"),
         ("intervention_scale min_std learning_rate", lambda x: 0 < x < math.inf, "positive"),
@@ -370,8 +453,12 @@ def check(args):
     ):
         for name in names.split():
             if not holds(getattr(args, name)):
-                raise InputError(f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}")
-    for wrong, message in ((args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),):
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be {rule}, not {getattr(args, name)}"
+                )
+    for wrong, message in (
+        (args.cuda and not torch.cuda.is_available(), "--cuda: torch finds no GPU here"),
+    ):
         if wrong:
             raise InputError(message)
     require_packages(*["wandb"] * args.track, *["moviepy"] * args.capture_video)
@@ -405,7 +492,9 @@ class Run:
         progress: total, initial and unit of what the bar shows.
         """
         self.args, self.options = args, asdict(replace(args, resume=None))
-        self.rows, self.total = checkpoint["run"] if checkpoint else ([], 0.0)  # of eval.csv; seconds until then
+        self.rows, self.total = (
+            checkpoint["run"] if checkpoint else ([], 0.0)
+        )  # of eval.csv; seconds until then
         if args.resume:
             self.folder = Path(args.resume)
         else:
@@ -416,7 +505,9 @@ class Run:
         write_file(self.folder / "args.json", json.dumps(self.options, indent=2).encode())
         begin_run(self.folder)
         # what a killed run logged after its checkpoint is logged again: TensorBoard is to forget the first time
-        self.writer = SummaryWriter(self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None)
+        self.writer = SummaryWriter(
+            self.folder, purge_step=global_step + bool(checkpoint) if args.resume else None
+        )
         if checkpoint:
             torch.set_rng_state(checkpoint["torch_rng"])
             if args.cuda:
@@ -424,7 +515,10 @@ class Run:
         else:
             table = "\n".join(f"|{name}|{value}|" for name, value in vars(args).items())
             self.writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
-        self.signals, self.waits = [], False  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
+        self.signals, self.waits = (
+            [],
+            False,
+        )  # SIGINT and SIGTERM that came; does a stop wait for the next checkpoint?
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self.hear)
         self.start = time.perf_counter() - self.total
@@ -438,7 +532,9 @@ class Run:
         if self.signals or not self.waits:
             raise KeyboardInterrupt(signum)
         self.signals.append(signum)
-        os.write(2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n")
+        os.write(
+            2, b"\nstopping at the next checkpoint; once more stops at once, back at the last one\n"
+        )
 
     def seconds(self):
         """How long the run has taken, interruptions apart."""
@@ -447,7 +543,9 @@ class Run:
     def due(self, clock, now, over):
         """Is it time to evaluate? clock: the column of eval.csv that --eval-frequency counts, now: what it is."""
         last = self.rows[-1][clock] if self.rows else 0
-        return now // self.args.eval_frequency > last // self.args.eval_frequency or (over and now > last)
+        return now // self.args.eval_frequency > last // self.args.eval_frequency or (
+            over and now > last
+        )
 
     def evaluate(self, actor, envs, global_step, facts, **shown):
         """Evaluate: a new row of eval.csv, with these facts in it. What is shown stands beside the progress."""
@@ -464,20 +562,28 @@ class Run:
             if name != "global_step" and not math.isnan(value):
                 self.writer.add_scalar(f"eval/{name}", value, global_step)
         self.rows.append(row)
-        lines = [",".join(row)] + [",".join("" if v != v else str(v) for v in r.values()) for r in self.rows]  # no nan
+        lines = [",".join(row)] + [
+            ",".join("" if v != v else str(v) for v in r.values()) for r in self.rows
+        ]  # no nan
         write_file(self.folder / "eval.csv", "\n".join(lines + [""]).encode())
         self.bar.set_postfix(score=f"{row[main_metric(self.rows)]:.0f}", **shown)
 
     def save(self, global_step, state):
         """Write the checkpoint from which --resume goes on; ends the run, after that, if a signal has come."""
         self.total = self.seconds()
-        state = state | {"args": self.options, "run": (self.rows, self.total), "torch_rng": torch.get_rng_state()}
+        state = state | {
+            "args": self.options,
+            "run": (self.rows, self.total),
+            "torch_rng": torch.get_rng_state(),
+        }
         state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.cuda else None
         self.writer.flush()
         try:
             save_checkpoint(self.folder / "checkpoint.pt", state)
         except OSError as error:
-            raise RunError(f"step {global_step}: no new checkpoint written ({error.strerror}), make room") from None
+            raise RunError(
+                f"step {global_step}: no new checkpoint written ({error.strerror}), make room"
+            ) from None
         if self.signals:
             self.bar.close()
             raise KeyboardInterrupt(self.signals[0])
@@ -489,13 +595,23 @@ class Run:
         args, key = self.args, main_metric(self.rows)
         best = max(self.rows, key=lambda row: row[key])
         if args.save_model:
-            facts = {"env_id": args.env_id, "level": args.exp_name, "distribution": actor.distribution}
-            facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "min_log_std": actor.min_log_std}
+            facts = {
+                "env_id": args.env_id,
+                "level": args.exp_name,
+                "distribution": actor.distribution,
+            }
+            facts |= {
+                "obs_dim": len(actor.obs_mean),
+                "act_dim": actor.act_dim,
+                "min_log_std": actor.min_log_std,
+            }
             facts |= {"hidden_sizes": [layer.out_features for layer in actor.layers]}
             facts |= {"trained_by": f"{Path(__file__).name}, seed {args.seed}"}
             facts |= {"score_mean": last[f"stochastic_{key}"], "score_episodes": args.eval_episodes}
             save_expert(self.folder / "model.safetensors", tensors, **facts)
-        known = [{name: value for name, value in row.items() if value == value} for row in (last, best)]  # no nan
+        known = [
+            {name: value for name, value in row.items() if value == value} for row in (last, best)
+        ]  # no nan
         summary = {"main_metric": key, "final": known[0], "best": known[1], **summary}
         write_file(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         if args.capture_video:
@@ -522,16 +638,26 @@ def main(args):
         check_rendering(make_env, args.env_id, args.max_episode_steps)
 
     env = make_env(args.env_id, args.max_episode_steps)
-    eval_envs = [make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))]
-    expert, initial = (load_expert(args.env_id, level, env) for level in (args.expert, args.initial_policy))
-    human_model = load_expert(args.env_id, args.human_model, env) if args.human_model != "robot" else None
+    eval_envs = [
+        make_env(args.env_id, args.max_episode_steps) for _ in range(min(args.eval_episodes, 20))
+    ]
+    expert, initial = (
+        load_expert(args.env_id, level, env) for level in (args.expert, args.initial_policy)
+    )
+    human_model = (
+        load_expert(args.env_id, args.human_model, env) if args.human_model != "robot" else None
+    )
     checkpoint = open_run(args)
     actor = make_actor(env, initial.facts["hidden_sizes"])  # pi_theta
     actor.load_state_dict(initial.state)
-    actor.min_log_std = max(initial.facts.get("min_log_std", actor.min_log_std), math.log(args.min_std))
+    actor.min_log_std = max(
+        initial.facts.get("min_log_std", actor.min_log_std), math.log(args.min_std)
+    )
     actor.to(device)
     optimizer = torch.optim.Adam(actor.parameters(), args.learning_rate, fused=True)
-    human = ProbitHuman(args, expert, human_model or likeliest(actor), rng=None)  # every episode has its own generator
+    human = ProbitHuman(
+        args, expert, human_model or likeliest(actor), rng=None
+    )  # every episode has its own generator
     files = [policy.sha256 for policy in (expert, initial, human_model) if policy]
 
     global_step, rounds, expert_steps, takeovers = 0, 0, 0, 0
@@ -539,11 +665,15 @@ def main(args):
     data += [torch.empty(0, dtype=torch.long)]
     demo_episodes = 0
     if args.demo_episodes:
-        demos = load_demonstrations(env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise)
+        demos = load_demonstrations(
+            env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise
+        )
         demo_episodes = int(demos["ends"].sum())
         data = [torch.from_numpy(demos[name]) for name in ("obs", "actions")]
         data += [torch.full((len(data[0]),), DEMO)]
-    data = [values.to(device) for values in data]  # observations (n, O), executed actions (n, A) and kinds (n,)
+    data = [
+        values.to(device) for values in data
+    ]  # observations (n, O), executed actions (n, A) and kinds (n,)
     counts = np.zeros(2, dtype=int)  # since the last evaluation: steps, under expert control
     if checkpoint:
         if checkpoint["files"] != files:
@@ -559,7 +689,9 @@ def main(args):
     while True:
         if run.due("round", rounds, over):
             row = row_of(rounds, counts, expert_steps, takeovers)
-            run.evaluate(actor, eval_envs, global_step, row, interventions=f"{row['intervention_rate']:.0%}")
+            run.evaluate(
+                actor, eval_envs, global_step, row, interventions=f"{row['intervention_rate']:.0%}"
+            )
             counts[:] = 0
         if over:
             break
@@ -573,7 +705,10 @@ def main(args):
                 expert_steps += int(watched[-1]["nu"].sum())
                 takeovers += watched[-1]["takeovers"]
                 watched[-1]["kinds"] = classes(watched[-1]["nu"], args.pre_intervention_steps)
-        new = [torch.cat([episode[name] for episode in watched]).to(device) for name in ("obs", "actions", "kinds")]
+        new = [
+            torch.cat([episode[name] for episode in watched]).to(device)
+            for name in ("obs", "actions", "kinds")
+        ]
         global_step += len(new[0])
         counts += (len(new[0]), int((new[2] == INTERVENTION).sum()))
 
@@ -599,7 +734,12 @@ def main(args):
         run.save(global_step, state | {"progress": (global_step, rounds, expert_steps, takeovers)})
 
     tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
-    summary = {"env_steps": global_step, "rounds": rounds, "expert_steps": expert_steps, "takeovers": takeovers}
+    summary = {
+        "env_steps": global_step,
+        "rounds": rounds,
+        "expert_steps": expert_steps,
+        "takeovers": takeovers,
+    }
     summary["demo_episodes"] = demo_episodes
     summary["seconds"] = {"total": run.seconds()}
     shown = {"expert steps, takeovers": f"{expert_steps}, {takeovers}"}

@@ -5,24 +5,31 @@
     values = expert.q(obs, actions)                # (B,), if the file carries critics
 
 Actions are always in [-1, 1], or one-hot where they are discrete. policies.py loads and saves policies,
-demonstrations.py records and loads demonstrations, tasks.py registers tasks and makes any environment fit, options.py
-reads the command line, runs.py keeps a run's folder, files.py writes files. The file format, and the score of every
-shipped file, are in experts/README.md.
+demonstrations.py records and loads demonstrations, tasks.py registers tasks and makes any environment fit,
+evaluation.py plays fresh episodes, options.py reads the command line, runs.py keeps a run's folder, files.py writes
+files, speed.py compiles. The file format, and the score of every shipped file, are in experts/README.md.
 """
 
 from experts.demonstrations import load_demonstrations
+from experts.evaluation import check_rendering, evaluate, film, main_metric, normalized_score
 from experts.files import InputError, RunError, load_checkpoint, save_checkpoint, write_file
 from experts.options import parse, unused
 from experts.policies import FOLDER, MAX_ACTION, Expert, list_experts, load_expert, save_expert
-from experts.runs import Stop, exit_codes, finish_run, how_to_go_on, main_metric, open_run, restore_generators
-from experts.runs import save_run, stops_without_exception, write_rows
-from experts.tasks import TRAINING_TASKS, Checked, UnitActions, check_rendering, film, normalized_score, open_task
-from experts.tasks import seed_for
+from experts.runs import (
+    Stop,
+    exit_codes,
+    finish_run,
+    how_to_go_on,
+    open_run,
+    restore,
+    save_run,
+    write_rows,
+)
+from experts.tasks import TRAINING_TASKS, Checked, UnitActions, end_is, open_task, seed_for
 
 __all__ = [
     "FOLDER", "MAX_ACTION", "TRAINING_TASKS", "Checked", "Expert", "InputError", "RunError", "Stop", "UnitActions",
-    "check_rendering", "exit_codes", "film", "finish_run", "how_to_go_on", "list_experts", "load_checkpoint",
-    "load_demonstrations", "load_expert", "main_metric", "normalized_score", "open_run", "open_task", "parse",
-    "restore_generators", "save_checkpoint", "save_expert", "save_run", "seed_for", "stops_without_exception", "unused",
-    "write_file", "write_rows",
+    "check_rendering", "end_is", "evaluate", "exit_codes", "film", "finish_run", "how_to_go_on", "list_experts",
+    "load_checkpoint", "load_demonstrations", "load_expert", "main_metric", "normalized_score", "open_run", "open_task",
+    "parse", "restore", "save_checkpoint", "save_expert", "save_run", "seed_for", "unused", "write_file", "write_rows",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep
     """The first episodes of a Minari dataset as arrays of transitions, in the order they happened.
 
     env: as every script makes it, with FlattenObservation, Checked and, outermost, UnitActions.
-    episodes: how many, 1 or more; None takes all of a given dataset. Where there are fewer, a line on stderr says so.
+    episodes: how many; None takes all of a given dataset. Where there are fewer, a line on stderr says so.
     dataset_id: that dataset, downloaded if it is not there. Without one, the shipped top expert acts in env with
     sampled actions: recorded once for every expert, environment (its id, time limit and options), noise and number of
     episodes, and kept as a local Minari dataset.
@@ -37,28 +37,48 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep
     its sum is the number of episodes. Raises InputError if the dataset is not to be had, is not sound or does not fit
     env, RunError if env fails while it is recorded, and OSError if the recorded dataset cannot be written.
     """
+    if episodes == 0:
+        (obs_dim,), (act_dim,) = env.observation_space.shape, env.action_space.shape
+        data = {
+            "obs": np.zeros((0, obs_dim)),
+            "next_obs": np.zeros((0, obs_dim)),
+            "actions": np.zeros((0, act_dim)),
+        }
+        data |= {name: np.zeros(0) for name in ("rewards", "terminations", "ends")}
+        return {name: values.astype(np.float32) for name, values in data.items()}
     if dataset_id is None:
         dataset_id = _record_demonstrations(env, env_id, episodes, noise or 0.0)
     dataset = _open_dataset(dataset_id)
     _check_spaces(dataset, dataset_id, env, env_id)
     recorded_in = dataset.env_spec.id if dataset.env_spec else None
     if recorded_in not in (None, env.spec.id, env_id):
-        print(f"warning: dataset {dataset_id} was recorded in {recorded_in}, and is used for {env_id}", file=sys.stderr)
+        print(
+            f"warning: dataset {dataset_id} was recorded in {recorded_in}, and is used for {env_id}",
+            file=sys.stderr,
+        )
     there = dataset.total_episodes
     if there == 0:
         raise InputError(f"dataset {dataset_id} has no episodes")
     if episodes is None:
         episodes = there
     if there < episodes:
-        print(f"dataset {dataset_id} has {there} episodes, not {episodes}: all of them are used", file=sys.stderr)
+        print(
+            f"dataset {dataset_id} has {there} episodes, not {episodes}: all of them are used",
+            file=sys.stderr,
+        )
     try:
         chosen = list(dataset.iterate_episodes(range(min(episodes, there))))
     except Exception as error:  # whatever the storage raises
         raise InputError(f"cannot read dataset {dataset_id}: {reason(error)[:160]}") from None
     space = dataset.observation_space
-    if not isinstance(space, Box):  # the same but for the order of its parts, which is to be the environment's
+    if not isinstance(
+        space, Box
+    ):  # the same but for the order of its parts, which is to be the environment's
         space = _own_observations(env)
-    parts = [_transitions(f"dataset {dataset_id}, episode {i}", chosen[i], env, space) for i in range(len(chosen))]
+    parts = [
+        _transitions(f"dataset {dataset_id}, episode {i}", chosen[i], env, space)
+        for i in range(len(chosen))
+    ]
     data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not keep_rewards:
         data["rewards"][:] = 0
@@ -81,7 +101,10 @@ def _open_dataset(dataset_id):
         if not was_there:
             minari.download_dataset(dataset_id)
         # without its spaces Minari would build the environment that the file names, which can be any Python function
-        if not {"observation_space", "action_space"} <= MinariStorage.read_raw_metadata(folder).keys():
+        if (
+            not {"observation_space", "action_space"}
+            <= MinariStorage.read_raw_metadata(folder).keys()
+        ):
             raise InputError(f"dataset {dataset_id} does not say what its spaces are")
         return minari.load_dataset(dataset_id)
     except InputError:
@@ -104,7 +127,9 @@ def _check_spaces(dataset, dataset_id, env, env_id):
     else:
         fits = stored == own
     if not fits:
-        raise InputError(f"dataset {dataset_id} has observations {_outline(stored)}, {env_id} {_outline(own)}")
+        raise InputError(
+            f"dataset {dataset_id} has observations {_outline(stored)}, {env_id} {_outline(own)}"
+        )
     stored, own = dataset.action_space, env.own_space
     if env.discrete:
         fits = isinstance(stored, Discrete) and (stored.n, stored.start) == (own.n, own.start)
@@ -112,7 +137,9 @@ def _check_spaces(dataset, dataset_id, env, env_id):
         fits = isinstance(stored, Box) and stored.shape == own.shape
         fits = fits and np.allclose([stored.low, stored.high], [own.low, own.high])
     if not fits:
-        raise InputError(f"dataset {dataset_id} has actions {_line(stored)}, {env_id} has {_line(own)}")
+        raise InputError(
+            f"dataset {dataset_id} has actions {_line(stored)}, {env_id} has {_line(own)}"
+        )
 
 
 def _own_observations(env):
@@ -137,13 +164,17 @@ def _transitions(name, episode, env, space):
     n = len(episode.rewards)
     if n == 0:
         raise InputError(f"{name} has no transitions")
-    if env.discrete and not all(env.own_space.contains(action) for action in np.asarray(episode.actions)):
+    if env.discrete and not all(
+        env.own_space.contains(action) for action in np.asarray(episode.actions)
+    ):
         raise InputError(f"{name} has actions outside {_line(env.own_space)}")
     try:
         obs = _flat_observations(episode.observations, space, n + 1)  # (n + 1, O)
         actions = env.unit(episode.actions)  # (n, A)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{name} does not fit the dataset's own spaces: {reason(error)[:160]}") from None
+        raise InputError(
+            f"{name} does not fit the dataset's own spaces: {reason(error)[:160]}"
+        ) from None
     arrays = {}
     for what, values, shape in (
         ("observations", obs, (n + 1, *env.observation_space.shape)),
@@ -159,7 +190,9 @@ def _transitions(name, episode, env, space):
     return {
         "obs": arrays["observations"][:-1],
         "next_obs": arrays["observations"][1:],
-        "actions": arrays["actions"] if env.discrete else arrays["actions"].clip(-MAX_ACTION, MAX_ACTION),
+        "actions": arrays["actions"]
+        if env.discrete
+        else arrays["actions"].clip(-MAX_ACTION, MAX_ACTION),
         "rewards": arrays["rewards"],
         "terminations": arrays["terminations"],
         "ends": (np.arange(n) == n - 1).astype(np.float32),
@@ -195,10 +228,15 @@ def _record_demonstrations(env, env_id, episodes, noise):
         )
     expert = load_expert(env_id, "top", env)
     if noise and env.discrete:
-        print(f"demonstrations of {env_id} have no noise, for its actions are discrete", file=sys.stderr)
+        print(
+            f"demonstrations of {env_id} have no noise, for its actions are discrete",
+            file=sys.stderr,
+        )
         noise = 0.0
     # another file of the expert, another noise or another environment means other demonstrations
-    options = {name: value for name, value in env.spec.kwargs.items() if name != "render_mode"}  # a window changes none
+    options = {
+        name: value for name, value in env.spec.kwargs.items() if name != "render_mode"
+    }  # a window changes none
     made_by = [float(noise), env.spec.id, env.spec.max_episode_steps, options]
     made_by = expert.path.read_bytes() + json.dumps(made_by, sort_keys=True, default=str).encode()
     fingerprint = hashlib.sha256(made_by).hexdigest()[:8]
@@ -211,15 +249,25 @@ def _record_demonstrations(env, env_id, episodes, noise):
     try:
         with tempfile.TemporaryDirectory(prefix=".recording-", dir=root) as staging:
             played = _play(env, env_id, expert, episodes, noise)
-            _write_dataset(Path(staging) / "dataset", dataset_id, env, played, f"shipped top expert {fingerprint}")
+            _write_dataset(
+                Path(staging) / "dataset",
+                dataset_id,
+                env,
+                played,
+                f"shipped top expert {fingerprint}",
+            )
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.replace(Path(staging) / "dataset", place)
             except OSError:
-                if not place.exists():  # another run has recorded the same meanwhile, which is as good
+                if (
+                    not place.exists()
+                ):  # another run has recorded the same meanwhile, which is as good
                     raise
     except OSError as error:
-        raise OSError(f"cannot write the demonstrations of {env_id} in {root}: {error.strerror or error}") from None
+        raise OSError(
+            f"cannot write the demonstrations of {env_id} in {root}: {error.strerror or error}"
+        ) from None
     return dataset_id
 
 
@@ -236,7 +284,9 @@ def _play(env, env_id, expert, episodes, noise):
             while not (terminated or truncated):
                 action = expert.act(obs[None])[0]  # (A,)
                 if noise:
-                    action = (action + noise * torch.randn_like(action)).clamp(-MAX_ACTION, MAX_ACTION)
+                    action = (action + noise * torch.randn_like(action)).clamp(
+                        -MAX_ACTION, MAX_ACTION
+                    )
                 action = action.numpy()
                 obs, reward, terminated, truncated, _ = env.step(action)
                 observations.append(obs)
@@ -268,7 +318,9 @@ def _write_dataset(folder, dataset_id, env, played, algorithm_name):
         file.flush()
         data = file.id.get_file_image()
     folder.mkdir()
-    storage = MinariStorage.new(folder / "data", env.observation_space, env.own_space, _spec_to_store(env))
+    storage = MinariStorage.new(
+        folder / "data", env.observation_space, env.own_space, _spec_to_store(env)
+    )
     storage.update_metadata({
         "dataset_id": dataset_id, "minari_version": minari.__version__, "algorithm_name": algorithm_name,
         "author": {"experts"}, "total_episodes": len(played), "dataset_size": round(len(data) / 1e6, 1),
@@ -283,6 +335,9 @@ def _spec_to_store(env):
     spec.additional_wrappers = ()  # not those of the scripts
     try:
         spec.to_json()
-    except (TypeError, ValueError):  # it was registered with a class or has options that are objects
+    except (
+        TypeError,
+        ValueError,
+    ):  # it was registered with a class or has options that are objects
         return None
     return spec

@@ -13,7 +13,10 @@ from safetensors import torch as safetensors_torch
 from experts.files import InputError, write_file
 
 FOLDER = Path(__file__).parent
-HEADS = {"tanh_gaussian": ("mean", "log_std"), "categorical": ("logits",)}  # output layers by distribution
+HEADS = {
+    "tanh_gaussian": ("mean", "log_std"),
+    "categorical": ("logits",),
+}  # output layers by distribution
 MAX_ACTION = 0.999  # actions are kept off the edges of [-1, 1], where atanh is infinite
 
 
@@ -36,7 +39,10 @@ def save_expert(path, tensors, **facts):
     while f"actor.layers.{i}.weight" in tensors:
         sizes.append(tensors[f"actor.layers.{i}.weight"].shape)
         i += 1
-    facts |= {"distribution": distribution, "act_dim": len(tensors[f"actor.{HEADS[distribution][0]}.bias"])}
+    facts |= {
+        "distribution": distribution,
+        "act_dim": len(tensors[f"actor.{HEADS[distribution][0]}.bias"]),
+    }
     facts |= {"obs_dim": sizes[0][1], "hidden_sizes": [size[0] for size in sizes]}
     header = {"facts": json.dumps(facts, sort_keys=True), "sha256": _digest(tensors, facts)}
     write_file(path, safetensors_torch.save(tensors, header))
@@ -60,7 +66,9 @@ class Expert:
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
         except (SafetensorError, KeyError, TypeError, ValueError):
-            raise InputError(f"{path} is damaged or not an expert file (format: experts/README.md)") from None
+            raise InputError(
+                f"{path} is damaged or not an expert file (format: experts/README.md)"
+            ) from None
         if self.sha256 != _digest(tensors, self.facts):
             raise InputError(f"{path} is damaged: its checksum does not match its content")
         try:
@@ -76,20 +84,34 @@ class Expert:
             self.heads = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in heads]
             self.obs_mean = tensors.get("actor.obs_mean", torch.zeros(self.obs_dim))
             self.obs_std = tensors.get("actor.obs_std", torch.ones(self.obs_dim))
-            self.state = {n.removeprefix("actor."): t for n, t in tensors.items() if n.startswith("actor.")}
+            self.state = {
+                n.removeprefix("actor."): t for n, t in tensors.items() if n.startswith("actor.")
+            }
             self.state |= {"obs_mean": self.obs_mean, "obs_std": self.obs_std}
             self.has_q = "qf.weights.0" in tensors
-            layers, norms = depth + 1 if self.has_q else 0, depth if "qf.norm_weights.0" in tensors else 0
-            self.q_layers = [(tensors[f"qf.weights.{i}"], tensors[f"qf.biases.{i}"]) for i in range(layers)]
-            self.q_norms = [(tensors[f"qf.norm_weights.{i}"], tensors[f"qf.norm_biases.{i}"]) for i in range(norms)]
+            layers, norms = (
+                depth + 1 if self.has_q else 0,
+                depth if "qf.norm_weights.0" in tensors else 0,
+            )
+            self.q_layers = [
+                (tensors[f"qf.weights.{i}"], tensors[f"qf.biases.{i}"]) for i in range(layers)
+            ]
+            self.q_norms = [
+                (tensors[f"qf.norm_weights.{i}"], tensors[f"qf.norm_biases.{i}"])
+                for i in range(norms)
+            ]
             probe = torch.zeros(1, self.obs_dim)
             action = self.act(probe, deterministic=True)
-            fits = action.shape == (1, self.act_dim) and (not self.has_q or self.q(probe, action).shape == (1,))
+            fits = action.shape == (1, self.act_dim) and (
+                not self.has_q or self.q(probe, action).shape == (1,)
+            )
             fits &= [len(bias) for _, bias in self.layers] == list(self.facts["hidden_sizes"])
         except (KeyError, RuntimeError, TypeError, ValueError):
             fits = False
         if not fits:
-            raise InputError(f"{path}: its tensors are not those of its header (format: experts/README.md)")
+            raise InputError(
+                f"{path}: its tensors are not those of its header (format: experts/README.md)"
+            )
 
     @torch.no_grad()
     def __call__(self, obs):
@@ -111,7 +133,11 @@ class Expert:
         """
         if self.discrete:
             (logits,) = self(obs)
-            choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+            choice = (
+                logits.argmax(-1)
+                if deterministic
+                else torch.distributions.Categorical(logits=logits).sample()
+            )
             return F.one_hot(choice, self.act_dim).float()
         mean, log_std = self(obs)
         action = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
@@ -121,9 +147,13 @@ class Expert:
     def q(self, obs, actions):
         """Q(s, a), the mean over the critics: (B, obs_dim), (B, act_dim) -> (B,), in the task's discounted reward."""
         if not self.has_q:
-            raise InputError(f"{self.path} carries no critics: it can act, but not serve as --reference")
+            raise InputError(
+                f"{self.path} carries no critics: it can act, but not serve as --reference"
+            )
         obs, actions = (torch.as_tensor(x, dtype=torch.float32) for x in (obs, actions))
-        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A), shared by all
+        x = torch.cat(
+            [(obs - self.obs_mean) / self.obs_std, actions], dim=-1
+        )  # (B, O + A), shared by all
         for i, (weight, bias) in enumerate(self.q_layers[:-1]):
             x = torch.matmul(x, weight) + bias  # (N, B, hidden)
             if self.q_norms:
@@ -141,7 +171,7 @@ def list_experts():
     return experts
 
 
-def load_expert(env_id, level, env=None):
+def load_expert(env_id, level, env=None, with_q=False):
     """The shipped expert of that level ("top", "middle", "low", ...) or, if level is a path, that file.
 
     env: as every script makes it, its outermost wrapper UnitActions. Raises InputError with the known levels, with what
@@ -159,14 +189,23 @@ def load_expert(env_id, level, env=None):
         tasks = [task for task, levels in shipped.items() if level in levels]
         there += f"; {level!r} is there for {', '.join(tasks)}" if tasks else ""
         choice = "a level or the path" if known else "the path"
-        raise InputError(f"no expert {level!r} for {env_id} ({there}); give {choice} of a .safetensors file")
+        raise InputError(
+            f"no expert {level!r} for {env_id} ({there}); give {choice} of a .safetensors file"
+        )
     if env is not None and expert.discrete != env.discrete:
-        raise InputError(f"{level}: is {'' if expert.discrete else 'not '}for discrete actions, unlike {env_id}")
-    if env is not None and (expert.obs_dim, expert.act_dim) != env.observation_space.shape + env.action_space.shape:
+        raise InputError(
+            f"{level}: is {'' if expert.discrete else 'not '}for discrete actions, unlike {env_id}"
+        )
+    if (
+        env is not None
+        and (expert.obs_dim, expert.act_dim) != env.observation_space.shape + env.action_space.shape
+    ):
         raise InputError(
             f"{level}: is for {expert.obs_dim} observations and {expert.act_dim} actions, {env_id} has "
             f"{env.observation_space.shape[0]} and {env.action_space.shape[0]}"
         )
+    if with_q and not expert.has_q:
+        raise InputError(f"{level}: no critics to judge with in that file")
     own = expert.facts.get("env_id", env_id)
     if own != env_id:
         print(f"warning: {level} was trained for {own}, and is used for {env_id}", file=sys.stderr)

@@ -12,8 +12,10 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from experts.evaluation import main_metric
 from experts.files import InputError, RunError, load_checkpoint, save_checkpoint, write_file
 from experts.options import options_to_save
 from experts.policies import save_expert
@@ -94,9 +96,17 @@ def _start_tracking(folder, options):
 # --- keep ------------------------------------------------------------------------------------------------------------
 
 
-def save_run(folder, args, policies=(), **state):
-    """Write the checkpoint from which --resume goes on: this state, and what all runs have. Raises RunError."""
-    state |= {"args": options_to_save(args), "policies": [policy.sha256 for policy in policies]}
+def save_run(folder, args, kept, progress, policies=()):
+    """Write the checkpoint from which --resume goes on. Raises RunError.
+
+    kept: by name, what learns or draws; progress: what else changes as the run goes on; policies: as for open_run.
+    """
+    state = {
+        "args": options_to_save(args),
+        "policies": [policy.sha256 for policy in policies],
+        "progress": progress,
+    }
+    state["kept"] = {name: _state_of(thing) for name, thing in kept.items()}
     state["generators"] = {"cpu": torch.get_rng_state()}
     if args.cuda:
         state["generators"]["cuda"] = torch.cuda.get_rng_state()
@@ -106,8 +116,19 @@ def save_run(folder, args, policies=(), **state):
         raise RunError(f"no new checkpoint written ({error.strerror}), make room") from None
 
 
-def restore_generators(checkpoint):
-    """Set torch's random generators to where they were when the checkpoint was written."""
+def _state_of(thing):
+    if isinstance(thing, np.random.Generator):
+        return thing.bit_generator.state
+    return thing.state_dict()
+
+
+def restore(checkpoint, kept):
+    """Bring back what save_run was given as kept, and torch's random generators."""
+    for name, thing in kept.items():
+        if isinstance(thing, np.random.Generator):
+            thing.bit_generator.state = checkpoint["kept"][name]
+        else:
+            thing.load_state_dict(checkpoint["kept"][name])
     torch.set_rng_state(checkpoint["generators"]["cpu"])
     if "cuda" in checkpoint["generators"]:
         torch.cuda.set_rng_state(checkpoint["generators"]["cuda"])
@@ -123,16 +144,6 @@ def write_rows(folder, writer, rows):
     for row in rows:
         lines.append(",".join("" if math.isnan(value) else str(value) for value in row.values()))
     write_file(folder / "eval.csv", "\n".join([*lines, ""]).encode())
-
-
-def main_metric(rows):
-    """The column to judge a run by, known in all rows: success rate (%), else D4RL's score, else the return."""
-    for name in ("success_rate", "normalized_score"):
-        if not any(
-            math.isnan(row[column]) for row in rows for column in (name, f"stochastic_{name}")
-        ):
-            return name
-    return "return_mean"
 
 
 def finish_run(folder, writer, args, rows, actor, qf=None, **summary):
@@ -255,22 +266,3 @@ def exit_codes():
     )  # lets go of progress bars, which end their line then
     print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)
-
-
-@contextmanager
-def stops_without_exception():
-    """Ctrl-C and SIGTERM end the process in here at once, with the line and code of exit_codes().
-
-    For torch's compiler, where an exception is lost now and then: Python ignores those in destructors.
-    """
-
-    def leave(signum, _):
-        os.write(2, f"{Path(sys.argv[0]).name}: stopped; {how_to_go_on()}\n".encode())
-        os._exit(128 + signum)
-
-    handlers = {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)

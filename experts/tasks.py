@@ -5,30 +5,23 @@ gym.make("D4RL/AdroitHandPen-v1")            # AdroitHandPen-v1 as D4RL's pen: e
 """
 
 import contextlib
-import ctypes.util
 import io
-import os
 
 import gymnasium as gym
 import numpy as np
 
 from experts.files import InputError, RunError
 
-# D4RL's returns of a random and of an expert policy: score = 100 (R - random) / (expert - random)
-REFERENCE_RETURNS = {
-    "Hopper": (-20.272305, 3234.3),
-    "Walker2d": (1.629008, 4592.3),
-    "HalfCheetah": (-280.178953, 12135.0),
-    "AdroitHandPen": (96.262799, 3076.8331),
-}
 # what is learned in, where that is not what is evaluated in
 TRAINING_TASKS = {"AdroitHandPen-v1": "D4RL/AdroitHandPen-v1"}
 
 
-def normalized_score(env_id, returns):
-    """Episode returns -> D4RL scores, where 0 is a random policy and 100 D4RL's expert (nan without references)."""
-    low, high = REFERENCE_RETURNS.get(env_id.split("-")[0], (np.nan, np.nan))
-    return 100.0 * (np.asarray(returns, dtype=np.float64) - low) / (high - low)
+def end_is(env_id):
+    """What it means if an episode ends before its time: a "fall", a "success", or None where that is not known."""
+    if env_id.startswith("Meta-World/"):
+        return "success"
+    falls = "Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum", "AdroitHandPen"
+    return "fall" if env_id.split("-v")[0] in falls else None
 
 
 def seed_for(*key):
@@ -45,7 +38,9 @@ class MetaWorld(gym.Wrapper):
     def __init__(self, task, render_mode=None):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
-        super().__init__(ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-goal-observable"](render_mode=render_mode))
+        super().__init__(
+            ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-goal-observable"](render_mode=render_mode)
+        )
         self.unwrapped.seeded_rand_vec, self.unwrapped._freeze_rand_vec = True, False
 
     def reset(self, *, seed=None, options=None):
@@ -68,7 +63,13 @@ class EndWhenDropped(gym.Wrapper):
 
     def step(self, action):
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, bool(terminated or obs[26] < 0.075), truncated, info  # obs[26]: the pen's height in metres
+        return (
+            obs,
+            reward,
+            bool(terminated or obs[26] < 0.075),
+            truncated,
+            info,
+        )  # obs[26]: the pen's height in metres
 
 
 def make_d4rl_pen(render_mode=None):
@@ -77,7 +78,12 @@ def make_d4rl_pen(render_mode=None):
     return EndWhenDropped(gym.make("AdroitHandPen-v1", render_mode=render_mode))
 
 
-gym.register("D4RL/AdroitHandPen-v1", "experts.tasks:make_d4rl_pen", max_episode_steps=100, disable_env_checker=True)
+gym.register(
+    "D4RL/AdroitHandPen-v1",
+    "experts.tasks:make_d4rl_pen",
+    max_episode_steps=100,
+    disable_env_checker=True,
+)
 
 
 def register_tasks(env_id):
@@ -87,7 +93,9 @@ def register_tasks(env_id):
     if env_id.startswith("Meta-World/"):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
-        tasks = [name.removesuffix("-goal-observable") for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE]
+        tasks = [
+            name.removesuffix("-goal-observable") for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+        ]
         for task in tasks:
             if f"Meta-World/{task}" not in gym.registry:
                 gym.register(
@@ -97,7 +105,9 @@ def register_tasks(env_id):
         if env_id not in gym.registry:
             raise InputError(f"no such task, Meta-World has {', '.join(tasks)}")
         return
-    with contextlib.redirect_stderr(io.StringIO()):  # it reports changes in tasks that nobody asked for
+    with contextlib.redirect_stderr(
+        io.StringIO()
+    ):  # it reports changes in tasks that nobody asked for
         import gymnasium_robotics  # noqa: F401
 
 
@@ -111,7 +121,9 @@ def open_task(env_id, max_episode_steps=None, **options):
     """
     try:
         register_tasks(env_id)
-        env = gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **options)
+        env = gym.make(
+            env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **options
+        )
     except Exception as error:  # an unknown id, a missing package, whatever its constructor raises
         raise InputError(f"--env-id {env_id}: {reason(error)}") from None
     if env.spec.max_episode_steps is None:
@@ -119,9 +131,13 @@ def open_task(env_id, max_episode_steps=None, **options):
                          "give one in steps, e.g. --max-episode-steps 1000")  # fmt: skip
     for space in plain_spaces(env.observation_space):
         if not space.is_np_flattenable:
-            raise InputError(f"--env-id {env_id}: observations in {in_one_line(space)} have no fixed size")
+            raise InputError(
+                f"--env-id {env_id}: observations in {in_one_line(space)} have no fixed size"
+            )
         if len(space.shape or ()) > 2:
-            raise InputError(f"--env-id {env_id}: images are not supported, and {in_one_line(space)} looks like one")
+            raise InputError(
+                f"--env-id {env_id}: images are not supported, and {in_one_line(space)} looks like one"
+            )
     return env
 
 
@@ -140,7 +156,11 @@ def reason(error):
     name = type(error).__name__
     if not lines:
         return name
-    return f"{name}: {lines[0]}" if isinstance(error, KeyError | AssertionError | TypeError | IndexError) else lines[0]
+    return (
+        f"{name}: {lines[0]}"
+        if isinstance(error, KeyError | AssertionError | TypeError | IndexError)
+        else lines[0]
+    )
 
 
 def in_one_line(space):
@@ -180,7 +200,9 @@ class Checked(gym.Wrapper):
             return function(*args, **kwargs)
         except Exception as error:
             name, said = type(error).__name__, reason(error)
-            raise RunError(f"{self.where()} raised {said if said.startswith(name) else f'{name}: {said}'}") from error
+            raise RunError(
+                f"{self.where()} raised {said if said.startswith(name) else f'{name}: {said}'}"
+            ) from error
 
     def copy(self, obs):
         obs = np.array(obs)  # some environments hand out one array again and again
@@ -214,7 +236,11 @@ class UnitActions(gym.ActionWrapper):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise InputError(wrong)
         self.range = space.high.astype(np.float64) - space.low
-        if not (np.issubdtype(space.dtype, np.floating) and (self.range > 0).all() and (self.range < 1e9).all()):
+        if not (
+            np.issubdtype(space.dtype, np.floating)
+            and (self.range > 0).all()
+            and (self.range < 1e9).all()
+        ):
             raise InputError(wrong)
         self.action_space = gym.spaces.Box(-1, 1, space.shape, np.float32)
 
@@ -228,32 +254,7 @@ class UnitActions(gym.ActionWrapper):
     def unit(self, own):
         """From the environment's own actions, (n,) or (n, A), to (n, A) in [-1, 1] or one-hot."""
         if self.discrete:
-            return np.eye(int(self.own_space.n), dtype=np.float32)[np.asarray(own) - int(self.own_space.start)]
+            return np.eye(int(self.own_space.n), dtype=np.float32)[
+                np.asarray(own) - int(self.own_space.start)
+            ]
         return (2 * (np.asarray(own) - self.own_space.low) / self.range - 1).astype(np.float32)
-
-
-def film(env, actor, folder, seed):
-    """Film an episode of the policy's mean actions into folder/videos; env has the render mode rgb_array."""
-    env = gym.wrappers.RecordVideo(env, f"{folder}/videos", disable_logger=True)
-    obs, _ = env.reset(seed=seed)
-    ended = False
-    while not ended:
-        action = actor.act(obs[None], deterministic=True)[0]  # (A,)
-        obs, _, terminated, truncated, _ = env.step(action)
-        ended = terminated or truncated
-    env.close()
-
-
-def check_rendering(make_env, *args):
-    """Render a frame of make_env(*args, render_mode="rgb_array"), so that a film that can't be is found out at once."""
-    if "DISPLAY" not in os.environ:  # MuJoCo draws without a screen by one of these
-        os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
-    try:
-        env = make_env(*args, render_mode="rgb_array")
-        env.reset(seed=0)
-        frame = np.asarray(env.render())
-        env.close()
-    except Exception as error:  # whatever the graphics libraries raise
-        raise InputError(f"--capture-video: {args[0]} cannot be rendered here: {reason(error)}") from None
-    if frame.ndim != 3:
-        raise InputError(f"--capture-video: {args[0]} renders no frames in the mode rgb_array")

@@ -33,7 +33,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for python ex
 
 import hg_dagger
 import rlif_rlpd
-from experts import FOLDER, MAX_ACTION, InputError, RunError, list_experts, load_demonstrations, load_expert
+from experts import (
+    FOLDER,
+    MAX_ACTION,
+    InputError,
+    RunError,
+    list_experts,
+    load_demonstrations,
+    load_expert,
+)
 from experts import normalized_score, save_expert
 
 NOISE = 0.1  # standard deviation of every policy, before the tanh
@@ -42,8 +50,20 @@ BEGINNERS = {  # of MILE's tasks: on Meta-World they stop learning early, on Lun
     "Meta-World/peg-insert-side-v3": {"lessons": 60, "updates": 150},
     "Meta-World/drawer-open-v3": {"lessons": 60, "updates": 30},
     "Meta-World/button-press-v3": {"lessons": 60, "updates": 7, "seed": 4},
-    "LunarLander-v3": {"lessons": 3, "disturbances": (0.0,), "label_noise": 0.0, "updates": 1_000, "seed": 2},
-    "LunarLanderContinuous-v3": {"lessons": 2, "disturbances": (0.0,), "label_noise": 0.0, "updates": 1_000, "seed": 3},
+    "LunarLander-v3": {
+        "lessons": 3,
+        "disturbances": (0.0,),
+        "label_noise": 0.0,
+        "updates": 1_000,
+        "seed": 2,
+    },
+    "LunarLanderContinuous-v3": {
+        "lessons": 2,
+        "disturbances": (0.0,),
+        "label_noise": 0.0,
+        "updates": 1_000,
+        "seed": 3,
+    },
 }
 # Subsamples were tried until the score lay in its level's band, and then measured on new episodes.
 RECIPES = {
@@ -82,8 +102,12 @@ class Args:
     level: str = "low"
     dataset_id: str | None = None  # top (not of Meta-World and LunarLander): Minari demonstrations
     min_score: float = -np.inf  # with --dataset-id: clone the episodes of this score or more
-    improve_steps: int = 0  # with --dataset-id: environment steps of reinforcement learning from the clone
-    final_hold: float = 1.0  # how much of the hold on the demonstrations is left at the end of these
+    improve_steps: int = (
+        0  # with --dataset-id: environment steps of reinforcement learning from the clone
+    )
+    final_hold: float = (
+        1.0  # how much of the hold on the demonstrations is left at the end of these
+    )
     transitions: int = 1_000  # high, middle, low, poor: size of the subsample
     lessons: int = 120  # Meta-World, LunarLander: episodes to clone
     # these, but not mental: noise on the actions done, from episode to episode
@@ -171,7 +195,9 @@ def rollouts(env_id, act, transitions, seed, disturb, others=()):
             chance = 0.02
             bar.update()
     bar.close()
-    return {name: torch.tensor(np.array(values), dtype=torch.float32) for name, values in data.items()}
+    return {
+        name: torch.tensor(np.array(values), dtype=torch.float32) for name, values in data.items()
+    }
 
 
 def scripted(env_id, env):
@@ -182,7 +208,9 @@ def scripted(env_id, env):
         policy = ENV_POLICY_MAP[env_id.removeprefix("Meta-World/")]()
 
         def act(obs):
-            return policy.get_action(obs[-39:]).clip(-0.95, 0.95)  # it looks at the last of four observations
+            return policy.get_action(obs[-39:]).clip(
+                -0.95, 0.95
+            )  # it looks at the last of four observations
 
         return act
     from gymnasium.envs.box2d.lunar_lander import heuristic
@@ -235,13 +263,17 @@ def distil(args, env):
         note = f"cloned from {args.lessons} episodes of the initial policy, seed {args.seed}"
     else:
         teacher = scripted(args.env_id, env)
-        obs, actions = lessons(args, env, teacher, args.lessons, args.disturbances, args.label_noise)
+        obs, actions = lessons(
+            args, env, teacher, args.lessons, args.disturbances, args.label_noise
+        )
         note = f"cloned from {args.lessons} episodes of the scripted policy, seed {args.seed}"
     torch.manual_seed(args.seed)
     actor = hg_dagger.make_actor(env, (256, 256))
     actor.obs_mean.copy_(obs.mean(0))
     actor.obs_std.copy_(obs.std(0).clamp_min(0.01))
-    if args.level == "top":  # where it has seen little its noise is not to vanish: the labels' noise is everywhere
+    if (
+        args.level == "top"
+    ):  # where it has seen little its noise is not to vanish: the labels' noise is everywhere
         actor.min_log_std = float(np.log(args.label_noise))
     optimizer = torch.optim.Adam(actor.parameters(), 1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, args.updates)
@@ -290,7 +322,9 @@ def evaluate_policy(actor, data, args, steps):
         agent.set_learning_rate(step / steps)
         losses = agent.update_critics(batch_of(data, agent.args.batch_size, len(data["rewards"])))
         if step % 500 == 0:
-            bar.set_postfix(loss=f"{losses['qf_loss'].item():.2g}", q=f"{losses['qf_values'].item():.2g}")
+            bar.set_postfix(
+                loss=f"{losses['qf_loss'].item():.2g}", q=f"{losses['qf_values'].item():.2g}"
+            )
     return agent
 
 
@@ -308,7 +342,10 @@ def improve(actor, demos, args):
     critics = evaluate_policy(actor, data, args, steps=20_000)
     for network in ("qf", "qf_target"):
         getattr(agent, network).load_state_dict(getattr(critics, network).state_dict())
-    data = {name: torch.cat([values, torch.zeros(steps, *values.shape[1:])]) for name, values in data.items()}
+    data = {
+        name: torch.cat([values, torch.zeros(steps, *values.shape[1:])])
+        for name, values in data.items()
+    }
     rlif_rlpd.compile_gradients(agent)
     size = agent.args.batch_size
     learned = [*agent.actor.layers.parameters(), *agent.actor.mean.parameters()]
@@ -321,7 +358,10 @@ def improve(actor, demos, args):
         return torch.autograd.grad(hold * held - 2.5 * q.mean() / q.detach().abs().mean(), learned)
 
     actor_gradients = torch.compile(actor_gradients, dynamic=False, fullgraph=True)
-    env, envs = rlif_rlpd.make_env(args.env_id), [rlif_rlpd.make_env(args.env_id) for _ in range(20)]
+    env, envs = (
+        rlif_rlpd.make_env(args.env_id),
+        [rlif_rlpd.make_env(args.env_id) for _ in range(20)],
+    )
     episode, best = 0, (-np.inf, None)
     obs, _ = env.reset(seed=rlif_rlpd.seed_for(args.seed, 5, episode))
     bar = trange(1, steps + 1, desc="improving")
@@ -331,24 +371,37 @@ def improve(actor, demos, args):
         last = warm_up + step - 1
         data["obs"][last], data["next_obs"][last] = torch.as_tensor(obs), torch.as_tensor(next_obs)
         data["actions"][last] = torch.as_tensor(action)
-        data["rewards"][last], data["terminations"][last] = reward * args.reward_scale, float(terminated)
+        data["rewards"][last], data["terminations"][last] = (
+            reward * args.reward_scale,
+            float(terminated),
+        )
         obs = next_obs
         if terminated or truncated:
             episode += 1
             obs, _ = env.reset(seed=rlif_rlpd.seed_for(args.seed, 5, episode))
-        shown, seen = batch_of(demos, size // 4, len(demos["obs"])), batch_of(data, size - size // 4, warm_up + step)
+        shown, seen = (
+            batch_of(demos, size // 4, len(demos["obs"])),
+            batch_of(data, size - size // 4, warm_up + step),
+        )
         batch = {name: torch.cat([shown[name], seen[name]]) for name in seen}
         agent.set_learning_rate(step / steps)
         agent.update_critics(batch)
         optimizer.param_groups[0]["lr"] = agent.learning_rate / 3
         hold = torch.tensor(1 - (1 - args.final_hold) * step / steps)
-        rlif_rlpd.descend(optimizer, actor_gradients(batch, torch.randn_like(batch["actions"]), hold))
+        rlif_rlpd.descend(
+            optimizer, actor_gradients(batch, torch.randn_like(batch["actions"]), hold)
+        )
         if step % 5_000 == 0 or step == steps:
-            row = rlif_rlpd.evaluate(args.env_id, agent.actor, envs, 20, rlif_rlpd.seed_for(args.seed, 6, step), False)
+            row = rlif_rlpd.evaluate(
+                args.env_id, agent.actor, envs, 20, rlif_rlpd.seed_for(args.seed, 6, step), False
+            )
             score = row[metric_of(row)]
             bar.write(f"step {step}: {score:.1f}")
             if score > best[0]:
-                best = score, {name: value.clone() for name, value in agent.actor.state_dict().items()}
+                best = (
+                    score,
+                    {name: value.clone() for name, value in agent.actor.state_dict().items()},
+                )
     actor.load_state_dict(best[1])
     return actor
 
@@ -358,11 +411,17 @@ def top_expert(args, env):
     if env.discrete:
         raise InputError(f"--env-id {args.env_id}: needs continuous actions")
     demos = load_demonstrations(env, args.env_id, None, args.dataset_id, keep_rewards=True)
-    episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), the number of each one's episode
+    episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(
+        int
+    )  # (n,), the number of each one's episode
     scores = normalized_score(args.env_id, np.bincount(episode, demos["rewards"]))
-    good = ~(scores < args.min_score)[episode]  # all of them where scores are nan, for the task has no references
+    good = ~(scores < args.min_score)[
+        episode
+    ]  # all of them where scores are nan, for the task has no references
     if not good.any():
-        raise InputError(f"--min-score {args.min_score}: the best episode of {args.dataset_id} has {scores.max():.1f}")
+        raise InputError(
+            f"--min-score {args.min_score}: the best episode of {args.dataset_id} has {scores.max():.1f}"
+        )
     data = {name: torch.from_numpy(values[good]) for name, values in demos.items()}
     data["rewards"] *= args.reward_scale
     note = f"cloned from {good.sum()} transitions of {args.dataset_id}"
@@ -429,18 +488,26 @@ def check(args):
     if any(size < 2 for size in args.weak_clones):
         raise InputError("--weak-clones needs sizes of 2 or more")
 
-    levels = ("top", "initial", "mental") if taught(args) else ("top", "high", "middle", "low", "poor")
+    levels = (
+        ("top", "initial", "mental") if taught(args) else ("top", "high", "middle", "low", "poor")
+    )
     if args.level not in levels:
-        raise InputError(f"--level must be one of {', '.join(levels)} for {args.env_id}, not {args.level}")
+        raise InputError(
+            f"--level must be one of {', '.join(levels)} for {args.env_id}, not {args.level}"
+        )
     if args.level == "top" and not taught(args):
         if not args.dataset_id:
-            raise InputError("--level top needs --dataset-id, Minari demonstrations of a good agent")
+            raise InputError(
+                "--level top needs --dataset-id, Minari demonstrations of a good agent"
+            )
         if args.min_score > -np.inf and np.isnan(normalized_score(args.env_id, 0.0)):
             raise InputError(f"--min-score: there are no scores for {args.env_id}; leave it out")
         if args.improve_steps and args.num_qs < 2:
             raise InputError("--improve-steps needs --num-qs 2 or more")
     else:
-        no_demonstrations = f"--level {args.level} of {args.env_id} is not cloned from demonstrations; leave it out"
+        no_demonstrations = (
+            f"--level {args.level} of {args.env_id} is not cloned from demonstrations; leave it out"
+        )
         if args.dataset_id:
             raise InputError(f"--dataset-id: {no_demonstrations}")
         if args.improve_steps:
@@ -451,7 +518,9 @@ def check(args):
         if args.critics:
             raise InputError(f"--critics: there are none for {args.env_id}; leave it out")
         if args.level == "top" and not args.label_noise:
-            raise InputError("--label-noise must be positive for --level top: the policy's noise never falls below it")
+            raise InputError(
+                "--label-noise must be positive for --level top: the policy's noise never falls below it"
+            )
 
 
 def output_path(args):
@@ -459,7 +528,9 @@ def output_path(args):
     path = Path(args.output or FOLDER / args.env_id / f"{args.level}.safetensors")
     try:
         if path.exists() and not args.output:
-            raise InputError(f"{path} is there: give --output and a new path, or --output {path} to replace it")
+            raise InputError(
+                f"{path} is there: give --output and a new path, or --output {path} to replace it"
+            )
         if path.suffix != ".safetensors" or path.is_dir():
             raise InputError(f"--output must be the path of a .safetensors file, not {path}")
         folder = next(folder for folder in path.absolute().parents if folder.exists())
@@ -484,11 +555,17 @@ def main(args):
     networks = {"actor": actor}
     if args.critics:
         others = [clone(*subsample(data, size)).act for size in args.weak_clones]
-        data = rollouts(args.env_id, actor.act, args.critic_transitions, args.seed + 1, True, others)
+        data = rollouts(
+            args.env_id, actor.act, args.critic_transitions, args.seed + 1, True, others
+        )
         data["rewards"] *= args.reward_scale
-        networks["qf"] = qf = evaluate_policy(actor, data, args, args.critic_steps).qf.requires_grad_(False)
+        networks["qf"] = qf = evaluate_policy(
+            actor, data, args, args.critic_steps
+        ).qf.requires_grad_(False)
         for part in (qf.weights, qf.biases):
-            part[-1].data /= args.reward_scale  # Q in the task's own reward: the last layer is linear
+            part[
+                -1
+            ].data /= args.reward_scale  # Q in the task's own reward: the last layer is linear
         note += "; critics: policy evaluation"
 
     envs = [rlif_rlpd.make_env(args.env_id) for _ in range(20)]
@@ -496,7 +573,12 @@ def main(args):
     row = rlif_rlpd.evaluate(args.env_id, actor, envs, 100, seed, deterministic=False)
     likeliest = rlif_rlpd.evaluate(args.env_id, actor, envs, 100, seed, deterministic=True)
     print(row, likeliest, sep="\n")
-    facts = {"env_id": args.env_id, "level": args.level, "distribution": actor.distribution, "hidden_sizes": (256, 256)}
+    facts = {
+        "env_id": args.env_id,
+        "level": args.level,
+        "distribution": actor.distribution,
+        "hidden_sizes": (256, 256),
+    }
     facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "trained_by": note}
     facts["min_log_std"] = actor.min_log_std
     mean = row[metric_of(row)]
@@ -508,7 +590,11 @@ def main(args):
         std = row["return_std"]
     facts |= {"score_mean": mean, "score_std": std, "score_episodes": 100}
     facts["score_of_mean_action"] = likeliest[metric_of(likeliest)]
-    tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
+    tensors = {
+        f"{name}.{key}": p
+        for name, network in networks.items()
+        for key, p in network.state_dict().items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_expert(path, tensors, **facts)
     print(f"{path}: score {mean:.1f} +- {std:.1f} over 100 episodes")
@@ -517,7 +603,11 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args())
-    except (InputError, RunError, OSError) as error:  # bad input, an environment that fails, or a full disk
+    except (
+        InputError,
+        RunError,
+        OSError,
+    ) as error:  # bad input, an environment that fails, or a full disk
         print(f"experts.train: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
-from experts import exit_codes, files
+from experts import exit_codes, runs
 from tests import tiny  # registers the environments
 
 
@@ -18,7 +18,7 @@ from tests import tiny  # registers the environments
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.setitem(files._run, "folder", None)  # the last test's
+    monkeypatch.setitem(runs._run, "folder", None)  # the last test's
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def ending(capfd, monkeypatch):
         code = 0
         try:
             with exit_codes():
-                script.main(script.parse_args([str(option) for option in options]))
+                script.main(tiny.parsed(script, *options))
         except SystemExit as error:
             code = error.code
         return code, capfd.readouterr().err.split("\n")[-2] if code else ""

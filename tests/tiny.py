@@ -12,7 +12,7 @@ import torch
 
 import bc
 import rlif_rlpd
-from experts import Expert, load_checkpoint, save_expert
+from experts import Expert, load_checkpoint, parse, save_expert
 
 ROOT = Path(rlif_rlpd.__file__).parent
 RLIF_TASKS = "AdroitHandPen-v1", "Hopper-v5", "Walker2d-v5"  # of the shipped ones, those of its paper
@@ -277,7 +277,7 @@ gym.register("Broken-v0", "tests.tiny:Broken")
 
 def critics(obs_dim, act_dim):
     """Untrained critics of the shape that write_expert wants."""
-    return rlif_rlpd.QEnsemble(obs_dim, act_dim, (32,), 2, True)
+    return rlif_rlpd.QEnsemble(obs_dim, act_dim, (32,), 2)
 
 
 def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, discrete=False, **facts):
@@ -299,8 +299,7 @@ def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, discrete=False, **
         actor.log_std.bias[:] = math.log(noise)
     networks = {"actor": actor} | ({"qf": qf} if qf else {})
     tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
-    sizes = {"obs_dim": obs_dim, "act_dim": act_dim, "hidden_sizes": (32,)}
-    save_expert(path, tensors, **{"level": "test", "distribution": actor.distribution} | sizes | facts)
+    save_expert(path, tensors, **{"level": "test"} | facts)
     return str(Path(path).absolute())
 
 
@@ -322,18 +321,23 @@ def write_demonstrations(dataset_id, episodes, steps, env_id="Point-v0"):
     return buffers
 
 
+def parsed(script, *options):
+    """The Args of a script for these options, typed on its command line."""
+    return parse(script.Args, script.check, [str(option) for option in options])
+
+
 def plain(options):
     """Without compiling, which takes longer than a tiny run, and with a charge for falls, unless the options differ."""
     options = [str(option) for option in options]
     if "--resume" in options:
         return options
     known = {"--termination", "--reward"} & set(options) or "--env-id" not in options
-    return ["--no-compile", *([] if known else ["--termination", "forever"]), *options]
+    return ["--no-compile", *([] if known else ["--termination", "penalty"]), *options]
 
 
 def run(name, *options):
     """Run the script in this process, as runs/*__<name>__*; returns that folder."""
-    rlif_rlpd.main(rlif_rlpd.parse_args([*plain(options), "--exp-name", name]))
+    rlif_rlpd.main(parsed(rlif_rlpd, *plain(options), "--exp-name", name))
     return next(Path("runs").glob(f"*__{name}__*"))
 
 
@@ -347,7 +351,7 @@ ROUNDS = (
 
 def run_rounds(script, name, *options):
     """Run the module dagger or hg_dagger in this process, as runs/*__<name>__*; returns that folder."""
-    script.main(script.parse_args([*map(str, (*ROUNDS, *options)), "--exp-name", name]))
+    script.main(parsed(script, *ROUNDS, *options, "--exp-name", name))
     return next(Path("runs").glob(f"*__{name}__*"))
 
 
@@ -389,13 +393,13 @@ def write_people(folder, discrete=False):
 PERSON = "--expert ../expert.safetensors --eval-episodes 2 --num-threads 1"
 MILES_PERSON = f"{PERSON} --initial-policy ../initial.safetensors --human-model ../mental.safetensors"
 SHORT = {
-    "rlif_rlpd": f"{PERSON} --reference ../reference.safetensors --termination forever --no-compile --demo-episodes 0 "
-    "--total-timesteps 80 --eval-frequency 40 --checkpoint-frequency 20 --batch-size 8 --hidden-sizes 8 --num-qs 2",
+    "rlif_rlpd": f"{PERSON} --reference ../reference.safetensors --termination penalty --no-compile --demo-episodes 0 "
+    "--total-timesteps 80 --eval-frequency 40 --batch-size 8 --hidden-sizes 8 --num-qs 2",
     "hg_dagger": f"{PERSON} --threshold 0.5 --demo-episodes 0 --round-episodes 1 --round-updates 5 --hidden-sizes 8 "
     "--total-timesteps 150 --eval-frequency 50",
     "dagger": f"{PERSON} --threshold 0.5 --demo-episodes 0 --round-episodes 1 --round-updates 5 --hidden-sizes 8 "
     "--total-timesteps 150 --eval-frequency 50 --mixture-decay 0.9",
-    "bc": "--total-timesteps 40 --eval-frequency 20 --checkpoint-frequency 10 --batch-size 8 --hidden-sizes 8 "
+    "bc": "--total-timesteps 40 --eval-frequency 20 --batch-size 8 --hidden-sizes 8 "
     "--eval-episodes 2 --num-threads 1",
     "mile": f"{MILES_PERSON} --intervention-cost 3 --rounds 3 --round-updates 5 --batch-size 32 --hidden-sizes 8 "
     "--warm-up-episodes 1 --warm-up-updates 5",
@@ -413,7 +417,7 @@ def short(script, *options):
 def short_run(script, *options):
     """A short run of this module in this process; returns its folder."""
     before = set(Path().glob("runs/*"))
-    script.main(script.parse_args(short(script, *options)))
+    script.main(parsed(script, *short(script, *options)))
     (folder,) = set(Path().glob("runs/*")) - before
     return folder
 
@@ -432,7 +436,7 @@ def demonstrations(env, *_):
 def run_mile(script, name, *options):
     """Run one of the modules of MILE_OWN in this process, as runs/*__<name>__*; returns that folder."""
     options = *MILE_ROUNDS, *MILE_OWN[script.__name__], *options, "--exp-name", name
-    script.main(script.parse_args([str(option) for option in options]))
+    script.main(parsed(script, *options))
     return next(Path("runs").glob(f"*__{name}__*"))
 
 
@@ -454,10 +458,8 @@ def assert_same(a, b):
     assert type(a) is type(b)
     if isinstance(a, dict):
         assert a.keys() == b.keys()
-        for name in a.keys() - {"wall_seconds", "seconds", "exp_name", "run"}:
+        for name in a.keys() - {"wall_seconds", "seconds", "exp_name"}:
             assert_same(a[name], b[name])
-        if "run" in a:  # the rows of eval.csv, and the time
-            assert_same(a["run"][0], b["run"][0])
     elif isinstance(a, (list, tuple)):
         assert len(a) == len(b)
         for x, y in zip(a, b):
