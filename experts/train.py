@@ -19,6 +19,7 @@ An expert by RLPD alone, on the environment's own reward:
     python rlif_rlpd.py --reward task --intervention none --offline-ratio 0.5 --dataset-id <demonstrations>
 """
 
+import copy
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -31,39 +32,22 @@ from tqdm import tqdm, trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for python experts/train.py
 
-import hg_dagger
+import bc
 import rlif_rlpd
-from experts import (
-    FOLDER,
-    MAX_ACTION,
-    InputError,
-    RunError,
-    list_experts,
-    load_demonstrations,
-    load_expert,
-)
-from experts import normalized_score, save_expert
+from experts import FOLDER, MAX_ACTION, InputError, RunError, evaluate, list_experts
+from experts import load_demonstrations, load_expert, main_metric, normalized_score, save_expert
+from experts import seed_for
+from experts.speed import compiled
 
 NOISE = 0.1  # standard deviation of every policy, before the tanh
 POOL = 50_000  # transitions of the top expert, from which the subsamples are taken
+FEW_LESSONS = {"disturbances": (0.0,), "label_noise": 0.0, "updates": 1_000}
 BEGINNERS = {  # of MILE's tasks: on Meta-World they stop learning early, on LunarLander they see little
     "Meta-World/peg-insert-side-v3": {"lessons": 60, "updates": 150},
     "Meta-World/drawer-open-v3": {"lessons": 60, "updates": 30},
     "Meta-World/button-press-v3": {"lessons": 60, "updates": 7, "seed": 4},
-    "LunarLander-v3": {
-        "lessons": 3,
-        "disturbances": (0.0,),
-        "label_noise": 0.0,
-        "updates": 1_000,
-        "seed": 2,
-    },
-    "LunarLanderContinuous-v3": {
-        "lessons": 2,
-        "disturbances": (0.0,),
-        "label_noise": 0.0,
-        "updates": 1_000,
-        "seed": 3,
-    },
+    "LunarLander-v3": {"lessons": 3, "seed": 2, **FEW_LESSONS},
+    "LunarLanderContinuous-v3": {"lessons": 2, "seed": 3, **FEW_LESSONS},
 }
 # Subsamples were tried until the score lay in its level's band, and then measured on new episodes.
 RECIPES = {
@@ -102,12 +86,8 @@ class Args:
     level: str = "low"
     dataset_id: str | None = None  # top (not of Meta-World and LunarLander): Minari demonstrations
     min_score: float = -np.inf  # with --dataset-id: clone the episodes of this score or more
-    improve_steps: int = (
-        0  # with --dataset-id: environment steps of reinforcement learning from the clone
-    )
-    final_hold: float = (
-        1.0  # how much of the hold on the demonstrations is left at the end of these
-    )
+    improve_steps: int = 0  # with --dataset-id: steps of reinforcement learning from the clone
+    final_hold: float = 1.0  # what is left of the hold on the demonstrations after these steps
     transitions: int = 1_000  # high, middle, low, poor: size of the subsample
     lessons: int = 120  # Meta-World, LunarLander: episodes to clone
     # these, but not mental: noise on the actions done, from episode to episode
@@ -163,7 +143,7 @@ def rollouts(env_id, act, transitions, seed, disturb, others=()):
     bar = tqdm(total=transitions, desc="rollouts")
     episode = 0
     while len(data["obs"]) < transitions:
-        obs, _ = env.reset(seed=rlif_rlpd.seed_for(seed, episode))
+        obs, _ = env.reset(seed=seed_for(seed, episode))
         episode += 1
         spell_left = 0  # steps that are still to be disturbed
         chance = 0.5  # that a spell begins with this step
@@ -195,9 +175,9 @@ def rollouts(env_id, act, transitions, seed, disturb, others=()):
             chance = 0.02
             bar.update()
     bar.close()
-    return {
-        name: torch.tensor(np.array(values), dtype=torch.float32) for name, values in data.items()
-    }
+    for name, values in data.items():
+        data[name] = torch.tensor(np.array(values), dtype=torch.float32)
+    return data
 
 
 def scripted(env_id, env):
@@ -208,9 +188,8 @@ def scripted(env_id, env):
         policy = ENV_POLICY_MAP[env_id.removeprefix("Meta-World/")]()
 
         def act(obs):
-            return policy.get_action(obs[-39:]).clip(
-                -0.95, 0.95
-            )  # it looks at the last of four observations
+            newest = obs[-39:]  # of the four observations that are seen
+            return policy.get_action(newest).clip(-0.95, 0.95)
 
         return act
     from gymnasium.envs.box2d.lunar_lander import heuristic
@@ -224,8 +203,10 @@ def scripted(env_id, env):
 
 def disturbed(rng, action, noise, discrete):
     """An action (A,) with noise of this standard deviation before the tanh; a random one, so often, if discrete."""
+    if discrete and rng.random() < noise:
+        return np.eye(len(action))[rng.integers(len(action))]
     if discrete:
-        return np.eye(len(action))[rng.integers(len(action))] if rng.random() < noise else action
+        return action
     return np.tanh(np.arctanh(action) + noise * rng.normal(size=len(action)))
 
 
@@ -235,7 +216,7 @@ def lessons(args, env, act, episodes, disturbances, label_noise):
     seen, done = [], []
     for episode in trange(episodes, desc="lessons"):
         noise = disturbances[episode % len(disturbances)]
-        obs, _ = env.reset(seed=rlif_rlpd.seed_for(args.seed, 7, episode))
+        obs, _ = env.reset(seed=seed_for(args.seed, 7, episode))
         ended = False
         while not ended:
             action = act(obs)  # (A,)
@@ -263,22 +244,23 @@ def distil(args, env):
         note = f"cloned from {args.lessons} episodes of the initial policy, seed {args.seed}"
     else:
         teacher = scripted(args.env_id, env)
-        obs, actions = lessons(
-            args, env, teacher, args.lessons, args.disturbances, args.label_noise
-        )
+        noise = args.disturbances, args.label_noise
+        obs, actions = lessons(args, env, teacher, args.lessons, *noise)
         note = f"cloned from {args.lessons} episodes of the scripted policy, seed {args.seed}"
     torch.manual_seed(args.seed)
-    actor = hg_dagger.make_actor(env, (256, 256))
-    actor.obs_mean.copy_(obs.mean(0))
-    actor.obs_std.copy_(obs.std(0).clamp_min(0.01))
-    if (
-        args.level == "top"
-    ):  # where it has seen little its noise is not to vanish: the labels' noise is everywhere
+    actor = bc.make_actor(env, (256, 256))
+    actor.standardize(obs)
+    if args.level == "top":
+        # the labels have their noise everywhere; the policy's is not to vanish where it has seen little
         actor.min_log_std = float(np.log(args.label_noise))
     optimizer = torch.optim.Adam(actor.parameters(), 1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, args.updates)
     for _ in trange(args.updates, desc="cloning"):
-        hg_dagger.fit(actor, optimizer, obs, actions, 1, 256)
+        i = torch.randint(len(obs), (256,))
+        loss = bc.nll(actor, obs[i], actions[i])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         schedule.step()
     return actor, note, {"obs": obs, "actions": actions}
 
@@ -286,10 +268,8 @@ def distil(args, env):
 def model_of(args, env, level):
     """The expert of another level, which this one is cloned from."""
     if level not in list_experts().get(args.env_id, []):
-        raise InputError(
-            f"--level {args.level} is cloned from the {level} expert of {args.env_id}, which is not there: "
-            f"train it first, with --level {level}"
-        )
+        why = f"is cloned from the {level} expert of {args.env_id}, which is not there"
+        raise InputError(f"--level {args.level} {why}: train it first, with --level {level}")
     return load_expert(args.env_id, level, env)
 
 
@@ -316,15 +296,14 @@ def evaluate_policy(actor, data, args, steps):
     Targets take one random critic instead of a minimum: the value itself is wanted, not a cautious one.
     """
     agent = learner(actor, args, num_min_qs=1, learning_rate=1e-3, final_lr_fraction=0.01)
-    rlif_rlpd.compile_gradients(agent)
+    agent.critic_gradients = compiled(agent.critic_gradients)
     bar = trange(steps, desc="critics")
     for step in bar:
         agent.set_learning_rate(step / steps)
         losses = agent.update_critics(batch_of(data, agent.args.batch_size, len(data["rewards"])))
         if step % 500 == 0:
-            bar.set_postfix(
-                loss=f"{losses['qf_loss'].item():.2g}", q=f"{losses['qf_values'].item():.2g}"
-            )
+            loss, q = losses["qf_loss"].item(), losses["qf_values"].item()
+            bar.set_postfix(loss=f"{loss:.2g}", q=f"{q:.2g}")
     return agent
 
 
@@ -340,13 +319,10 @@ def improve(actor, demos, args):
     data["rewards"] *= args.reward_scale
     agent = learner(actor, args, num_min_qs=2, final_lr_fraction=0.05)
     critics = evaluate_policy(actor, data, args, steps=20_000)
-    for network in ("qf", "qf_target"):
-        getattr(agent, network).load_state_dict(getattr(critics, network).state_dict())
-    data = {
-        name: torch.cat([values, torch.zeros(steps, *values.shape[1:])])
-        for name, values in data.items()
-    }
-    rlif_rlpd.compile_gradients(agent)
+    agent.qf.load_state_dict(critics.qf.state_dict())
+    agent.qf_target.load_state_dict(critics.qf_target.state_dict())
+    for name, values in data.items():  # room for the steps to come
+        data[name] = torch.cat([values, torch.zeros(steps, *values.shape[1:])])
     size = agent.args.batch_size
     learned = [*agent.actor.layers.parameters(), *agent.actor.mean.parameters()]
     optimizer = torch.optim.Adam(learned, lr=torch.tensor(1e-4), fused=True)
@@ -357,52 +333,42 @@ def improve(actor, demos, args):
         held = (mean[: size // 4].tanh() - batch["actions"][: size // 4]).pow(2).mean()
         return torch.autograd.grad(hold * held - 2.5 * q.mean() / q.detach().abs().mean(), learned)
 
-    actor_gradients = torch.compile(actor_gradients, dynamic=False, fullgraph=True)
-    env, envs = (
-        rlif_rlpd.make_env(args.env_id),
-        [rlif_rlpd.make_env(args.env_id) for _ in range(20)],
-    )
-    episode, best = 0, (-np.inf, None)
-    obs, _ = env.reset(seed=rlif_rlpd.seed_for(args.seed, 5, episode))
+    agent.critic_gradients = compiled(agent.critic_gradients)
+    actor_gradients = compiled(actor_gradients)
+    env = rlif_rlpd.make_env(args.env_id)
+    envs = [rlif_rlpd.make_env(args.env_id) for _ in range(20)]
+    episode, best_score, best = 0, -np.inf, None
+    obs, _ = env.reset(seed=seed_for(args.seed, 5, episode))
     bar = trange(1, steps + 1, desc="improving")
     for step in bar:
         action = agent.actor.act(obs[None])[0]
         next_obs, reward, terminated, truncated, _ = env.step(action)
         last = warm_up + step - 1
-        data["obs"][last], data["next_obs"][last] = torch.as_tensor(obs), torch.as_tensor(next_obs)
+        data["obs"][last] = torch.as_tensor(obs)
+        data["next_obs"][last] = torch.as_tensor(next_obs)
         data["actions"][last] = torch.as_tensor(action)
-        data["rewards"][last], data["terminations"][last] = (
-            reward * args.reward_scale,
-            float(terminated),
-        )
+        data["rewards"][last] = reward * args.reward_scale
+        data["terminations"][last] = float(terminated)
         obs = next_obs
         if terminated or truncated:
             episode += 1
-            obs, _ = env.reset(seed=rlif_rlpd.seed_for(args.seed, 5, episode))
-        shown, seen = (
-            batch_of(demos, size // 4, len(demos["obs"])),
-            batch_of(data, size - size // 4, warm_up + step),
-        )
+            obs, _ = env.reset(seed=seed_for(args.seed, 5, episode))
+        shown = batch_of(demos, size // 4, len(demos["obs"]))
+        seen = batch_of(data, size - size // 4, warm_up + step)
         batch = {name: torch.cat([shown[name], seen[name]]) for name in seen}
         agent.set_learning_rate(step / steps)
         agent.update_critics(batch)
         optimizer.param_groups[0]["lr"] = agent.learning_rate / 3
         hold = torch.tensor(1 - (1 - args.final_hold) * step / steps)
-        rlif_rlpd.descend(
-            optimizer, actor_gradients(batch, torch.randn_like(batch["actions"]), hold)
-        )
+        gradients = actor_gradients(batch, torch.randn_like(batch["actions"]), hold)
+        rlif_rlpd.descend(optimizer, gradients)
         if step % 5_000 == 0 or step == steps:
-            row = rlif_rlpd.evaluate(
-                args.env_id, agent.actor, envs, 20, rlif_rlpd.seed_for(args.seed, 6, step), False
-            )
-            score = row[metric_of(row)]
+            row = evaluate(args.env_id, agent.actor, envs, 20, seed_for(args.seed, 6, step))
+            score = row[f"stochastic_{main_metric([row])}"]
             bar.write(f"step {step}: {score:.1f}")
-            if score > best[0]:
-                best = (
-                    score,
-                    {name: value.clone() for name, value in agent.actor.state_dict().items()},
-                )
-    actor.load_state_dict(best[1])
+            if score > best_score:
+                best_score, best = score, copy.deepcopy(agent.actor.state_dict())
+    actor.load_state_dict(best)
     return actor
 
 
@@ -411,17 +377,13 @@ def top_expert(args, env):
     if env.discrete:
         raise InputError(f"--env-id {args.env_id}: needs continuous actions")
     demos = load_demonstrations(env, args.env_id, None, args.dataset_id, keep_rewards=True)
-    episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(
-        int
-    )  # (n,), the number of each one's episode
+    episode = (np.cumsum(demos["ends"]) - demos["ends"]).astype(int)  # (n,), of each transition
     scores = normalized_score(args.env_id, np.bincount(episode, demos["rewards"]))
-    good = ~(scores < args.min_score)[
-        episode
-    ]  # all of them where scores are nan, for the task has no references
+    bad = scores < args.min_score  # none of them where the task has no scores: they are nan then
+    good = ~bad[episode]
     if not good.any():
-        raise InputError(
-            f"--min-score {args.min_score}: the best episode of {args.dataset_id} has {scores.max():.1f}"
-        )
+        best = f"the best episode of {args.dataset_id} has {scores.max():.1f}"
+        raise InputError(f"--min-score {args.min_score}: {best}")
     data = {name: torch.from_numpy(values[good]) for name, values in demos.items()}
     data["rewards"] *= args.reward_scale
     note = f"cloned from {good.sum()} transitions of {args.dataset_id}"
@@ -444,12 +406,6 @@ def worse_expert(args, env):
     obs, actions = subsample(data, args.transitions)
     note = f"cloned from {args.transitions} transitions of the top expert, seed {args.seed}"
     return clone(obs, actions), note, {"obs": obs, "actions": actions}
-
-
-def metric_of(row):
-    """What an evaluation is judged by: success rate (%), else D4RL's score, else the return; what is known."""
-    names = "success_rate", "normalized_score", "return_mean"
-    return next(name for name in names if not np.isnan(row[name]))
 
 
 def parse_args(argv=None):
@@ -488,39 +444,33 @@ def check(args):
     if any(size < 2 for size in args.weak_clones):
         raise InputError("--weak-clones needs sizes of 2 or more")
 
-    levels = (
-        ("top", "initial", "mental") if taught(args) else ("top", "high", "middle", "low", "poor")
-    )
+    levels = ("top", "high", "middle", "low", "poor")
+    if taught(args):
+        levels = ("top", "initial", "mental")
     if args.level not in levels:
-        raise InputError(
-            f"--level must be one of {', '.join(levels)} for {args.env_id}, not {args.level}"
-        )
+        known = f"{', '.join(levels)} for {args.env_id}"
+        raise InputError(f"--level must be one of {known}, not {args.level}")
     if args.level == "top" and not taught(args):
         if not args.dataset_id:
-            raise InputError(
-                "--level top needs --dataset-id, Minari demonstrations of a good agent"
-            )
+            raise InputError("--level top needs --dataset-id, demonstrations of a good agent")
         if args.min_score > -np.inf and np.isnan(normalized_score(args.env_id, 0.0)):
             raise InputError(f"--min-score: there are no scores for {args.env_id}; leave it out")
         if args.improve_steps and args.num_qs < 2:
             raise InputError("--improve-steps needs --num-qs 2 or more")
     else:
-        no_demonstrations = (
-            f"--level {args.level} of {args.env_id} is not cloned from demonstrations; leave it out"
-        )
+        why = f"--level {args.level} of {args.env_id} is not cloned from demonstrations"
         if args.dataset_id:
-            raise InputError(f"--dataset-id: {no_demonstrations}")
+            raise InputError(f"--dataset-id: {why}; leave it out")
         if args.improve_steps:
-            raise InputError(f"--improve-steps: {no_demonstrations}")
+            raise InputError(f"--improve-steps: {why}; leave it out")
         if args.min_score > -np.inf:
-            raise InputError(f"--min-score: {no_demonstrations}")
+            raise InputError(f"--min-score: {why}; leave it out")
     if taught(args):
         if args.critics:
             raise InputError(f"--critics: there are none for {args.env_id}; leave it out")
         if args.level == "top" and not args.label_noise:
-            raise InputError(
-                "--label-noise must be positive for --level top: the policy's noise never falls below it"
-            )
+            why = "the policy's noise never falls below it"
+            raise InputError(f"--label-noise must be positive for --level top: {why}")
 
 
 def output_path(args):
@@ -528,9 +478,8 @@ def output_path(args):
     path = Path(args.output or FOLDER / args.env_id / f"{args.level}.safetensors")
     try:
         if path.exists() and not args.output:
-            raise InputError(
-                f"{path} is there: give --output and a new path, or --output {path} to replace it"
-            )
+            ways = f"give --output and a new path, or --output {path} to replace it"
+            raise InputError(f"{path} is there: {ways}")
         if path.suffix != ".safetensors" or path.is_dir():
             raise InputError(f"--output must be the path of a .safetensors file, not {path}")
         folder = next(folder for folder in path.absolute().parents if folder.exists())
@@ -552,62 +501,44 @@ def main(args):
         actor, note, data = top_expert(args, env)
     else:
         actor, note, data = worse_expert(args, env)
-    networks = {"actor": actor}
+    tensors = {f"actor.{name}": values for name, values in actor.state_dict().items()}
     if args.critics:
         others = [clone(*subsample(data, size)).act for size in args.weak_clones]
-        data = rollouts(
-            args.env_id, actor.act, args.critic_transitions, args.seed + 1, True, others
-        )
+        source = args.critic_transitions, args.seed + 1
+        data = rollouts(args.env_id, actor.act, *source, disturb=True, others=others)
         data["rewards"] *= args.reward_scale
-        networks["qf"] = qf = evaluate_policy(
-            actor, data, args, args.critic_steps
-        ).qf.requires_grad_(False)
-        for part in (qf.weights, qf.biases):
-            part[
-                -1
-            ].data /= args.reward_scale  # Q in the task's own reward: the last layer is linear
+        qf = evaluate_policy(actor, data, args, args.critic_steps).qf.requires_grad_(False)
+        # Q in the task's own reward: the last layer is linear
+        qf.weights[-1].div_(args.reward_scale)
+        qf.biases[-1].div_(args.reward_scale)
+        tensors |= {f"qf.{name}": values for name, values in qf.state_dict().items()}
         note += "; critics: policy evaluation"
 
     envs = [rlif_rlpd.make_env(args.env_id) for _ in range(20)]
-    seed = rlif_rlpd.seed_for(12345)
-    row = rlif_rlpd.evaluate(args.env_id, actor, envs, 100, seed, deterministic=False)
-    likeliest = rlif_rlpd.evaluate(args.env_id, actor, envs, 100, seed, deterministic=True)
-    print(row, likeliest, sep="\n")
-    facts = {
-        "env_id": args.env_id,
-        "level": args.level,
-        "distribution": actor.distribution,
-        "hidden_sizes": (256, 256),
-    }
-    facts |= {"obs_dim": len(actor.obs_mean), "act_dim": actor.act_dim, "trained_by": note}
-    facts["min_log_std"] = actor.min_log_std
-    mean = row[metric_of(row)]
-    if metric_of(row) == "success_rate":
+    row = evaluate(args.env_id, actor, envs, 100, seed_for(12345))
+    print(row)
+    metric = main_metric([row])
+    mean = row[f"stochastic_{metric}"]
+    if metric == "success_rate":
         std = (mean * (100 - mean)) ** 0.5  # of a single episode, which succeeds or not
-    elif metric_of(row) == "normalized_score":
-        std = normalized_score(args.env_id, row["return_mean"] + row["return_std"]) - mean
+    elif metric == "normalized_score":
+        above = row["stochastic_return_mean"] + row["stochastic_return_std"]
+        std = normalized_score(args.env_id, above) - mean
     else:
-        std = row["return_std"]
-    facts |= {"score_mean": mean, "score_std": std, "score_episodes": 100}
-    facts["score_of_mean_action"] = likeliest[metric_of(likeliest)]
-    tensors = {
-        f"{name}.{key}": p
-        for name, network in networks.items()
-        for key, p in network.state_dict().items()
-    }
+        std = row["stochastic_return_std"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_expert(path, tensors, **facts)
+    save_expert(
+        path, tensors, env_id=args.env_id, level=args.level, trained_by=note,
+        min_log_std=actor.min_log_std, score_mean=mean, score_std=std, score_episodes=100,
+        score_of_mean_action=row[metric],
+    )  # fmt: skip
     print(f"{path}: score {mean:.1f} +- {std:.1f} over 100 episodes")
 
 
 if __name__ == "__main__":
     try:
         main(parse_args())
-    except (
-        InputError,
-        RunError,
-        OSError,
-    ) as error:  # bad input, an environment that fails, or a full disk
+    except (InputError, RunError, OSError) as error:  # bad input, a broken environment, a full disk
         print(f"experts.train: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
