@@ -41,6 +41,7 @@ from experts.speed import compiled
 
 NOISE = 0.1  # standard deviation of every policy, before the tanh
 POOL = 50_000  # transitions of the top expert, from which the subsamples are taken
+EVALUATE_EVERY = 5_000  # steps of reinforcement learning
 FEW_LESSONS = {"disturbances": (0.0,), "label_noise": 0.0, "updates": 1_000}
 BEGINNERS = {  # of MILE's tasks: on Meta-World they stop learning early, on LunarLander they see little
     "Meta-World/peg-insert-side-v3": {"lessons": 60, "updates": 150},
@@ -362,7 +363,7 @@ def improve(actor, demos, args):
         hold = torch.tensor(1 - (1 - args.final_hold) * step / steps)
         gradients = actor_gradients(batch, torch.randn_like(batch["actions"]), hold)
         rlif_rlpd.descend(optimizer, gradients)
-        if step % 5_000 == 0 or step == steps:
+        if step % EVALUATE_EVERY == 0 or step == steps:
             row = evaluate(args.env_id, agent.actor, envs, 20, seed_for(args.seed, 6, step))
             score = row[f"stochastic_{main_metric([row])}"]
             bar.write(f"step {step}: {score:.1f}")
