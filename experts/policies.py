@@ -115,15 +115,17 @@ class Expert:
 
     @torch.no_grad()
     def __call__(self, obs):
-        """The parameters of pi(.|s): mean and log std before the tanh, or logits alone; (B, obs_dim) -> (B, act_dim).
+        """What describes pi(.|s): mean and log std before the tanh, or logits; (B, obs_dim) -> (B, act_dim) each.
 
         obs is in the environment's own units, a numpy array or a tensor.
         """
         x = (torch.as_tensor(obs, dtype=torch.float32) - self.obs_mean) / self.obs_std
         for weight, bias in self.layers:
             x = F.relu(F.linear(x, weight, bias))  # (B, hidden)
-        first, *log_std = (F.linear(x, *head) for head in self.heads)
-        return first, *(x.clamp(self.facts.get("min_log_std", -20), 2) for x in log_std)
+        if self.discrete:
+            return F.linear(x, *self.heads[0])
+        mean, log_std = (F.linear(x, *head) for head in self.heads)
+        return mean, log_std.clamp(self.facts.get("min_log_std", -20), 2)
 
     def act(self, obs, deterministic=False):
         """Sampled (or the likeliest) actions: (B, obs_dim) -> (B, act_dim).
@@ -132,12 +134,8 @@ class Expert:
         global generator.
         """
         if self.discrete:
-            (logits,) = self(obs)
-            choice = (
-                logits.argmax(-1)
-                if deterministic
-                else torch.distributions.Categorical(logits=logits).sample()
-            )
+            logits = self(obs)
+            choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
             return F.one_hot(choice, self.act_dim).float()
         mean, log_std = self(obs)
         action = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
