@@ -1,6 +1,5 @@
-"""bc.py: it recovers a known policy, stops early, and resumes to the bit."""
+"""bc.py: it recovers a known policy from all demonstrations, by their likelihood."""
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -13,12 +12,13 @@ from minari.data_collector import EpisodeBuffer
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import bc
-from experts import InputError, load_checkpoint, load_expert
+from experts import InputError, load_expert
+from tests import tiny
 
 OPTIONS = (
-    "--env-id", "Point-v0", "--dataset-id", "test/linear-v0", "--demo-episodes", 20, "--hidden-sizes", 32, 32,
-    "--eval-episodes", 2, "--eval-frequency", 200, "--total-timesteps", 1_000, "--learning-rate", 3e-3,
-    "--num-threads", 1,
+    "--env-id", "Point-v0", "--dataset-id", "test/linear-v0", "--demo-episodes", 20,
+    "--hidden-sizes", 32, 32, "--eval-episodes", 2, "--eval-frequency", 200,
+    "--total-timesteps", 1_000, "--learning-rate", 3e-3, "--num-threads", 1,
 )  # fmt: skip
 
 
@@ -33,40 +33,80 @@ def demonstrations():
     rng, buffers = np.random.default_rng(0), []
     for episode in range(20):
         obs = rng.normal(size=(31, 2)).astype(np.float32)
-        actions = (linear_expert(obs[:-1]) + 0.01 * rng.normal(size=(30, 1))).clip(-2, 2).astype(np.float32)
+        actions = linear_expert(obs[:-1]) + 0.01 * rng.normal(size=(30, 1))
+        actions = actions.clip(-2, 2).astype(np.float32)
         last = np.arange(30) == 29
         ends = {"terminations": last & False, "truncations": last}
-        buffers.append(EpisodeBuffer(episode, episode, None, obs, actions, np.zeros(30), infos={}, **ends))
-    minari.create_dataset_from_buffers("test/linear-v0", buffers, env="Point-v0", algorithm_name="linear", author="t")
+        columns = episode, episode, None, obs, actions, np.zeros(30)
+        buffers.append(EpisodeBuffer(*columns, infos={}, **ends))
+    facts = {"env": "Point-v0", "algorithm_name": "linear", "author": "test"}
+    minari.create_dataset_from_buffers("test/linear-v0", buffers, **facts)
 
 
 def run(name, *options):
-    bc.main(bc.parse_args([*map(str, (*OPTIONS, *options)), "--exp-name", name]))
+    bc.main(tiny.parsed(bc, *OPTIONS, *options, "--exp-name", name))
     return next(Path("runs").glob(f"*__{name}__*"))
 
 
-def rows(run_dir):
-    return list(csv.DictReader((run_dir / "eval.csv").open()))
-
-
 def test_recovers_a_linear_expert(demonstrations):
-    run_dir = run("a", "--total-timesteps", 2_000, "--validation-fraction", 0.1)
+    run_dir = run("a", "--total-timesteps", 2_000)
     policy = load_expert("Point-v0", str(run_dir / "model.safetensors"))
     obs = np.random.default_rng(1).normal(size=(500, 2)).astype(np.float32)
     error = 2 * policy.act(obs, deterministic=True).numpy() - linear_expert(obs)
     assert np.abs(error).mean() < 0.05 and np.abs(linear_expert(obs)).mean() > 0.5
-    losses = [float(row["validation_loss"]) for row in rows(run_dir)]
-    assert losses[-1] < losses[0] - 0.5 and len(losses) == 10
-    summary = json.loads((run_dir / "summary.json").read_text())
-    assert (summary["demonstrated_transitions"], summary["demo_episodes"], summary["held_out_episodes"]) == (540, 18, 2)
+    losses = [float(row["train_loss"]) for row in tiny.rows(run_dir)]
+    assert losses[-1] < losses[0] - 0.5
+    steps = [int(row["global_step"]) for row in tiny.rows(run_dir)]
+    assert steps == list(range(200, 2_001, 200))
+    assert json.loads((run_dir / "summary.json").read_text())["gradient_steps"] == 2_000
 
 
-def test_by_default_every_demonstration_is_cloned(demonstrations):
-    run_dir = run("a", "--total-timesteps", 10)
+@pytest.mark.parametrize(("episodes", "steps"), [(20, 600), (7, 210)])
+def test_every_demonstration_is_cloned_and_no_other(demonstrations, monkeypatch, episodes, steps):
+    seen, nll = [], bc.nll
+
+    def watched_nll(actor, obs, actions):
+        seen.append(torch.cat([obs, actions], 1))
+        return nll(actor, obs, actions)
+
+    monkeypatch.setattr(bc, "nll", watched_nll)
+    run_dir = run("a", "--total-timesteps", 40, "--demo-episodes", episodes)
     summary = json.loads((run_dir / "summary.json").read_text())
-    assert (summary["demonstrated_transitions"], summary["demo_episodes"], summary["held_out_episodes"]) == (600, 20, 0)
-    (row,) = rows(run_dir)
-    assert row["validation_loss"] == "" and float(row["train_loss"]) > 0
+    assert (summary["demo_transitions"], summary["demo_episodes"]) == (steps, episodes)
+    assert all(batch.shape == (256, 3) for batch in seen) and len(seen) == 40
+    stored = minari.load_dataset("test/linear-v0").iterate_episodes(range(episodes))
+    units = ((e.observations[:-1], (e.actions / 2).clip(-0.999, 0.999)) for e in stored)
+    pairs = [np.concatenate(unit, 1) for unit in units]
+    expected = torch.from_numpy(np.concatenate(pairs)).unique(dim=0)
+    # 10,240 draws of 600 miss one of them with a probability of 2e-5
+    torch.testing.assert_close(torch.cat(seen).unique(dim=0), expected)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_the_policy_sees_observations_as_the_demonstrations_say(demonstrations, standardize):
+    option = "--standardize-obs" if standardize else "--no-standardize-obs"
+    model = load_expert(
+        "Point-v0", str(run("a", "--total-timesteps", 1, option) / "model.safetensors")
+    )
+    stored = minari.load_dataset("test/linear-v0").iterate_episodes()
+    obs = torch.from_numpy(np.concatenate([episode.observations[:-1] for episode in stored]))
+    torch.testing.assert_close(model.obs_mean, obs.mean(0) if standardize else torch.zeros(2))
+    torch.testing.assert_close(model.obs_std, obs.std(0) if standardize else torch.ones(2))
+
+
+def test_train_loss_is_the_mean_since_the_last_evaluation(demonstrations, monkeypatch):
+    losses, nll = [], bc.nll
+
+    def watched_nll(*what):
+        loss = nll(*what)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(bc, "nll", watched_nll)
+    run_dir = run("a", "--total-timesteps", 25, "--eval-frequency", 10)
+    rows = [(int(row["global_step"]), float(row["train_loss"])) for row in tiny.rows(run_dir)]
+    parts = {10: losses[:10], 20: losses[10:20], 25: losses[20:]}
+    assert rows == [(step, pytest.approx(np.mean(part))) for step, part in parts.items()]
 
 
 def test_likelihood_is_that_of_the_tanh_gaussian():
@@ -78,43 +118,13 @@ def test_likelihood_is_that_of_the_tanh_gaussian():
     torch.testing.assert_close(bc.nll(actor, obs, actions).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_whole_episodes_are_held_out(demonstrations):
-    args = bc.Args(env_id="Point-v0", dataset_id="test/linear-v0", demo_episodes=20, validation_fraction=0.25)
-    obs, actions, held_out, held_out_actions, episodes = bc.split_demonstrations(args, bc.make_env("Point-v0"), "cpu")
-    assert (len(obs), len(held_out)) == (450, 150) and len(actions) == 450 and len(held_out_actions) == 150
-    assert episodes == (15, 5)
-    every = torch.cat([obs, held_out])
-    assert len(torch.unique(every, dim=0)) == 600  # none is lost, none is twice
-    everything = minari.load_dataset("test/linear-v0")
-    episodes = [torch.from_numpy(e.observations[:-1]) for e in everything.iterate_episodes()]
-    kept = [sum(any(torch.equal(row, seen) for seen in held_out) for row in episode) for episode in episodes]
-    assert sorted(set(kept)) == [0, 30]  # all of an episode, or none of it
-
-
-def test_stops_early_and_keeps_the_policy_of_the_lowest_validation_loss(demonstrations):
-    overfit = "--demo-episodes", 2, "--validation-fraction", 0.5, "--total-timesteps", 20_000, "--patience", 2
-    run_dir = run("early", *overfit)
-    losses = [float(row["validation_loss"]) for row in rows(run_dir)]
-    assert len(losses) < 100 and min(losses) == losses[-3]
-    kept = json.loads((run_dir / "summary.json").read_text())["final"]
-    assert kept["validation_loss"] == pytest.approx(min(losses))
-    actor = bc.Actor(2, 1, (32, 32))
-    actor.load_state_dict(load_checkpoint(run_dir / "checkpoint.pt")["best_actor"])
-    obs = np.zeros((1, 2), dtype=np.float32)
-    saved = load_expert("Point-v0", str(run_dir / "model.safetensors")).act(obs, deterministic=True).numpy()
-    np.testing.assert_allclose(saved, actor.act(obs, deterministic=True), atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--validation-fraction", 1), r"--validation-fraction must be in \[0, 1\), not 1"),
-        (("--validation-fraction", 0.99), "holds out all of 20 episodes"),
-        (("--validation-fraction", 0.01), "holds out none of 20 episodes"),
-        (("--patience", 3), "--patience needs a --validation-fraction above 0"),
-        (("--patience", 0), "--patience must be positive"),
         (("--demo-episodes", 0), "--demo-episodes must be positive"),
-        (("--weight-decay", math.nan), "--weight-decay must be zero or more"),
+        (("--weight-decay", math.nan), "--weight-decay must be zero or more, not nan"),
+        (("--learning-rate", 0), "--learning-rate must be positive"),
+        (("--demo-noise", 0.1), "--demo-noise would do nothing here: a dataset is taken as it is"),
         (("--dataset-id", "no/such-v0"), "no Minari dataset 'no/such-v0'"),
         (("--env-id", "NoSuchEnv-v0"), "--env-id NoSuchEnv-v0"),
     ],
