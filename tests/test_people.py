@@ -37,17 +37,42 @@ class Policy:
         return -actions.abs().sum(-1)  # (B,)
 
 
-def person(kind, expert, reference=None, **options):
-    """One of four people; of ThresholdHuman, the threshold is 1 unless options say otherwise."""
+def person(kind, policy=None, **options):
+    """One of three people; policy is the reference of a value person, the expert of a threshold person.
+
+    The threshold is 1 unless options say otherwise.
+    """
     rng, threshold = np.random.default_rng(0), options.pop("threshold", 1.0)
     args = (hg_dagger.Args if kind == "threshold" else rlif_rlpd.Args)(intervention=kind, **options)
     if kind == "value":
-        return rlif_rlpd.ValueHuman(args, expert, reference or Policy(0.0), rng)
+        return rlif_rlpd.ValueHuman(args, policy or Policy(0.0), rng)
     if kind == "threshold":
-        return hg_dagger.ThresholdHuman(args, expert, threshold, rng)
-    if kind == "random":
-        return rlif_rlpd.RandomHuman(args, expert, rng)
-    return rlif_rlpd.ProbitHuman(args, expert, expert, rng)
+        return hg_dagger.ThresholdHuman(args, policy, threshold, rng)
+    return rlif_rlpd.RandomHuman(args, rng)
+
+
+def episode(human, takeover_steps, steps):
+    """So many steps of an episode as main() has them: under expert control?, does a takeover start?"""
+    proposal, expert_until, next_check = np.array([0.5], dtype=np.float32), 0, 0
+    in_control, started = np.zeros(steps, dtype=bool), np.zeros(steps, dtype=bool)
+    for t in range(steps):
+        started[t] = t >= next_check and human.check(OBS, proposal)[1]
+        if started[t]:
+            expert_until = t + takeover_steps
+            next_check = expert_until + human.grace_steps
+        in_control[t] = t < expert_until
+    return in_control, started
+
+
+def run_with_expert(env_id, kind, *options, bias=0.0, noise=1e-6):
+    """A run that learns nothing, with an expert that does tanh(bias + noise); folder and buffer."""
+    expert = tiny.write_expert("expert.safetensors", [[0.0]], bias, noise, qf=tiny.critics(1, 1))
+    judge = ("--reference", expert) if kind == "value" else ()
+    folder = tiny.run(
+        "a", "--env-id", env_id, "--intervention", kind, *judge, "--expert", expert, "--num-threads", 1,
+        "--demo-episodes", 0, "--eval-episodes", 1, "--hidden-sizes", 8, "--batch-size", 100_000, *options,
+    )  # fmt: skip
+    return folder, load_checkpoint(folder / "checkpoint.pt")["kept"]["rb"]
 
 
 def watch(human, steps, proposal=0.5):
@@ -64,7 +89,14 @@ def watch(human, steps, proposal=0.5):
 @functools.cache
 def random_takeovers(rate, takeover_steps):
     """A hundred thousand steps of one episode: under expert control?, does a takeover start?"""
-    return watch(person("random", Policy(0.0), random_rate=rate, takeover_steps=takeover_steps), 100_000)[1:]
+    human = person("random", random_rate=rate, takeover_steps=takeover_steps)
+    return episode(human, takeover_steps, 100_000)
+
+
+def chance_of(rate, takeover_steps):
+    """Of a takeover in a step of the novice: there are k (1 - p) / p of them to a takeover."""
+    share = rate / 100
+    return 1 / (1 + takeover_steps * (1 - share) / share)
 
 
 @pytest.mark.parametrize("rate", [30, 50, 85])
@@ -75,59 +107,53 @@ def test_random_takeovers_hold_their_share_of_the_steps_and_last_their_steps(rat
     assert in_control.sum() == pytest.approx(takeover_steps * started.sum(), abs=takeover_steps)
     # no memory: the novice's steps between two takeovers are as many as they are by chance alone
     novices_steps = np.diff(np.flatnonzero(started)) - takeover_steps
-    chance = rlif_rlpd.takeover_chance(rlif_rlpd.Args(random_rate=rate, takeover_steps=takeover_steps))
+    chance = chance_of(rate, takeover_steps)
     assert np.mean(novices_steps == 0) == pytest.approx(chance, abs=0.015)
     assert np.mean(novices_steps[novices_steps > 0] == 1) == pytest.approx(chance, abs=0.015)
 
 
 def test_an_episode_under_random_takeovers_begins_like_any_step_of_the_novice():
-    human, first = person("random", Policy(0.0), random_rate=85, takeover_steps=4), []
-    for _ in range(5_000):
-        human.new_episode()
-        first.append(watch(human, 1)[2][0])
-    assert np.mean(first) == pytest.approx(rlif_rlpd.takeover_chance(human.args), abs=0.025)
+    steps = "--total-timesteps", 4_000, "--max-episode-steps", 2
+    options = "--random-rate", 85, "--takeover-steps", 4, *steps
+    _, rb = run_with_expert("TimesOut-v0", "random", *options, bias=np.arctanh(0.5))
+    by_expert = ((rb["actions"] - 0.5).abs() < 1e-4).reshape(2_000, 2)
+    chance = chance_of(85, 4)
+    assert by_expert[:, 0].float().mean().item() == pytest.approx(chance, abs=0.045)  # 4 sigma
+    assert by_expert[by_expert[:, 0], 1].all()
+    second = by_expert[~by_expert[:, 0], 1].float().mean().item()
+    assert second == pytest.approx(chance, abs=0.07)
 
 
-# options with which a takeover follows as soon as one can, and after how many steps it does
-ALWAYS = {
-    "value": ({"intervention_beta": 1.0, "intervention_alpha": 1.0}, 4 + 3),
-    "mile": ({"intervention_cost": -1e9}, 4),  # always ready: no grace
-}
-
-
-@pytest.mark.parametrize("kind", ALWAYS)
-def test_a_robot_that_always_needs_one_is_taken_over_this_often(kind):
-    options, steps = ALWAYS[kind]
-    human = person(kind, Policy(0.0), takeover_steps=4, grace_steps=3, **options)
-    _, in_control, started = watch(human, 70)
+@pytest.mark.parametrize(("grace_steps", "steps"), [(0, 4), (1, 5), (3, 7)])
+def test_a_robot_that_always_needs_one_is_taken_over_this_often(monkeypatch, grace_steps, steps):
+    monkeypatch.setattr(rlif_rlpd.ValueHuman, "grace_steps", grace_steps)
+    options = {"intervention_beta": 1.0, "intervention_alpha": 1.0, "takeover_steps": 4}
+    human = person("value", **options)
+    in_control, started = episode(human, 4, 70)
     assert np.flatnonzero(started).tolist() == list(range(0, 70, steps))
     assert np.array_equal(in_control, np.arange(70) % steps < 4)
+    assert human.discount == pytest.approx(0.99**steps)  # which is what a fall is charged by
 
 
-# --- what a fall is charged ------------------------------------------------------------------------------------------
+# --- what a fall is charged -----------------------------------------------------------------------
 
 
-def charge(**options):
+def charge(kind="value", **options):
     """What a fall is stored with."""
-    args = rlif_rlpd.check(rlif_rlpd.Args(**options))
-    reward, next_obs, termination = rlif_rlpd.end_of_episode(args, True, 0.0, OBS, OBS + 1)
-    assert termination == 1 and next_obs is OBS
-    return reward
+    args, human = rlif_rlpd.Args(termination="penalty", **options), person(kind, **options)
+    last = {"obs": OBS, "next_obs": OBS + 1, "actions": OBS, "rewards": 0.0, "terminations": 0.0}
+    stored = rlif_rlpd.end_of_episode(args, human, last, True)
+    assert stored == last | {"rewards": stored["rewards"], "terminations": 1.0}
+    return stored["rewards"]
 
 
-@pytest.mark.parametrize(
-    ("options", "steps"),
-    [
-        ({"intervention": "value", "takeover_steps": 4, "grace_steps": 1}, 5),
-        ({"intervention": "value", "takeover_steps": 2, "grace_steps": 3}, 5),
-        ({"intervention": "value", "takeover_steps": 2, "grace_steps": 0}, 2),
-        ({"intervention": "mile", "takeover_steps": 4, "grace_steps": 1}, 4),
-        ({"intervention": "mile", "takeover_steps": 1, "grace_steps": 1}, 1),
-    ],
-)
-def test_a_fall_costs_what_being_taken_over_again_and_again_does(options, steps):
-    for_ever = -sum(0.99**t for t in range(0, 5_000, steps))  # -1 now, in m steps, in 2 m steps, ...
-    assert charge(gamma=0.99, **options) == pytest.approx(for_ever, rel=1e-5)
+@pytest.mark.parametrize(("takeover_steps", "grace_steps", "m"), [(4, 1, 5), (2, 3, 5), (2, 0, 2)])
+def test_a_fall_costs_what_being_taken_over_again_and_again_does(
+    monkeypatch, takeover_steps, grace_steps, m
+):
+    monkeypatch.setattr(rlif_rlpd.ValueHuman, "grace_steps", grace_steps)
+    for_ever = -sum(0.99**t for t in range(0, 5_000, m))  # -1 now, in m steps, in 2 m steps, ...
+    assert charge(gamma=0.99, takeover_steps=takeover_steps) == pytest.approx(for_ever, rel=1e-5)
 
 
 def test_the_default_charge():
@@ -138,50 +164,53 @@ def test_the_default_charge():
 def test_under_random_takeovers_a_fall_costs_the_mean_over_their_schedule(rate, expected):
     starts = np.flatnonzero(random_takeovers(rate, 4)[1])
     discount = np.mean(0.99 ** np.diff(starts))  # E[gamma^m]
-    charged = charge(intervention="random", gamma=0.99, random_rate=rate, takeover_steps=4)
+    charged = charge("random", gamma=0.99, random_rate=rate, takeover_steps=4)
     assert charged == pytest.approx(expected, abs=1e-3)
     assert charged == pytest.approx(-1 / (1 - discount), rel=0.02)
 
 
-@pytest.mark.parametrize("label", [0.0, -0.5, -1.0])
-def test_the_label_is_what_takeovers_are_worth_and_leaves_a_falls_charge_as_it_is(label, tmp_path):
-    expert = tiny.write_expert(tmp_path / "expert.safetensors", [[0.0]])
-    run_dir = tiny.run(
-        "a", "--env-id", "Falls-v0", "--intervention", "random", "--takeover-steps", 1, "--demo-episodes", 0,
-        "--total-timesteps", 80, "--eval-episodes", 1, "--hidden-sizes", 8, "--num-threads", 1, "--expert", expert,
-        "--label", label,
-    )  # fmt: skip
-    data = load_checkpoint(run_dir / "checkpoint.pt")["rb"]["data"]
-    rewards = data["rewards"][:80].reshape(20, 4)  # every fourth step is a fall
-    assert rewards[:, 3].tolist() == pytest.approx([charge(intervention="random", takeover_steps=1)] * 20)
-    labels, labelled = int(tiny.rows(run_dir)[-1]["labels"]), rewards[:, :3]
-    assert 10 < labels < 50 and set(labelled.unique().tolist()) == {label, 0.0}
-    assert label == 0 or (labelled == label).sum() == labels
+@pytest.mark.parametrize(("reward", "label"), [("intervention", -1.0), ("none", 0.0)])
+def test_without_labels_a_falls_charge_stays_as_it_is(reward, label):
+    options = "--takeover-steps", 1, "--total-timesteps", 80, "--termination", "penalty"
+    folder, rb = run_with_expert("Falls-v0", "random", *options, "--reward", reward)
+    rewards = rb["rewards"].reshape(20, 4)  # every fourth step is a fall
+    assert rewards[:, 3].tolist() == pytest.approx([charge("random", takeover_steps=1)] * 20)
+    row, labelled = tiny.rows(folder)[-1], rewards[:, :3]
+    assert int(row["takeovers"]) > 20 and set(labelled.unique().tolist()) == {label, 0.0}
+    labels = int(row["labels"])
+    assert labels == (labelled == -1).sum()
+    assert 10 < labels < 50 if label else labels == 0
 
 
-# --- by which actions and which measure ------------------------------------------------------------------------------
+# --- by which actions and which measure -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        ("value", {"grace_steps": 0, **ALWAYS["value"][0]}),
-        ("threshold", {"grace_steps": 0, "intervention_beta": 1.0, "threshold": 0.0}),
-        ("random", {"random_rate": 99.99}),
-        ("mile", ALWAYS["mile"][0]),
-    ],
-)
-def test_who_takes_over_does_not_their_mean_but_what_they_draw(kind, options):
-    actions, in_control, _ = watch(person(kind, Policy(2.0, noise=0.1), Policy(0.0), **options), 1_000, proposal=3.0)
+@pytest.mark.parametrize("kind", ["value", "random"])
+def test_who_takes_over_does_not_their_mean_but_what_they_draw(monkeypatch, kind):
+    human = rlif_rlpd.ValueHuman if kind == "value" else rlif_rlpd.RandomHuman
+    monkeypatch.setattr(human, "check", lambda *_: (True, True))
+    steps = "--total-timesteps", 1_000, "--max-episode-steps", 1_000
+    _, rb = run_with_expert("TimesOut-v0", kind, *steps, bias=0.5, noise=0.1)
+    by_expert = np.arange(1_000) % 5 < 4 if kind == "value" else np.ones(1_000, dtype=bool)
+    drawn = rb["actions"][:, 0].numpy()[by_expert]
+    assert np.arctanh(drawn).mean() == pytest.approx(0.5, abs=0.02)
+    assert np.arctanh(drawn).std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_who_takes_over_by_threshold_does_not_their_mean_but_what_they_draw():
+    options = {"grace_steps": 0, "intervention_beta": 1.0, "threshold": 0.0}
+    human = person("threshold", Policy(2.0, noise=0.1), **options)
+    actions, in_control, _ = watch(human, 1_000, proposal=3.0)
     assert in_control.mean() > 0.99
     assert actions[in_control].mean() == pytest.approx(2, abs=0.02)
     assert actions[in_control].std() == pytest.approx(0.1, rel=0.1)
 
 
 def test_a_proposal_is_judged_by_what_the_reference_draws():
-    human = person("value", Policy(0.0), Policy(0.0, noise=1.0), intervention_alpha=1.0)
-    flagged = np.mean([human.flags(OBS, np.array([0.5], dtype=np.float32)) for _ in range(4_000)])
-    assert flagged == pytest.approx(norm.cdf(0.5) - norm.cdf(-0.5), abs=0.03)  # where the reference draws better
+    human = person("value", Policy(0.0, noise=1.0), intervention_alpha=1.0)
+    proposal = np.array([0.5], dtype=np.float32)
+    flagged = np.mean([human.check(OBS, proposal)[0] for _ in range(4_000)])
+    assert flagged == pytest.approx(norm.cdf(0.5) - norm.cdf(-0.5), abs=0.03)  # it draws better
 
 
 def test_a_proposal_is_compared_with_what_the_expert_draws():
@@ -192,7 +221,12 @@ def test_a_proposal_is_compared_with_what_the_expert_draws():
 
 def test_the_distance_of_two_actions_is_the_sum_over_their_components():
     human = person("threshold", Policy(0.0, 0.0), threshold=1.0)
-    for proposal, flagged in (([0.6, -0.6], True), ([0.6, -0.3], False), ([0.9, 0.0], False), ([0.5, 0.5], True)):
+    for proposal, flagged in (
+        ([0.6, -0.6], True),
+        ([0.6, -0.3], False),
+        ([0.9, 0.0], False),
+        ([0.5, 0.5], True),
+    ):
         assert human.flags(OBS, np.array(proposal, dtype=np.float32)) == flagged
 
 
@@ -207,12 +241,16 @@ def test_own_spread_is_the_quantile_of_the_distance_of_two_gaussian_actions(act_
     spread = hg_dagger.own_spread(expert, torch.zeros(40_000, 1))
     assert spread == pytest.approx(0.2 * 2**0.5 * standard, rel=0.02)
     state = torch.get_rng_state()
-    assert hg_dagger.own_spread(expert, torch.zeros(40_000, 1)) == spread  # whatever was drawn before it
+    assert (
+        hg_dagger.own_spread(expert, torch.zeros(40_000, 1)) == spread
+    )  # whatever was drawn before it
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_expert_itself_is_flagged_in_five_percent_of_the_steps():
-    expert = load_expert("Walled-v0", tiny.write_expert("expert.safetensors", [[-2.0, 0.0], [1.0, 1.0]], noise=0.4))
+    expert = load_expert(
+        "Walled-v0", tiny.write_expert("expert.safetensors", [[-2.0, 0.0], [1.0, 1.0]], noise=0.4)
+    )
     obs = torch.randn(4_000, 2)
     human = person("threshold", expert, threshold=hg_dagger.own_spread(expert, obs))
     flagged = [human.flags(one.numpy(), own) for one, own in zip(obs, expert.act(obs).numpy())]
@@ -223,14 +261,19 @@ def test_the_expert_itself_is_flagged_in_five_percent_of_the_steps():
 def test_a_discrete_action_is_flagged_where_it_is_another_one(actions):
     weight = torch.eye(actions)[:, :1].mul(0).tolist()
     bias = [50.0 * (i == 1) for i in range(actions)]  # always does action 1
-    expert = load_expert("x", tiny.write_expert("expert.safetensors", weight, bias=bias, discrete=True))
+    expert = load_expert(
+        "x", tiny.write_expert("expert.safetensors", weight, bias=bias, discrete=True)
+    )
     threshold = hg_dagger.own_spread(expert, torch.zeros(3, 1))
     human = person("threshold", expert, threshold=threshold)
     one_hot = np.eye(actions, dtype=np.float32)
     assert [human.flags(OBS, proposal) for proposal in one_hot] == [i != 1 for i in range(actions)]
     labeller = dagger.Labeller(dagger.Args(), threshold, np.random.default_rng(0))
     proposals = one_hot[np.arange(10_000) % actions]
-    differ, chosen = proposals[:, 1] == 0, labeller.chooses(proposals, np.tile(one_hot[1], (10_000, 1)))
+    differ, chosen = (
+        proposals[:, 1] == 0,
+        labeller.chooses(proposals, np.tile(one_hot[1], (10_000, 1))),
+    )
     assert chosen[differ].mean() == pytest.approx(0.95, abs=0.02)
     assert chosen[~differ].mean() == pytest.approx(0.05, abs=0.04)
 
@@ -242,5 +285,7 @@ def test_hoppers_default_threshold_lets_the_expert_pass_and_a_beginner_not():
     beginner = hg_dagger.make_actor(env, (64, 64))
     shares = []
     for proposals in (expert.act(obs).numpy(), beginner.act(obs)):
-        shares.append(np.mean([human.flags(one.numpy(), proposal) for one, proposal in zip(obs, proposals)]))
+        shares.append(
+            np.mean([human.flags(one.numpy(), proposal) for one, proposal in zip(obs, proposals)])
+        )
     assert shares[0] == pytest.approx(0.05, abs=0.03) and shares[1] > 0.5
