@@ -1,9 +1,9 @@
 """HG-DAgger: the expert takes over when it sees fit, and what it does then is cloned. One file.
 
-Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1", "Eq. 1", "Eq. 2" are its.
+Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1", "Eq. 1", "2" are its.
 When the expert takes over follows its use as a baseline of RLIF (Luo et al., ICLR 2024,
 https://arxiv.org/abs/2311.12996): where the two actions differ, by value as in rlif_rlpd.py, or at
-random. In MILE's setting it is what `mile.py --no-mental-model` does.
+random. In MILE's setting it is `iwr.py --interventions-only`.
 
     python hg_dagger.py                          # Hopper-v5, an expert of 16 %: about ten minutes
     python hg_dagger.py --intervention value     # the same person as in rlif_rlpd.py
@@ -273,6 +273,14 @@ def make_actor(env, hidden_sizes):
     return CategoricalActor(*sizes) if env.discrete else Actor(*sizes)
 
 
+def load_actor(env, policy):
+    """A policy from a file, as one that can learn."""
+    actor = make_actor(env, policy.facts["hidden_sizes"])
+    actor.load_state_dict(policy.state)
+    actor.min_log_std = policy.facts.get("min_log_std", actor.min_log_std)
+    return actor
+
+
 def nll(actor, obs, actions):
     """-ln pi(a|s), the mean over a batch: (B, O), (B, A) -> ()."""
     return -actor.log_prob(actor(obs), actions).mean()
@@ -333,19 +341,14 @@ def main(args):
     else:
         human = RandomHuman(args, rng)
 
-    initial, sizes = None, args.hidden_sizes
+    novices = [make_actor(env, args.hidden_sizes) for _ in range(1 + args.doubt_novices)]
     if args.initial_policy:
-        initial = load_expert(args.env_id, args.initial_policy, env)
-        policies.append(initial)
-        sizes = initial.facts["hidden_sizes"]
-    novices = [make_actor(env, sizes) for _ in range(1 + args.doubt_novices)]
+        policies.append(load_expert(args.env_id, args.initial_policy, env))
+        novices = [load_actor(env, policies[-1]) for _ in novices]
     actor = novices[0]  # the one that acts
     optimizers = []
     for novice in novices:
-        if initial:
-            novice.load_state_dict(initial.state)
-            novice.min_log_std = initial.facts.get("min_log_std", novice.min_log_std)
-        elif args.standardize_obs and len(obs):
+        if args.standardize_obs and len(obs) and not args.initial_policy:
             novice.standardize(obs)
         novice.to(device)
         options = {"weight_decay": args.weight_decay, "fused": True}
@@ -365,7 +368,7 @@ def main(args):
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
     start = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0)
     stop = Stop()
-    if not checkpoint and len(obs) and not initial:  # the first policy (Alg. 1, line 1)
+    if not checkpoint and len(obs) and not args.initial_policy:  # the first policy (Alg. 1, line 1)
         bar.set_description("cloning the demonstrations")
         for novice, optimizer in zip(novices, optimizers):
             updates = args.pretrain_updates, args.batch_size
