@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import bc
 import dagger
 import hg_dagger
 import iwr
-import mile
 import rlif_rlpd
-from experts import InputError, RunError, load_checkpoint
+from experts import InputError, RunError, evaluate, load_checkpoint, policies
 from tests import tiny
 
 SCRIPTS = list(tiny.SHORT)
@@ -29,6 +30,11 @@ def script(request, people, monkeypatch):
     return script
 
 
+def aggregated(folder):
+    """The data that a run of dagger.py has at its last checkpoint: obs (n, O), actions (n, A)."""
+    return load_checkpoint(folder / "checkpoint.pt")["progress"][-1]
+
+
 # --- actions ---------------------------------------------------------------------------------------------------------
 
 
@@ -39,7 +45,9 @@ def script(request, people, monkeypatch):
     ("MatrixActions-v0", r"Box([[-41. -40."),
     ("ManyChoices-v0", "MultiDiscrete([2 3])"),
 ])  # fmt: skip
-def test_actions_that_are_neither_discrete_nor_a_box_with_a_range_are_refused_in_one_line(env_id, space):
+def test_actions_that_are_neither_discrete_nor_a_box_with_a_range_are_refused_in_one_line(
+    env_id, space
+):
     with pytest.raises(InputError) as caught:
         rlif_rlpd.make_env(env_id)
     said = f"--env-id {env_id}: needs discrete actions, or bounded ones in a flat Box of floats, not {space}"
@@ -49,21 +57,27 @@ def test_actions_that_are_neither_discrete_nor_a_box_with_a_range_are_refused_in
 @pytest.mark.parametrize("env_id", ["Walled-v0", "DoubleActions-v0", "rescaled-v0"])
 def test_actions_reach_the_limits_of_the_environments_own(env_id):
     env = rlif_rlpd.make_env(env_id)
-    assert (env.action_space.low, env.action_space.high, env.action_space.dtype) == (-1, 1, np.float32)
+    assert (env.action_space.low, env.action_space.high, env.action_space.dtype) == (
+        -1,
+        1,
+        np.float32,
+    )
     env.reset(seed=0)
     for action, push in ((-1.0, -2.0), (0.0, 0.0), (0.5, 1.0), (1.0, 2.0)):
-        assert env.step(np.array([action], dtype=np.float32))[0][1] == push  # the last push is observed
+        assert (
+            env.step(np.array([action], dtype=np.float32))[0][1] == push
+        )  # the last push is observed
     assert env.unit(env.action(np.array([0.25], dtype=np.float32))) == 0.25
 
 
 def test_actions_that_a_constructor_made_discrete(people, monkeypatch):
-    env = mile.make_env("discretised-v0")
+    env = bc.make_env("discretised-v0")
     assert env.discrete and env.action_space.shape == (3,)
     env.reset(seed=0)
     assert [env.step(one_hot)[0][1] for one_hot in np.eye(3)] == [-2, 0, 2]
     tiny.write_people(Path(".."), discrete=True)
     folder = tiny.short_run(dagger, "--env-id", "discretised-v0")
-    actions = load_checkpoint(folder / "checkpoint.pt")["data"][1]
+    actions = aggregated(folder)["actions"]
     assert actions.shape[1] == 3 and (actions.sum(1) == 1).all()
 
 
@@ -92,34 +106,52 @@ def test_every_script_learns_from_observations_of_several_parts(script):
 
 def test_a_goal_in_a_dict_of_a_robotics_task(people):
     tiny.write_expert("../expert.safetensors", np.zeros((4, 16)).tolist(), noise=0.3)
-    options = "--env-id FetchReach-v4 --max-episode-steps 8 --labels all".split()
-    options = [option for option in tiny.short(dagger, *options) if option not in ("--threshold", "0.5")]
-    dagger.main(dagger.parse_args(options))
+    options = [
+        *tiny.PERSON.split(),
+        "--env-id",
+        "FetchReach-v4",
+        "--max-episode-steps",
+        8,
+        "--labels",
+        "all",
+    ]
+    options += [
+        "--demo-episodes",
+        0,
+        "--round-episodes",
+        1,
+        "--round-updates",
+        5,
+        "--hidden-sizes",
+        8,
+    ]
+    options += ["--total-timesteps", 150, "--eval-frequency", 50]
+    dagger.main(tiny.parsed(dagger, *options))
     (folder,) = Path("runs").iterdir()
-    assert load_checkpoint(folder / "checkpoint.pt")["data"][0].shape[1] == 16  # observation, achieved, desired
-    assert json.loads((folder / "summary.json").read_text())["main_metric"] == "success_rate"  # from is_success
-
-
-def without_evaluations(checkpoint):
-    return {name: value for name, value in checkpoint.items() if name not in ("args", "run")}
+    assert aggregated(folder)["obs"].shape[1] == 16  # observation, achieved, desired
+    assert (
+        json.loads((folder / "summary.json").read_text())["main_metric"] == "success_rate"
+    )  # from is_success
 
 
 @pytest.mark.parametrize("env_id", ["OneArray-v0", "Loose-v0"])
 def test_the_same_is_learned_whatever_form_observations_and_rewards_have(script, env_id):
-    plain, other = (load_checkpoint(tiny.short_run(script, "--env-id", name) / "checkpoint.pt")
-                    for name in ("Walled-v0", env_id))  # fmt: skip
-    tiny.assert_same(without_evaluations(plain), without_evaluations(other))
-    rows = [[{name: v for name, v in row.items() if name != "wall_seconds"} for row in checkpoint["run"][0]]
-            for checkpoint in (plain, other)]  # fmt: skip
-    tiny.assert_same(*rows)
+    folders = [tiny.short_run(script, "--env-id", name) for name in ("Walled-v0", env_id)]
+    plain, other = (load_checkpoint(folder / "checkpoint.pt") for folder in folders)
+    assert plain.pop("args") != other.pop("args")  # the environment's name is another
+    tiny.assert_same(plain, other)
+    assert tiny.evaluations(folders[0]) == tiny.evaluations(folders[1])
 
 
 def test_an_observation_that_is_not_as_its_space_says(monkeypatch):
     env = rlif_rlpd.make_env("Walled-v0")
-    monkeypatch.setattr(tiny.Walled, "step", lambda self, action: (np.zeros(3), 0.0, False, False, {}))
+    monkeypatch.setattr(
+        tiny.Walled, "step", lambda self, action: (np.zeros(3), 0.0, False, False, {})
+    )
     env.reset(seed=0)
     with pytest.raises(
-        RunError, match=r"Walled-v0: step 1 of an episode gives an observation of shape \(3,\), not \(2,\)"
+        RunError,
+        match=r"Walled-v0: step 1 of an episode gives an observation of shape \(3,\), not \(2,\)",
     ):
         env.step(np.zeros(1, dtype=np.float32))
 
@@ -133,7 +165,9 @@ def test_an_environment_without_time_limit_needs_one(script, ending):
     said = "--env-id Endless-v0 has no time limit, so an episode may never end: give one in steps, e.g. "
     assert line == f"{script.__name__}.py: {said}--max-episode-steps 1000"
     folder = tiny.short_run(script, "--env-id", "Endless-v0", "--max-episode-steps", 10)
-    assert all(float(row["return_mean"]) <= 10 for row in tiny.rows(folder))  # a step is worth 1 at most
+    assert all(
+        float(row["return_mean"]) <= 10 for row in tiny.rows(folder)
+    )  # a step is worth 1 at most
 
 
 def test_the_time_limit_can_be_made_shorter_and_longer():
@@ -148,7 +182,7 @@ def test_what_an_environment_raises_is_said_kept_and_survived(script, ending, mo
     whole = tiny.short_run(script, "--exp-name", "whole")
     step, begun, broken = tiny.Walled.step, tiny.Walled.total_steps, [True]
     # after the first checkpoint: in the evaluation of bc.py, in the eleventh step of the second round of most others
-    at, number = {"bc": (130, 16), "rlif_rlpd": (35, 36), "mile": (310, 11)}.get(script.__name__, (260, 11))
+    at, number = {"bc": (130, 16), "mile": (310, 11)}.get(script.__name__, (260, 11))
 
     def failing(self, action):
         if broken and tiny.Walled.total_steps == begun + at:
@@ -178,16 +212,26 @@ def test_a_reset_that_takes_no_seed(people, ending):
     assert "there is no checkpoint yet: start it again" in line
 
 
-def test_what_is_raised_before_there_is_a_run_is_kept_as_well(people, ending):
-    code, line = ending(rlif_rlpd, *tiny.short(rlif_rlpd, "--env-id", "NoSeed-v0"))
-    assert code == 1 and line.endswith("there is no checkpoint yet: start it again (what was raised: runs/error.log)")
+def test_what_is_raised_before_there_is_a_run_is_kept_as_well(own_folder, ending, monkeypatch):
+    monkeypatch.setattr(policies, "FOLDER", own_folder / "experts")
+    (own_folder / "experts" / "NoSeed-v0").mkdir(parents=True)
+    tiny.write_expert(own_folder / "experts" / "NoSeed-v0" / "top.safetensors", [[-5.0, 0.0]])
+    code, line = ending(
+        bc, *tiny.short(bc, "--env-id", "NoSeed-v0")
+    )  # it is to record demonstrations
+    assert code == 1 and line.endswith(
+        "there is no checkpoint yet: start it again (what was raised: runs/error.log)"
+    )
     assert "TypeError" in Path("runs/error.log").read_text()
+    assert list(Path("runs").iterdir()) == [Path("runs/error.log")]
 
 
 def test_a_reward_that_is_no_number(people, ending):
     code, line = ending(dagger, *tiny.short(dagger, "--env-id", "NanReward-v0"))
     assert code == 1
-    assert line.startswith("dagger.py: NanReward-v0: step 10 of an episode gives a reward that is not finite (nan); ")
+    assert line.startswith(
+        "dagger.py: NanReward-v0: step 10 of an episode gives a reward that is not finite (nan); "
+    )
 
 
 def stop_after(monkeypatch, steps):
@@ -203,35 +247,48 @@ def stop_after(monkeypatch, steps):
     monkeypatch.setattr(tiny.Walled, "step", stopping)
 
 
-def test_where_no_seed_settles_what_happens_rlif_goes_on_with_a_new_episode(people, ending, monkeypatch, capfd):
+def test_where_no_seed_settles_what_happens_rlif_goes_on_with_a_new_episode(
+    people, ending, monkeypatch
+):
     stop_after(monkeypatch, 30)
-    assert ending(rlif_rlpd, *tiny.short(rlif_rlpd, "--env-id", "Unseeded-v0"))[0] == 128 + signal.SIGTERM
+    assert (
+        ending(rlif_rlpd, *tiny.short(rlif_rlpd, "--env-id", "Unseeded-v0"))[0]
+        == 128 + signal.SIGTERM
+    )
     (folder,) = Path("runs").iterdir()
     before = load_checkpoint(folder / "checkpoint.pt")
     loaded, load = [], rlif_rlpd.Agent.load_state_dict
-    monkeypatch.setattr(
-        rlif_rlpd.Agent, "load_state_dict", lambda self, state: loaded.append(state) or load(self, state)
-    )
-    rlif_rlpd.main(rlif_rlpd.parse_args(["--resume", str(folder)]))
-    assert "warning: Unseeded-v0 did not come back to where it was" in capfd.readouterr().err
+
+    def watched(agent, state):
+        loaded.append(state)
+        return load(agent, state)
+
+    monkeypatch.setattr(rlif_rlpd.Agent, "load_state_dict", watched)
+    rlif_rlpd.main(tiny.parsed(rlif_rlpd, "--resume", folder))
     after = load_checkpoint(folder / "checkpoint.pt")
-    (steps, *_, episode, _), (all_steps, *_, last_episode, _) = before["progress"], after["progress"]
-    assert (steps, episode, all_steps, last_episode) == (31, 0, 80, 1)  # 49 of an episode of 50 steps
-    tiny.assert_same(loaded[0], before["agent"])
-    learned = before["rb"]["size"]
-    for name, values in before["rb"]["data"].items():
-        assert (after["rb"]["data"][name][:learned] == values[:learned]).all()
+    (steps, episodes, *_), (all_steps, all_episodes, *_) = before["progress"], after["progress"]
+    assert (steps, episodes, all_steps, all_episodes) == (
+        50,
+        1,
+        80,
+        2,
+    )  # the episode was played to its end
+    tiny.assert_same(loaded, [before["kept"]["agent"]])
+    for name, values in before["kept"]["rb"].items():
+        assert len(values) == 50 and torch.equal(after["kept"]["rb"][name][:50], values)
 
 
-def test_where_no_seed_settles_what_happens_the_others_resume_as_well(script, ending, monkeypatch):
-    if script is rlif_rlpd:
-        pytest.skip("above")
-    stop_after(monkeypatch, 130)
+@pytest.mark.parametrize(
+    "steps", [30, 130]
+)  # in the first episode, where there is one, and in an evaluation
+def test_where_no_seed_settles_what_happens_all_resume(script, steps, ending, monkeypatch):
+    stop_after(monkeypatch, steps)
     options = tiny.short(script, "--env-id", "Unseeded-v0")
     assert ending(script, *options)[0] == 128 + signal.SIGTERM
     (folder,) = Path("runs").iterdir()
+    assert not (folder / "summary.json").exists()
     assert ending(script, "--resume", folder)[0] == 0
-    assert (folder / "summary.json").exists()
+    assert (folder / "summary.json").exists() and list(Path("runs").iterdir()) == [folder]
 
 
 # --- success ---------------------------------------------------------------------------------------------------------
@@ -240,18 +297,19 @@ def test_where_no_seed_settles_what_happens_the_others_resume_as_well(script, en
 @pytest.mark.parametrize("script_name", ["rlif_rlpd", "mile"])
 def test_a_success_that_is_reported_only_where_there_is_one(script_name, people, monkeypatch):
     script = importlib.import_module(script_name)
-    # a row of the run is of two episodes with the mean action and two with sampled ones
-    evaluated, evaluate = [], script.evaluate
+    evaluated = []
 
-    def sometimes(*args, **kwargs):
-        monkeypatch.setattr(tiny.Reports, "successful", -1 if len(evaluated) >= 2 else np.inf)
-        evaluated.append(evaluate(*args, **kwargs))
+    def sometimes(*args):
+        monkeypatch.setattr(tiny.Reports, "successful", -1 if evaluated else np.inf)
+        evaluated.append(evaluate(*args))
         return evaluated[-1]
 
     monkeypatch.setattr(script, "evaluate", sometimes)
     folder = tiny.short_run(script, "--env-id", "Reports-v0")
     rows = tiny.rows(folder)
-    assert [row["success_rate"] for row in rows] == [""] + ["100.0"] * (len(rows) - 1) and len(rows) > 1
+    assert [row["success_rate"] for row in rows] == [""] + ["100.0"] * (len(rows) - 1) and len(
+        rows
+    ) > 1
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["main_metric"] == "return_mean" and "success_rate" in summary["final"]
     assert summary["best"]["return_mean"] == max(float(row["return_mean"]) for row in rows)
@@ -261,9 +319,12 @@ def test_a_success_that_is_reported_only_where_there_is_one(script_name, people,
 def test_an_episode_without_report_has_no_success_where_others_report_one(monkeypatch):
     monkeypatch.setattr(tiny.Reports, "episodes", 0)
     monkeypatch.setattr(tiny.Reports, "successful", 4)
-    env = rlif_rlpd.make_env("Reports-v0")
-    stats = [rlif_rlpd.evaluate("Reports-v0", rlif_rlpd.Actor(2, 1, (8,)), [env], 2, 0, True) for _ in range(3)]
-    assert [row["success_rate"] for row in stats] == pytest.approx([np.nan, 50.0, 100.0], nan_ok=True)
+    env, actor = bc.make_env("Reports-v0"), bc.Actor(2, 1, (8,))
+    rows = [
+        evaluate("Reports-v0", actor, [env], 2, 0) for _ in range(2)
+    ]  # of two episodes, and two more
+    rates = [row[name] for row in rows for name in ("success_rate", "stochastic_success_rate")]
+    assert rates == pytest.approx([np.nan, 50.0, 100.0, 100.0], nan_ok=True)
 
 
 # --- films -----------------------------------------------------------------------------------------------------------
@@ -308,7 +369,9 @@ def test_a_film_that_fails_costs_nothing_else(people, moviepy, ending, monkeypat
     monkeypatch.setattr(clip, "write_videofile", write)
     code, line = ending(iwr, *tiny.short(iwr, "--env-id", "Filmed-v0", "--capture-video"))
     (folder,) = Path("runs").iterdir()
-    assert code == 1 and line == f"iwr.py: no ffmpeg here; go on with: python iwr.py --resume {folder}"
+    assert (
+        code == 1 and line == f"iwr.py: no ffmpeg here; go on with: python iwr.py --resume {folder}"
+    )
     assert (folder / "summary.json").exists() and (folder / "model.safetensors").exists()
 
 
@@ -320,6 +383,8 @@ def test_a_film_that_fails_costs_nothing_else(people, moviepy, ending, monkeypat
 def test_what_cannot_be_filmed_is_found_out_at_once(people, moviepy, ending, env_id, said):
     code, line = ending(iwr, *tiny.short(iwr, "--env-id", env_id, "--capture-video"))
     assert (
-        code == 2 and line.startswith(f"iwr.py: --capture-video: {env_id} cannot be rendered here: ") and said in line
+        code == 2
+        and line.startswith(f"iwr.py: --capture-video: {env_id} cannot be rendered here: ")
+        and said in line
     )
     assert not list(Path().glob("runs/*"))

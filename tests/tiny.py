@@ -12,7 +12,7 @@ import torch
 
 import bc
 import rlif_rlpd
-from experts import Expert, load_checkpoint, parse, save_expert
+from experts import Expert, load_checkpoint, load_demonstrations, parse, save_expert
 
 ROOT = Path(rlif_rlpd.__file__).parent
 RLIF_TASKS = "AdroitHandPen-v1", "Hopper-v5", "Walker2d-v5"  # of the shipped ones, those of its paper
@@ -422,8 +422,10 @@ def short_run(script, *options):
     return folder
 
 
-def demonstrations(env, *_):
-    """What load_demonstrations could return: two random episodes of ten steps."""
+def demonstrations(env, env_id, episodes, *_):
+    """What load_demonstrations could return: two random episodes of ten steps, or none if none are wanted."""
+    if episodes == 0:
+        return load_demonstrations(env, env_id, 0)
     rng = np.random.default_rng(0)
     data = {name: rng.normal(size=(20, *env.observation_space.shape)) for name in ("obs", "next_obs")}
     data["actions"] = rng.uniform(-0.9, 0.9, size=(20, *env.action_space.shape))
@@ -476,7 +478,8 @@ def assert_same_run(a, b):
     assert_same(load_checkpoint(a / "checkpoint.pt"), load_checkpoint(b / "checkpoint.pt"))
     policies = [Expert(folder / "model.safetensors") for folder in (a, b)]
     assert_same(policies[0].state, policies[1].state)
-    assert_same(policies[0].facts | {"level": ""}, policies[1].facts | {"level": ""})  # the level is the run's name
+    names = {"level": "", "trained_by": ""}  # of the run, and of the program that called main()
+    assert_same(policies[0].facts | names, policies[1].facts | names)
 
 
 def start(*options, script="rlif_rlpd.py", **kwargs):
