@@ -1,10 +1,13 @@
-"""Runs a script once for each seed and keeps what came out in benchmark/results/<name>/.
+"""Runs the cells of a suite of benchmark/cells.toml, once for each seed, and keeps what came out.
 
-    python benchmark/run.py --name hopper --seeds 1 2 3 4 --command "rlif_rlpd.py --num-threads 1"
+    python benchmark/run.py hopper --seeds 1 2 3 4 5
+    python benchmark/run.py table1 --only Hopper-v5-low       # the cells whose name contains this
+    python benchmark/run.py figure3 --only=-iwr --list        # only print the commands
+    python benchmark/report.py                                # then: the tables and pictures
 
-Of each run, eval.csv and summary.json stay, as seed_<seed>.csv and seed_<seed>.json; the command line is in each
-summary. A seed whose files are there is not run again; a run that was interrupted is resumed. Files or a run of another
-command under this name are refused, and no run is made by two processes at once. The exit code is 1 if a run failed.
+Of each run, eval.csv and summary.json stay in benchmark/results/<suite>/<cell>/, as seed_<seed>.csv and .json, with the
+command. A seed whose files are there is not run again; a run that was interrupted is resumed. Files or a run of another
+command are refused, and no run is made by two processes at once. The exit code is 1 if a run failed.
 """
 
 import fcntl
@@ -15,9 +18,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +31,15 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from experts import InputError
+from experts import InputError, main_metric, parse  # noqa: E402
 
 
 @dataclass
 class Args:
-    name: str  # of the folder in benchmark/results
-    command: str = "rlif_rlpd.py"  # a script and its options, without --seed and --exp-name
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    suite: tyro.conf.Positional[str]  # of benchmark/cells.toml
+    only: str = ""  # cells whose name contains this
+    list: bool = False  # print the commands, run nothing
+    seeds: tuple[int, ...] = (1,)
     jobs: int = 2  # runs at a time
 
 
@@ -43,8 +49,13 @@ def refuse(message):
     sys.exit(2)
 
 
+def suites():
+    """All cells: {suite: {cell: command}}."""
+    return tomllib.loads((ROOT / "benchmark" / "cells.toml").read_text())
+
+
 def results_of(name):
-    """The folder of this name."""
+    """The folder of these results."""
     return ROOT / "benchmark" / "results" / name
 
 
@@ -53,10 +64,10 @@ def read_evaluations(path):
     return np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
 
 
-def main_metric(columns):
-    """The column to judge a run by, as in the scripts: the first of these that is known in every evaluation."""
-    names = "success_rate", "normalized_score", "return_mean"
-    return next(name for name in names if not np.isnan(columns[name]).any())
+def scores_of(columns):
+    """The evaluations of a run by the column that it is judged by, (evaluations,)."""
+    rows = [dict(zip(columns.dtype.names, row)) for row in columns]
+    return columns[main_metric(rows)]
 
 
 def words(name, command, seed):
@@ -73,45 +84,35 @@ def begun(name, command, seed):
     return found[-1].parent if found else None
 
 
-def understood(script, options):
-    """What a script makes of its options, as its args.json holds them."""
-    module = import_module(Path(script).stem)
-    tyro.cli(module.Args, prog=script, args=options)  # what is wrong with the command line is said in the script's name
-    try:
-        args = module.check(module.parse_args(options))
-    except InputError as error:
-        refuse(f"{script}: {error}")
-    return json.loads(json.dumps(vars(args)))  # with lists for tuples
-
-
 def check(runs, jobs):
     """Everything that can be wrong with these runs, each (name, command, seed), before the first of them starts."""
-    results = results_of("")
     if jobs < 1:
         refuse(f"--jobs must be positive, not {jobs}")
     for name, command, seed in runs:
-        if results.resolve() not in (results / name).resolve().parents:
-            refuse(f"--name must be of a folder inside benchmark/results, e.g. hopper, not {name!r}")
-        try:
-            script, *options = shlex.split(command) or [""]
-        except ValueError as error:  # an unclosed quote
-            refuse(f"--command {command}: {error}")
-        if script not in {path.name for path in ROOT.glob("*.py")}:
-            refuse(f"--command begins with a script, e.g. rlif_rlpd.py, not with {script!r}")
-        if {option.split("=")[0].replace("_", "-") for option in options} & {"--seed", "--exp-name", "--resume"}:
-            refuse("--command goes without --seed, --exp-name and --resume; use --seeds and --name of this script")
         path = results_of(name) / f"seed_{seed}.json"
         if path.exists():
             ran = json.loads(path.read_text())["command"]
             if ran != f"python {command}":
-                refuse(f"{path.relative_to(ROOT)} is of another command, {ran}; delete it, or give another --name")
+                refuse(
+                    f"{path.relative_to(ROOT)} is of another command, {ran}; delete it to run this one"
+                )
             continue
-        wanted = understood(script, words(name, command, seed)[1:])
+        script, *options = words(name, command, seed)
+        module = import_module(Path(script).stem)
+        try:
+            wanted = json.loads(
+                json.dumps(vars(parse(module.Args, module.check, options)))
+            )  # with lists for tuples
+        except InputError as error:
+            refuse(f"{name}: {error}")
         if folder := begun(name, command, seed):
             saved = json.loads((folder / "args.json").read_text())
-            if others := [option for option in wanted if saved.get(option) != wanted[option]]:
-                what = f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}"
-                refuse(f"{what}; delete it, or give another --name")
+            if others := [
+                option for option in wanted if wanted[option] not in (None, saved.get(option))
+            ]:
+                refuse(
+                    f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}; delete it"
+                )
 
 
 def run(name, command, seed, jobs):
@@ -130,7 +131,8 @@ def run(name, command, seed, jobs):
             log_path.unlink(missing_ok=True)
             return True, f"{title}: there already"
         script, *options = words(name, command, seed)
-        if folder := begun(name, command, seed):
+        folder = begun(name, command, seed)
+        if folder and (folder / "checkpoint.pt").exists():
             options = ["--resume", str(folder)]
         # one thread a core: several threads of several runs would wait for each other
         env = os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
@@ -139,30 +141,40 @@ def run(name, command, seed, jobs):
         if code:
             return False, f"{title}: failed with exit code {code}, see {log_path}"
         run_dir = begun(name, command, seed)
-        summary = {"command": f"python {command}"} | json.loads((run_dir / "summary.json").read_text())
+        summary = {"command": f"python {command}"} | json.loads(
+            (run_dir / "summary.json").read_text()
+        )
         shutil.copy(run_dir / "eval.csv", kept / f"seed_{seed}.csv")
         (kept / f"seed_{seed}.json").write_text(json.dumps(summary, indent=2) + "\n")
         log_path.unlink()
-    columns = read_evaluations(kept / f"seed_{seed}.csv")
-    scores = columns[main_metric(columns)]
+    scores = scores_of(read_evaluations(kept / f"seed_{seed}.csv"))
     return True, f"{title}: last {scores[-1]:.1f}, best {scores.max():.1f}"
-
-
-def run_all(runs, jobs):
-    """So many runs at a time, each (name, command, seed); prints a line for each; whether all succeeded."""
-    check(runs, jobs)
-    all_succeeded = True
-    with ThreadPoolExecutor(jobs) as pool:
-        for succeeded, line in pool.map(lambda what: run(*what, jobs), runs):
-            print(line, flush=True)
-            all_succeeded &= succeeded
-    return all_succeeded
 
 
 def main(args):
     if not args.seeds:
         refuse("--seeds needs at least one, e.g. --seeds 1")
-    if not run_all([(args.name, args.command, seed) for seed in args.seeds], args.jobs):
+    if args.suite not in suites():
+        refuse(f"no suite {args.suite!r} in benchmark/cells.toml, which has {', '.join(suites())}")
+    cells = {cell: command for cell, command in suites()[args.suite].items() if args.only in cell}
+    if not cells:
+        refuse(
+            f"--only {args.only}: no such cell; to see them: python benchmark/run.py {args.suite} --list"
+        )
+    runs = [
+        (f"{args.suite}/{cell}", cells[cell], seed) for seed, cell in product(args.seeds, cells)
+    ]
+    if args.list:
+        for name, command, seed in runs:
+            print(f"{name}, seed {seed}: python {command}")
+        return
+    check(runs, args.jobs)
+    all_succeeded = True
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for succeeded, line in pool.map(lambda what: run(*what, args.jobs), runs):
+            print(line, flush=True)
+            all_succeeded &= succeeded
+    if not all_succeeded:
         sys.exit(1)
 
 
