@@ -123,7 +123,6 @@ def test_a_policy_acts_in_float32_whatever_it_learns_in():
 
 
 def test_fused_steps_are_those_of_a_plain_adam():
-    # some gradients come transposed, which a fused step must not take as they lie in memory
     agent, *inputs = learner(learning_rate=1e-2)
     plain = copy.deepcopy(agent)
     actor, critics = [*plain.actor.parameters(), plain.log_alpha], list(plain.qf.parameters())
@@ -141,6 +140,17 @@ def test_fused_steps_are_those_of_a_plain_adam():
             optimizer.step()
     for a, b in zip(agent.parameters(), plain.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_transposed_gradient_is_taken_as_it_is_meant_not_as_it_lies_in_memory():
+    torch.manual_seed(0)
+    weight, gradient = torch.randn(5, 3), torch.randn(3, 5).T
+    fused, plain = (torch.nn.Parameter(weight.clone()) for _ in range(2))
+    optimizer = torch.optim.Adam([fused], lr=torch.tensor(1e-2), fused=True)
+    rlif_rlpd.descend(optimizer, [gradient])
+    plain.grad = gradient
+    torch.optim.Adam([plain], lr=1e-2, foreach=False).step()
+    torch.testing.assert_close(fused, plain)
 
 
 def short_run(name, *options):
