@@ -16,16 +16,44 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import tables
 import tyro
-from run import ROOT, main_metric, read_evaluations, results_of  # which makes experts importable
+from run import (
+    ROOT,
+    read_evaluations,
+    results_of,
+    scores_of,
+    suites,
+)  # which makes experts importable
 from scipy import stats
 
-from experts import list_experts, load_expert
+from experts import load_expert
 
 NOVICE, EXPERT, FLAG = "#4c78a8", "#f58518", "#d62728"
 SEEDS = 5  # of each cell of MILE's figures
-MARKERS = dict(zip(tables.MILE_METHODS, ("o", "s", "^", "v", "D", "X")))
+METHODS = (
+    "rlif",
+    "rlif-random",
+    "hg-dagger",
+    "hg-dagger-85",
+    "dagger",
+    "dagger-85",
+)  # of RLIF's Table 1, but for BC
+EXPERTS = {  # of RLIF's Table 1
+    "AdroitHandPen-v1": ("top", "middle", "low"),
+    "Walker2d-v5": ("top", "high", "low"),
+    "Hopper-v5": ("top", "middle", "low"),
+}
+REFERENCES = "poor", "high", "top"  # of its Table 3
+MARKERS = {
+    "mile": "o",
+    "bc-intervention": "s",
+    "iwr": "^",
+    "sirius": "v",
+    "hg-dagger": "D",
+    "rlif": "X",
+}
+TASKS = "lander", "lander_continuous", "drawer", "peg", "button"  # of MILE's Figure 3
+LONG_TASKS = "drawer", "peg"  # of its Figure 4
 LEVELS = {  # what is known of a task before the first round: how its line is drawn, and its name
     "initial_score": (":", "the robot at first, alone"),
     "assisted_score": ("--", "the robot at first, with the person"),
@@ -38,10 +66,21 @@ def timeline():
     figure, axis = plt.subplots(figsize=(9, 2.9))
     control = "NNNNEEEENNNEEEENN"  # N: novice, E: expert
     for t, who in enumerate(control):
-        axis.add_patch(plt.Rectangle((t + 0.06, 0), 0.88, 0.8, color=NOVICE if who == "N" else EXPERT))
+        axis.add_patch(
+            plt.Rectangle((t + 0.06, 0), 0.88, 0.8, color=NOVICE if who == "N" else EXPERT)
+        )
         starts_next = t + 1 < len(control) and control[t] == "N" and control[t + 1] == "E"
         reward = "−1" if starts_next else "0"
-        axis.text(t + 0.5, 0.4, reward, color="white", ha="center", va="center", fontsize=12, weight="bold")
+        axis.text(
+            t + 0.5,
+            0.4,
+            reward,
+            color="white",
+            ha="center",
+            va="center",
+            fontsize=12,
+            weight="bold",
+        )
         axis.text(t + 0.5, -0.25, f"{t}", ha="center", va="center", fontsize=8, color="0.4")
     for t in (4, 11):
         axis.annotate(
@@ -52,9 +91,13 @@ def timeline():
             "the transition before gets −1", (t - 0.5, -0.4), (t - 0.5, -1.05), ha="center", fontsize=9,
             arrowprops={"arrowstyle": "->"},
         )  # fmt: skip
-    axis.text(8.5, 1.0, "the novice again,\none step unchecked", ha="center", fontsize=8, color="0.3")
+    axis.text(
+        8.5, 1.0, "the novice again,\none step unchecked", ha="center", fontsize=8, color="0.3"
+    )
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (NOVICE, EXPERT)]
-    axis.legend(handles, ["novice acts", "expert acts"], loc="upper left", ncol=2, frameon=False, fontsize=9)
+    axis.legend(
+        handles, ["novice acts", "expert acts"], loc="upper left", ncol=2, frameon=False, fontsize=9
+    )
     axis.set(xlim=(-0.5, len(control)), ylim=(-1.3, 3))
     axis.text(-0.1, -0.25, "t", ha="right", va="center", fontsize=8, color="0.4")
     axis.axis("off")
@@ -71,14 +114,16 @@ class Result:
     @property
     def scores(self):
         """Its evaluations with the mean action, (evaluations,)."""
-        return self.columns[main_metric(self.columns)]
+        return scores_of(self.columns)
 
 
 def load(folder):
     """The finished runs in a folder of results, in the order of their seeds; of any other there is only a log."""
     files = {int(path.stem.removeprefix("seed_")): path for path in folder.glob("seed_*.json")}
     return {
-        seed: Result(json.loads(files[seed].read_text()), read_evaluations(files[seed].with_suffix(".csv")))
+        seed: Result(
+            json.loads(files[seed].read_text()), read_evaluations(files[seed].with_suffix(".csv"))
+        )
         for seed in sorted(files)
     }
 
@@ -108,18 +153,25 @@ def without_threads(command):
 def curves(runs, levels):
     """Score and intervention rate over environment steps: every seed thin, the mean thick; levels: {name: score}."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-    steps = next(iter(runs.values())).columns["global_step"]
-    for axis, name, scale in ((axes[0], "normalized_score", 1), (axes[1], "intervention_rate", 100)):
-        values = np.array([scale * run.columns[name] for run in runs.values()])  # (seeds, evaluations)
-        for row in values:
-            axis.plot(steps, row, color=NOVICE, alpha=0.35, linewidth=1)
-        axis.plot(steps, values.mean(0), color=NOVICE, linewidth=2.5)
+    steps = np.array([run.columns["global_step"] for run in runs.values()])  # (seeds, evaluations)
+    for axis, name, scale in (
+        (axes[0], "normalized_score", 1),
+        (axes[1], "intervention_rate", 100),
+    ):
+        values = np.array(
+            [scale * run.columns[name] for run in runs.values()]
+        )  # (seeds, evaluations)
+        for x, y in zip(steps, values):
+            axis.plot(x, y, color=NOVICE, alpha=0.35, linewidth=1)
+        axis.plot(steps.mean(0), values.mean(0), color=NOVICE, linewidth=2.5)
         axis.set(xlabel="environment steps", ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
     for name, score in levels.items():
         axes[0].axhline(score, color="0.5", linewidth=1, linestyle="--")
         box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0}
-        axes[0].text(steps[-1], score + 1, name, ha="right", va="bottom", fontsize=8, color="0.4", bbox=box)
+        axes[0].text(
+            steps.max(), score + 1, name, ha="right", va="bottom", fontsize=8, color="0.4", bbox=box
+        )
     axes[0].set_ylabel("normalised score, mean action")
     axes[1].set_ylabel("steps under expert control (%)")
     figure.tight_layout()
@@ -128,18 +180,30 @@ def curves(runs, levels):
 
 def table(runs):
     """A Markdown table: a line for each seed, and mean and standard deviation over seeds."""
-    names = ("seed", "last", "last, sampled actions", "best", "interventions, first → last", "minutes")
+    names = (
+        "seed",
+        "last",
+        "last, sampled actions",
+        "best",
+        "interventions, first → last",
+        "minutes",
+    )
     lines = [f"| {' | '.join(names)} |", "|-|-|-|-|-|-|"]
     numbers = []
     for seed, run in runs.items():
         score, rate = run.columns["normalized_score"], 100 * run.columns["intervention_rate"]
-        sampled, minutes = run.columns["stochastic_normalized_score"][-1], run.columns["wall_seconds"][-1] / 60
+        sampled, minutes = (
+            run.columns["stochastic_normalized_score"][-1],
+            run.columns["wall_seconds"][-1] / 60,
+        )
         numbers.append((score[-1], sampled, score.max(), rate[0], rate[-1], minutes))
         scores = f"{score[-1]:.1f} | {sampled:.1f} | {score.max():.1f}"
         lines.append(f"| {seed} | {scores} | {rate[0]:.0f} % → {rate[-1]:.0f} % | {minutes:.1f} |")
     mean, std = np.mean(numbers, 0), np.std(numbers, 0, ddof=1)
     scores = " | ".join(f"{m:.1f} ± {s:.1f}" for m, s in zip(mean[:3], std[:3]))
-    lines.append(f"| mean ± std, n = {len(runs)} | {scores} | {mean[3]:.0f} % → {mean[4]:.0f} % | {mean[5]:.1f} |")
+    lines.append(
+        f"| mean ± std, n = {len(runs)} | {scores} | {mean[3]:.0f} % → {mean[4]:.0f} % | {mean[5]:.1f} |"
+    )
     return "\n".join(lines)
 
 
@@ -151,20 +215,30 @@ def overview(what, folders):
         if not runs:
             continue
         for run in runs.values():
-            score = run.scores[run.columns["global_step"] == 30_000]  # or nothing
+            score = run.scores[run.columns["global_step"] >= 30_000]  # or nothing
             early.append(f"{score[0]:.0f}" if len(score) else "-")
         last = [f"{run.scores[-1]:.0f}" for run in runs.values()]
         best = [f"{run.scores.max():.0f}" for run in runs.values()]
         first = next(iter(runs.values()))
         options = without_threads(first.summary["command"]).removeprefix("rlif_rlpd.py").strip()
         label = f"`{options}`" if options else "none"
-        lines.append(f"| {label} | {' | '.join(', '.join(map(str, cell)) for cell in (runs, early, last, best))} |")
+        lines.append(
+            f"| {label} | {' | '.join(', '.join(map(str, cell)) for cell in (runs, early, last, best))} |"
+        )
     return "\n".join(lines)
 
 
 def comparison(folders):
     """A Markdown table of methods by their default commands: what they reach and what the expert is asked for."""
-    names = ["command", "seeds", "last", "last, sampled actions", "environment steps", "labels", "takeovers"]
+    names = [
+        "command",
+        "seeds",
+        "last",
+        "last, sampled actions",
+        "environment steps",
+        "labels",
+        "takeovers",
+    ]
     names += ["flagged at the end (%)", "minutes"]
     lines = [f"| {' | '.join(names)} |", "|" + "-|" * len(names)]
     for folder in folders:
@@ -175,7 +249,7 @@ def comparison(folders):
             last = run.columns[-1]
             asked = [run.summary.get(name, np.nan) for name in ("env_steps", "labels", "takeovers")]
             flagged = 100 * last["flagged_rate"] if "flagged_rate" in last.dtype.names else np.nan
-            minutes = run.summary["seconds"]["total"] / 60
+            minutes = last["wall_seconds"] / 60
             scores = last["normalized_score"], last["stochastic_normalized_score"]
             rows.append((*scores, *asked, flagged, minutes))
         cells = []
@@ -187,7 +261,7 @@ def comparison(folders):
     return "\n".join(lines)
 
 
-# the paper's Tables 1 and 3, in the order of tables.METHODS (but for BC) and of tables.REFERENCES
+# the paper's Tables 1 and 3, in the order of METHODS and of REFERENCES
 PAPER = {
     "AdroitHandPen-v1-top": (88.5, 42.9, 73.5, 74.3, 78.1, 79.1),
     "AdroitHandPen-v1-middle": (80.9, 34.1, 60.0, 29.3, 35.7, 38.7),
@@ -202,44 +276,51 @@ PAPER = {
     "Hopper-v5-low": (108.0, 75.1, 25.2, 24.4, 19.5, 10.3),
     "Hopper-v5-bc": (64.8,),
 }
-PAPER_REFERENCES = {"top": (78.9, 85.9, 109.0), "middle": (38.8, 71.2, 99.7), "low": (33.6, 66.8, 102.9)}
+PAPER_REFERENCES = {
+    "top": (78.9, 85.9, 109.0),
+    "middle": (38.8, 71.2, 99.7),
+    "low": (33.6, 66.8, 102.9),
+}
 
 
-def cell(folder, seed, paper):
-    """The last and the best evaluation of a run, mean action, and the paper's figure in brackets."""
-    run = load(folder).get(seed)
-    ours = f"{run.scores[-1]:.0f} / {run.scores.max():.0f}" if run else "-"
-    return f"{ours} ({paper:.0f})"
+def cell(folder, paper):
+    """The mean of the last and of the best evaluations over seeds, mean action, and the paper's figure in brackets."""
+    runs = load(folder).values()
+    if not runs:
+        return f"- ({paper:.0f})"
+    last, best = [run.scores[-1] for run in runs], [run.scores.max() for run in runs]
+    return f"{mean_and_interval(last, len(runs))} / {np.mean(best):.0f} ({paper:.0f})"
 
 
-def paper_tables(results, seed=1):
-    """Two Markdown tables: the paper's Tables 1 and 3 with one seed of ours beside them, for the experts shipped."""
-    methods = [method for method in tables.METHODS if method != "bc"]
-    lines = [f"| task, expert | {' | '.join(methods)} | bc |", "|-|" + "-|" * (len(methods) + 1)]
-    for env_id, (levels, *_) in tables.TASKS.items():
-        for level in [level for level in levels if level in list_experts().get(env_id, [])]:
-            row = [f"{env_id}-{level}-{method}" for method in methods]
-            papers = zip(row, PAPER[f"{env_id}-{level}"])
-            cells = [cell(results / "table1" / name, seed, paper) for name, paper in papers]
+def paper_tables(results):
+    """Two Markdown tables: RLIF's Tables 1 and 3, for the experts shipped."""
+    lines = [f"| task, expert | {' | '.join(METHODS)} | bc |", "|-|" + "-|" * (len(METHODS) + 1)]
+    for env_id, levels in EXPERTS.items():
+        for level in levels:
+            folders = [results / "table1" / f"{env_id}-{level}-{method}" for method in METHODS]
+            cells = [
+                cell(folder, paper) for folder, paper in zip(folders, PAPER[f"{env_id}-{level}"])
+            ]
             bc = f"{env_id}-bc"
-            cells.append(cell(results / "table1" / bc, seed, *PAPER[bc]) if level == levels[0] else "")
+            cells.append(cell(results / "table1" / bc, *PAPER[bc]) if level == levels[0] else "")
             score = load_expert(env_id, level).facts["score_mean"]
             lines.append(f"| {env_id}, {level} ({score:.0f}) | {' | '.join(cells)} |")
-    lines += ["", f"| expert \\ reference | {' | '.join(tables.REFERENCES)} |", "|-|-|-|-|"]
-    for expert in tables.EXPERTS:
-        folders = [f"table3/{expert}-{name}" for name in tables.REFERENCES]
-        if folders[-1].removeprefix("table3/") not in tables.cells("3"):
-            folders[-1] = f"table1/Walker2d-v5-{expert}-rlif"
-        row = zip(folders, PAPER_REFERENCES[expert])
-        cells = [cell(results / folder, seed, paper) for folder, paper in row]
+    lines += ["", f"| expert \\ reference | {' | '.join(REFERENCES)} |", "|-|-|-|-|"]
+    for expert in PAPER_REFERENCES:
+        cells = []
+        for reference, paper in zip(REFERENCES, PAPER_REFERENCES[expert]):
+            folder = f"table3/{expert}-{reference}"
+            if folder.removeprefix("table3/") not in suites()["table3"]:
+                folder = f"table1/Walker2d-v5-{expert}-rlif"
+            cells.append(cell(results / folder, paper))
         lines.append(f"| {expert} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def before(results, task):
-    """What was found before the first round of a task: c, and the scores of LEVELS, each of 100 episodes."""
-    run = load(results / "figure3" / f"{task}-person").get(1)
-    return run.summary["before"] if run else {}
+    """What benchmark/person.py has found for a task: c, and the scores of LEVELS."""
+    path = results / "persons" / f"{task}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def mile_runs(results, name, task, method):
@@ -249,32 +330,23 @@ def mile_runs(results, name, task, method):
 
 def mile_scores(results, name, task, method, rounds):
     """What a method reaches after so many rounds of a figure's setting, one score for each seed."""
-    if (method, rounds) == ("rlif", 10):
-        return []  # it has no rounds; it ends with as many of the person's steps as MILE has had after 20
-    if (method, rounds) == ("hg-dagger", 10):
-        method = "hg-dagger-10-rounds"  # it is evaluated by environment steps
-    scores = []
-    for run in mile_runs(results, name, task, method):
-        if "round" in run.columns.dtype.names:
-            scores.append(run.scores[run.columns["round"] == rounds][0])
-        else:
-            scores.append(run.scores[-1])
-    return scores
+    runs = mile_runs(results, name, task, method)
+    return [run.scores[run.columns["round"] == rounds][0] for run in runs]
 
 
 def mile_methods(results):
     """A Markdown table: what all methods reach in the settings of MILE's Figures 3 and 4."""
-    settings = [("figure3", task, 1) for task in tables.MILE_TASKS]
-    settings += [("figure4", task, rounds) for task in tables.LONG_TASKS for rounds in (10, 20)]
+    settings = [("figure3", task, 1) for task in TASKS]
+    settings += [("figure4", task, rounds) for task in LONG_TASKS for rounds in (10, 20)]
     header = ["figure", "task", "rounds", "alone at first", "with the person", "expert", "c"]
-    header += ["interventions at first (%)", *tables.MILE_METHODS]
+    header += ["interventions at first (%)", *MARKERS]
     lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
     for name, task, rounds in settings:
         facts, cells = before(results, task), ["-"] * 5
         if facts:
             cells = [f"{facts[key]:.0f}" for key in LEVELS]
             cells += [f"{facts['intervention_cost']:g}", f"{100 * facts['intervention_rate']:.0f}"]
-        for method in tables.MILE_METHODS:
+        for method in MARKERS:
             cells.append(mean_and_interval(mile_scores(results, name, task, method, rounds), SEEDS))
         lines.append(f"| {name[-1]} | {task} | {rounds} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -282,11 +354,15 @@ def mile_methods(results):
 
 def mile_costs(results):
     """A Markdown table: what all methods cost in the settings of MILE's Figures 3 and 4."""
-    settings = [("figure3", task) for task in tables.MILE_TASKS] + [("figure4", task) for task in tables.LONG_TASKS]
-    header = ["figure", "task: environment steps / interventions / their share / gradient steps", *tables.MILE_METHODS]
+    settings = [("figure3", task) for task in TASKS] + [("figure4", task) for task in LONG_TASKS]
+    header = [
+        "figure",
+        "task: environment steps / interventions / their share / gradient steps",
+        *MARKERS,
+    ]
     lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
     for name, task in settings:
-        cells = [cost(mile_runs(results, name, task, method)) for method in tables.MILE_METHODS]
+        cells = [cost(mile_runs(results, name, task, method)) for method in MARKERS]
         lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -298,32 +374,37 @@ def cost(runs):
     rows = []
     for run in runs:
         steps, interventions = run.summary["env_steps"], run.summary["expert_steps"]
-        rows.append((steps, interventions, 100 * interventions / steps, gradient_steps(run.summary)))
+        rows.append(
+            (steps, interventions, 100 * interventions / steps, gradient_steps(run.summary))
+        )
     text = "{:.0f} / {:.0f} / {:.0f} % / {:.0f}".format(*np.mean(rows, axis=0))
     return text if len(runs) == SEEDS else f"{text} (n = {len(runs)})"
 
 
 def gradient_steps(summary):
-    """Of a run of MILE's figures, in all: RLIF's critics, or the policy after every round."""
-    if "critic_updates" in summary:
-        return summary["critic_updates"]
+    """Of a run of MILE's figures, in all: of the policy, or of RLIF's actor and of its critics."""
     return summary["rounds"] * int(re.search(r"--round-updates (\d+)", summary["command"])[1])
 
 
 def mile_demonstrations(results):
     """A Markdown table: all methods in the setting of Figure 5 of MILE's paper."""
     lines = ["| drawer, one round | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
-    for method in tables.MILE_METHODS:
+    for method in MARKERS:
         scores = [mile_scores(results, "figure3", "drawer", method, 1)]
-        scores += [mile_scores(results, "figure5", "drawer", f"{method}-{demos}-demos", 1) for demos in (1, 3, 5)]
-        lines.append(f"| {method} | {' | '.join(mean_and_interval(values, SEEDS) for values in scores)} |")
+        scores += [
+            mile_scores(results, "figure5", "drawer", f"{method}-{demos}-demos", 1)
+            for demos in (1, 3, 5)
+        ]
+        lines.append(
+            f"| {method} | {' | '.join(mean_and_interval(values, SEEDS) for values in scores)} |"
+        )
     return "\n".join(lines)
 
 
 def mile_predictions(results):
-    """A Markdown table: how well interventions were foretold, the mean over the rounds of Figure 4's setting."""
-    lines = ["| task | foretold by | accuracy | balanced accuracy | log-loss |", "|-|-|-|-|-|"]
-    for task in tables.LONG_TASKS:
+    """A Markdown table: how well interventions were predicted, the mean over the rounds of Figure 4's setting."""
+    lines = ["| task | predicted by | accuracy | balanced accuracy | log-loss |", "|-|-|-|-|-|"]
+    for task in LONG_TASKS:
         runs = mile_runs(results, "figure4", task, "mile")
         for source in ("model", "network", "majority"):
             cells = []
@@ -337,16 +418,27 @@ def mile_predictions(results):
 
 def one_round(results):
     """Figure 3 of MILE's paper: what every method reaches in one round, by task; bars: 95 % intervals over seeds."""
-    figure, axes = plt.subplots(1, len(tables.MILE_TASKS), figsize=(11, 3), sharey=True, layout="constrained")
-    for axis, task in zip(axes, tables.MILE_TASKS):
+    figure, axes = plt.subplots(1, len(TASKS), figsize=(11, 3), sharey=True, layout="constrained")
+    for axis, task in zip(axes, TASKS):
         for i, (method, marker) in enumerate(MARKERS.items()):
             if scores := mile_scores(results, "figure3", task, method, 1):
-                axis.errorbar(np.mean(scores), i, xerr=interval(scores), color=f"C{i}", marker=marker, capsize=3)
+                axis.errorbar(
+                    np.mean(scores),
+                    i,
+                    xerr=interval(scores),
+                    color=f"C{i}",
+                    marker=marker,
+                    capsize=3,
+                )
         facts = before(results, task)
         for key in [key for key in LEVELS if key in facts]:
             axis.axvline(facts[key], color="0.5", linewidth=1, linestyle=LEVELS[key][0])
-        success = tables.MILE_TASKS[task].startswith("Meta-World")
-        axis.set(title=task, xlabel="success (%)" if success else "return", xlim=(-5, 105) if success else None)
+        success = not task.startswith("lander")
+        axis.set(
+            title=task,
+            xlabel="success (%)" if success else "return",
+            xlim=(-5, 105) if success else None,
+        )
         axis.set_yticks(range(len(MARKERS)), MARKERS)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(len(MARKERS) - 0.5, -0.5)  # the first method at the top
@@ -358,20 +450,28 @@ def twenty_rounds(results):
     """Figure 4 of MILE's paper: success after 0, 10, 20 rounds, two tasks; bars: 95 % intervals over seeds."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
     drawn = {}
-    for axis, task in zip(axes, tables.LONG_TASKS):
+    for axis, task in zip(axes, LONG_TASKS):
         facts = before(results, task)
         for i, (method, marker) in enumerate(MARKERS.items()):
-            points = [(0, facts["initial_score"], np.nan)] if facts else []  # rounds, mean, half an interval
+            points = (
+                [(0, facts["initial_score"], np.nan)] if facts else []
+            )  # rounds, mean, half an interval
             for rounds in (10, 20):
                 if scores := mile_scores(results, "figure4", task, method, rounds):
                     aside = 0.4 * (i - 2.5)  # so that methods do not hide each other
                     points.append((rounds + aside, np.mean(scores), interval(scores)))
             x, mean, half = np.array(points).reshape(-1, 3).T
-            style = {"color": f"C{i}", "marker": marker, "markersize": 5, "linewidth": 1.2, "capsize": 3}
+            style = {
+                "color": f"C{i}",
+                "marker": marker,
+                "markersize": 5,
+                "linewidth": 1.2,
+                "capsize": 3,
+            }
             drawn[method] = axis.errorbar(x, mean, yerr=half, **style)
         for key in [key for key in LEVELS if key in facts]:
             axis.axhline(facts[key], color="0.5", linewidth=1, linestyle=LEVELS[key][0])
-        axis.set(title=tables.MILE_TASKS[task].split()[0], xlabel="rounds", xticks=(0, 10, 20), ylim=(-3, 108))
+        axis.set(title=task, xlabel="rounds", xticks=(0, 10, 20), ylim=(-3, 108))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("success (%), 95 % intervals over seeds")
     legend(figure, drawn)
@@ -380,18 +480,28 @@ def twenty_rounds(results):
 
 def legend(figure, drawn):
     """Below a picture, the names of what is drawn and of LEVELS."""
-    lines = {name: plt.Line2D([], [], color="0.5", linestyle=style) for style, name in LEVELS.values()}
+    lines = {
+        name: plt.Line2D([], [], color="0.5", linestyle=style) for style, name in LEVELS.values()
+    }
     shown = drawn | lines
-    figure.legend(shown.values(), shown, loc="outside lower center", ncol=5, frameon=False, fontsize=8)
+    figure.legend(
+        shown.values(), shown, loc="outside lower center", ncol=5, frameon=False, fontsize=8
+    )
 
 
 def speed_tables(folder):
     """Two Markdown tables: milliseconds of an update by number of critics and UTD ratio; the default run's speed."""
     with open(folder / "updates.csv") as updates, open(folder / "runs.csv") as runs:
         rows, runs = list(csv.DictReader(updates)), list(csv.DictReader(runs))
-    by_key = {tuple(r[k] for k in ("device", "threads", "num_qs", "utd_ratio", "path", "precision")): r for r in rows}
+    by_key = {
+        tuple(r[k] for k in ("device", "threads", "num_qs", "utd_ratio", "path", "precision")): r
+        for r in rows
+    }
     forms = [("eager", "float32"), ("compiled", "float32"), ("compiled", "bfloat16")]
-    lines = ["| | critics | critic updates | plain | `--compile` | `--compile --bf16` |", "|-|-|-|-|-|-|"]
+    lines = [
+        "| | critics | critic updates | plain | `--compile` | `--compile --bf16` |",
+        "|-|-|-|-|-|-|",
+    ]
     for device, threads, num_qs, utd in dict.fromkeys(key[:4] for key in by_key):
         cells = []
         for form in forms:
@@ -401,26 +511,30 @@ def speed_tables(folder):
             cells.append(f"{float(row['ms']):.1f} ms{share}")
         where = {"cpu1": "one core", "cpu2": "two cores", "cuda1": "GPU"}[device + threads]
         lines.append(f"| {where} | {num_qs} | {utd} | {' | '.join(cells)} |")
-    lines += ["", "| command | steps/s | environment | update | start-up | peak memory |", "|-|-|-|-|-|-|"]
+    lines += ["", "| command | steps/s | start-up | peak memory |", "|-|-|-|-|"]
     for run in runs:
-        times = f"{run['environment_ms']} ms | {run['update_ms']} ms | {run['start_up_seconds']} s"
-        lines.append(f"| `{run['command']}` | {run['steps_per_second']} | {times} | {run['peak_mib']} MiB |")
+        rest = f"{run['start_up_seconds']} s | {run['peak_mib']} MiB"
+        lines.append(f"| `{run['command']}` | {run['steps_per_second']} | {rest} |")
     return "\n".join(lines)
 
 
 def all_tables(results):
     """Every table of README.md and docs/, as Markdown."""
-    hopper = [
-        results / name
-        for name in ("hopper", "hopper-reset", "hopper-clean-reset", "hopper-clean-reset-bf16", "hopper-label-0")
+    options = [
+        results / "hopper" / "rlif",
+        *(results / "options" / cell for cell in suites()["options"]),
     ]
-    hopper += [results / "rlpd-task-reward", *sorted(results.glob("options/*"))]
-    other = [*sorted(results.glob("walker*")), *sorted(results.glob("pen*"))]
-    methods = ("hopper-bc", "hopper-dagger", "hopper-hg-dagger", "hopper-hg-dagger-value", "hopper")
-    parts = [table(load(results / "hopper")), comparison([results / name for name in methods])]
+    tried = [results / "tried" / cell for cell in suites()["tried"]]
+    methods = [
+        results / "hopper" / cell
+        for cell in ("bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif")
+    ]
+    parts = [table(load(results / "hopper" / "rlif")), comparison(methods)]
     parts += paper_tables(results).split("\n\n")
-    parts += [overview("options on Hopper-v5", hopper), overview("options on other tasks", other)]
-    parts += [make(results) for make in (mile_methods, mile_costs, mile_demonstrations, mile_predictions)]
+    parts += [overview("options on Hopper-v5", options), overview("options on other tasks", tried)]
+    parts += [
+        make(results) for make in (mile_methods, mile_costs, mile_demonstrations, mile_predictions)
+    ]
     return parts + speed_tables(results / "speed").split("\n\n")
 
 
@@ -441,12 +555,14 @@ def main():
     results, figures = results_of(""), ROOT / "benchmark" / "figures"
     figures.mkdir(exist_ok=True)
     levels = {
-        "cloning the demonstrations": np.mean([run.scores[-1] for run in load(results / "hopper-bc").values()]),
+        "cloning the demonstrations": np.mean(
+            [run.scores[-1] for run in load(results / "hopper" / "bc").values()]
+        ),
         "the expert who takes over": load_expert("Hopper-v5", "low").facts["score_mean"],
     }
     pictures = {
         "timeline": timeline(),
-        "hopper": curves(load(results / "hopper"), levels),
+        "hopper": curves(load(results / "hopper" / "rlif"), levels),
         "mile": twenty_rounds(results),
         "mile-one-round": one_round(results),
     }

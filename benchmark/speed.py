@@ -27,9 +27,10 @@ from statistics import median
 
 import torch
 import tyro
-from run import ROOT, refuse, results_of  # which makes rlif_rlpd importable
+from run import ROOT, read_evaluations, refuse, results_of  # which makes rlif_rlpd importable
 
 import rlif_rlpd
+from experts.speed import CudaGraph, compiled
 
 OBS, ACT, BATCH, HIDDEN = 17, 6, 256, 256
 # milliseconds of the public JAX code's update on one core with a product of JAX_GFLOPS, by critics and UTD ratio
@@ -48,8 +49,12 @@ def gflop(num_qs, utd):
     layer = 2 * BATCH * HIDDEN / 1e9
     actor, critic, inputs = OBS + HIDDEN + 2 * ACT, OBS + ACT + HIDDEN + 1, OBS + ACT
     target = actor + 2 * critic
-    critic_step = num_qs * (3 * critic - inputs)  # forward, gradients of weights, and of all inputs but the first
-    actor_step = 3 * actor - OBS + num_qs * 2 * critic  # the critics pass the gradient on, their weights get none
+    critic_step = num_qs * (
+        3 * critic - inputs
+    )  # forward, gradients of weights, and of all inputs but the first
+    actor_step = (
+        3 * actor - OBS + num_qs * 2 * critic
+    )  # the critics pass the gradient on, their weights get none
     return layer * (utd * (target + critic_step) + actor_step)
 
 
@@ -74,19 +79,20 @@ def split(agent, batch):
         rlif_rlpd.descend(agent.qf_optimizer, of_critics)
         rlif_rlpd.descend(agent.actor_optimizer, of_actor)
 
-    parts = critic_gradients, actor_gradients, adam, agent.update_targets
-    return dict(zip(("critic_gradients", "actor_gradients", "adam", "targets"), parts))
+    return {"critic_gradients": critic_gradients, "actor_gradients": actor_gradients, "adam": adam}
 
 
 def measure_updates(worker, rounds):
     """Rows of updates.csv for one device and number of threads."""
     device, threads = worker.split(":")
-    rlif_rlpd.keep_memory()
     torch.set_num_threads(int(threads))
     updates, batches, parts = {}, {}, {}
     for utd in (1, 10):
-        columns = [torch.rand(utd, BATCH, *shape, device=device) for shape in ((OBS,), (OBS,), (ACT,), (), ())]
-        batches[utd] = dict(zip(rlif_rlpd.ReplayBuffer.FIELDS, columns))
+        columns = [
+            torch.rand(utd, BATCH, *shape, device=device)
+            for shape in ((OBS,), (OBS,), (ACT,), (), ())
+        ]
+        batches[utd] = dict(zip(rlif_rlpd.ReplayBuffer(1, OBS, ACT).data, columns))
         batches[utd]["terminations"].zero_()
     for num_qs, path, bf16 in product((2, 10), ("eager", "compiled"), (False, True)):
         args = rlif_rlpd.Args(num_qs=num_qs, bf16=bf16, cuda=device == "cuda")
@@ -95,14 +101,22 @@ def measure_updates(worker, rounds):
             if utd == 1 or device == "cuda":
                 agent = rlif_rlpd.Agent(OBS, ACT, args, torch.device(device))
                 if path == "compiled":
-                    rlif_rlpd.compile_gradients(agent)
-            update = rlif_rlpd.CudaGraph(agent.update) if device == "cuda" and path == "compiled" else agent.update
+                    agent.critic_gradients = compiled(agent.critic_gradients)
+                    agent.actor_gradients = compiled(agent.actor_gradients)
+            update = (
+                CudaGraph(agent.update) if device == "cuda" and path == "compiled" else agent.update
+            )
             updates[num_qs, utd, path, bf16] = update
             if device == "cpu" and utd == 1 and path == "compiled":
-                parts[num_qs, bf16] = split(agent, {name: values[0] for name, values in batches[1].items()})
+                parts[num_qs, bf16] = split(
+                    agent, {name: values[0] for name, values in batches[1].items()}
+                )
     factors = {bf16: torch.rand(2, 10, 256, 256, device=device).to(torch.bfloat16 if bf16 else torch.float32)
                for bf16 in (False, True)}  # fmt: skip
-    obs, actor = torch.rand(1, OBS).numpy(), next(iter(updates.values())).__self__.actor if device == "cpu" else None
+    obs, actor = (
+        torch.rand(1, OBS).numpy(),
+        next(iter(updates.values())).__self__.actor if device == "cpu" else None,
+    )
     times, products, latencies = {key: [] for key in updates}, {False: [], True: []}, []
     part_times = {(key, name): [] for key, functions in parts.items() for name in functions}
     for _ in range(rounds + 1):  # the first round warms up
@@ -110,44 +124,75 @@ def measure_updates(worker, rounds):
             products[bf16] += [clock(lambda: torch.bmm(a, b), device) for _ in range(10)]
         for key, update in updates.items():
             repeats = 5 if key[1] == 1 else 2
-            times[key] += [[clock(lambda: update(batches[key[1]]), device) for _ in range(repeats)][1:]]
+            times[key] += [
+                [clock(lambda: update(batches[key[1]]), device) for _ in range(repeats)][1:]
+            ]
         for (key, name), seconds in part_times.items():
             seconds += [clock(parts[key][name], device) for _ in range(5)][1:]
         if actor:
             latencies += [clock(lambda: actor.act(obs), device) for _ in range(50)]
-    rows, peaks = [], {bf16: 10 * 2 * 256**3 / 1e9 / median(seconds[10:]) for bf16, seconds in products.items()}
+    rows, peaks = (
+        [],
+        {bf16: 10 * 2 * 256**3 / 1e9 / median(seconds[10:]) for bf16, seconds in products.items()},
+    )
     for (num_qs, utd, path, bf16), rounds_of_times in times.items():
         seconds = median([t for times_of_round in rounds_of_times[1:] for t in times_of_round])
-        row = {"device": device, "threads": threads, "num_qs": num_qs, "utd_ratio": utd, "path": path}
+        row = {
+            "device": device,
+            "threads": threads,
+            "num_qs": num_qs,
+            "utd_ratio": utd,
+            "path": path,
+        }
         row |= {"precision": "bfloat16" if bf16 else "float32", "ms": f"{seconds * 1e3:.2f}"}
-        row |= {"critic_updates_per_second": f"{utd / seconds:.0f}", "product_gflops": f"{peaks[bf16]:.0f}"}
+        row |= {
+            "critic_updates_per_second": f"{utd / seconds:.0f}",
+            "product_gflops": f"{peaks[bf16]:.0f}",
+        }
         row |= {"share_of_product": f"{gflop(num_qs, utd) / seconds / peaks[bf16]:.2f}"}
         jax = JAX_MS.get((num_qs, utd)) if worker == "cpu:1" else None
-        row |= {"times_jax": f"{jax * JAX_GFLOPS / peaks[False] / (seconds * 1e3):.2f}" if jax else ""}
+        row |= {
+            "times_jax": f"{jax * JAX_GFLOPS / peaks[False] / (seconds * 1e3):.2f}" if jax else ""
+        }
         row |= {"act_microseconds": f"{median(latencies) * 1e6:.0f}" if actor else ""}
-        for name in ("critic_gradients", "actor_gradients", "adam", "targets"):
-            seconds = part_times.get(((num_qs, bf16), name)) if (utd, path) == (1, "compiled") else None
+        for name in ("critic_gradients", "actor_gradients", "adam"):
+            seconds = (
+                part_times.get(((num_qs, bf16), name)) if (utd, path) == (1, "compiled") else None
+            )
             row[f"{name}_ms"] = f"{median(seconds[4:]) * 1e3:.2f}" if seconds else ""
         rows.append(row)
     return rows
 
 
 def measure_run(options, steps, folder):
-    """A row of runs.csv: the default command for so many steps, evaluated once at the end."""
-    command = [sys.executable, str(ROOT / "rlif_rlpd.py"), "--total-timesteps", str(steps), *options.split()]
-    command += ["--eval-frequency", str(steps), "--eval-episodes", "1", "--exp-name", "speed"]
+    """A row of runs.csv: the default command for so many steps, measured between two evaluations of one episode."""
+    command = [
+        sys.executable,
+        str(ROOT / "rlif_rlpd.py"),
+        "--total-timesteps",
+        str(steps),
+        *options.split(),
+    ]
+    command += ["--eval-frequency", str(steps // 3), "--eval-episodes", "1", "--exp-name", "speed"]
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"this run failed, try it by hand: {' '.join(command)}")
-    (summary,) = Path(folder).glob("runs/*/summary.json")
-    seconds = json.loads(summary.read_text())["seconds"]
-    start_up = time.perf_counter() - start - seconds["total"]
-    milliseconds = {f"{part}_ms": f"{seconds[part] / steps * 1e3:.2f}" for part in ("environment", "update")}
-    rate = steps / (seconds["environment"] + seconds["update"])
-    row = {"command": f"python rlif_rlpd.py {options}".strip(), "steps_per_second": f"{rate:.0f}"} | milliseconds
-    return row | {"start_up_seconds": f"{start_up:.0f}", "peak_mib": usage.ru_maxrss // 1024}
+    seconds = time.perf_counter() - start
+    (path,) = Path(folder).glob("runs/*/eval.csv")
+    columns = read_evaluations(path)
+    first, last = columns[0], columns[-1]
+    rate = (last["global_step"] - first["global_step"]) / (
+        last["wall_seconds"] - first["wall_seconds"]
+    )
+    row = {"command": f"python rlif_rlpd.py {options}".strip(), "steps_per_second": f"{rate:.0f}"}
+    return row | {
+        "start_up_seconds": f"{seconds - steps / rate:.0f}",
+        "peak_mib": usage.ru_maxrss // 1024,
+    }
 
 
 def write(path, rows):
@@ -163,7 +208,9 @@ def write(path, rows):
 def machine():
     """The processor's name, its instructions for bfloat16, the GPU."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")
+    ]
     flags = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in info]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     name = names[0] if names else platform.processor()
