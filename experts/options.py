@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -121,11 +121,26 @@ def _options_of(folder, Args):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in saved.items()
         }
-        if values.keys() == {field.name for field in fields(Args)}:
+        hints = get_type_hints(Args, include_extras=True)
+        if values.keys() == hints.keys() and all(_is(values[name], hints[name]) for name in hints):
             return replace(Args(**values), resume=folder)
     except (OSError, TypeError, ValueError, AttributeError):
         pass
     raise InputError(f"--resume {folder}: no run of this script lies there (by its args.json)")
+
+
+def _is(value, hint):
+    """Is the value of this type, as options have them?"""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return _is(value, parts[0])
+    if kind is Literal:
+        return value in parts
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_is(one, parts[0]) for one in value)
+    if kind:  # a union
+        return any(_is(value, part) for part in parts)
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def options_to_save(args):

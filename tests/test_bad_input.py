@@ -12,29 +12,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import torch as safetensors_torch
 
 import experts
 import rlif_rlpd
-from experts import InputError, load_checkpoint
+from experts import Expert, InputError, load_checkpoint, policies
 from tests import tiny
 
 SMALL = (
     "--env-id", "Point-v0", "--expert", "expert.safetensors", "--reference", "expert.safetensors", "--demo-episodes", 0,
-    "--total-timesteps", 60, "--eval-frequency", 30, "--eval-episodes", 1, "--checkpoint-frequency", 20,
-    "--batch-size", 8, "--hidden-sizes", 8, "--num-qs", 2, "--num-threads", 1, "--no-compile",
-    "--termination", "forever",
+    "--total-timesteps", 60, "--eval-frequency", 20, "--eval-episodes", 1, "--batch-size", 8,
+    "--hidden-sizes", 8, "--num-qs", 2, "--num-threads", 1, "--no-compile", "--termination", "penalty",
 )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def expert(own_folder):
-    return Path(tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], noise=0.5, qf=tiny.critics(2, 1)))
+    return Path(
+        tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], noise=0.5, qf=tiny.critics(2, 1))
+    )
 
 
 def refusal(*options):
     """The one line with which the script refuses these options."""
     with pytest.raises(InputError) as caught:
-        rlif_rlpd.main(rlif_rlpd.parse_args([str(option) for option in options]))
+        rlif_rlpd.main(tiny.parsed(rlif_rlpd, *options))
     message = str(caught.value)
     assert message.strip() and "\n" not in message
     return message
@@ -51,7 +53,7 @@ def refused(*options):
     ("--env-id NoSuch-v0", "NoSuch"),
     ("--env-id no_such_module:Any-v0", "no_such_module"),
     ("--env-id Broken-v0", "Broken-v0"),
-    ("--env-id CartPole-v1", "LunarLanderContinuous-v3"),
+    ("--env-id CartPole-v1", "RLPD needs continuous actions"),
     ("--env-id Unbounded-v0", "bounded ones in a flat Box of floats, not Box(-inf, inf, (1,), float32)"),
     ("--env-id Picture-v0", "images are not supported"),
     ("--expert best", "'best'"),
@@ -76,9 +78,10 @@ def refused(*options):
     ("--seed -1", "--seed"),
     ("--hidden-sizes 0", "--hidden-sizes"),
     ("--num-min-qs 3", "--num-min-qs"),
-    ("--batch-size 100 --buffer-size 50", "--buffer-size"),
-    ("--reward task --termination reset", "--termination bootstrap"),
-    ("--reward task --termination forever", "--termination bootstrap"),
+    ("--reward task --termination penalty", "--termination bootstrap"),
+    ("--env-id Endless-v0", "no time limit"),
+    ("--env-id Hopper-v5 --max-episode-steps 0", "--max-episode-steps"),
+    ("--random-rate 100 --intervention random", "--random-rate"),
     ("--dataset-id no/such/dataset-v0", "no/such/dataset-v0"),
 ])  # fmt: skip
 def test_refused_in_one_line_before_anything_is_written(options, said):
@@ -87,7 +90,9 @@ def test_refused_in_one_line_before_anything_is_written(options, said):
 
 
 def test_without_intervention_there_has_to_be_another_reward():
-    assert "no reward but --reward task" in refusal("--env-id", "Point-v0", "--intervention", "none")
+    assert "no reward but --reward task" in refusal(
+        "--env-id", "Point-v0", "--intervention", "none"
+    )
 
 
 def test_an_unknown_level_is_answered_with_the_known_ones():
@@ -105,7 +110,9 @@ def test_cuda_without_a_gpu():
     assert "GPU" in refused("--cuda")
 
 
-@pytest.mark.parametrize(("option", "package"), [("--track", "wandb"), ("--capture-video", "moviepy")])
+@pytest.mark.parametrize(
+    ("option", "package"), [("--track", "wandb"), ("--capture-video", "moviepy")]
+)
 def test_options_that_need_another_package_name_it(option, package):
     if find_spec(package):
         pytest.skip(f"{package} is installed")
@@ -136,13 +143,24 @@ def test_no_flipped_bit_in_an_experts_header_passes(expert, position):
     assert "expert.safetensors" in refused()
 
 
-def test_an_expert_whose_tensors_are_not_those_of_its_header():
-    tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], hidden_sizes=(32, 32))
-    assert "expert.safetensors" in refused()
-    tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], distribution="gaussian")
-    assert "not gaussian" in refused()
-    tiny.write_expert("expert.safetensors", [[-1.0, 0.0]], distribution="categorical")
-    assert "expert.safetensors" in refused()
+def edit_header(path, **facts):
+    """Write other facts than the tensors tell, with a checksum that is right."""
+    tensors = safetensors_torch.load_file(path)
+    facts = Expert(path).facts | facts
+    header = {"facts": json.dumps(facts), "sha256": policies._digest(tensors, facts)}
+    safetensors_torch.save_file(tensors, path, header)
+
+
+@pytest.mark.parametrize(("facts", "said"), [
+    ({"hidden_sizes": [32, 32]}, "its tensors are not those of its header"),
+    ({"obs_dim": 3}, "its tensors are not those of its header"),
+    ({"distribution": "categorical"}, "its tensors are not those of its header"),
+    ({"distribution": "gaussian"}, "not gaussian"),
+], ids=str)  # fmt: skip
+def test_an_expert_whose_tensors_are_not_those_of_its_header(expert, facts, said):
+    edit_header(expert, **facts)
+    message = refused()
+    assert message.startswith("expert.safetensors: ") and said in message
 
 
 def test_a_reference_needs_critics():
@@ -161,11 +179,6 @@ def test_a_dataset_of_another_shape():
     assert "test/count-v0" in message and "(1,)" in message and "(2,)" in message
 
 
-def test_demonstrations_that_fill_the_buffer():
-    tiny.write_demonstrations("test/point-v0", episodes=2, steps=40)
-    assert "--buffer-size 50" in refused("--dataset-id", "test/point-v0", "--demo-episodes", 2, "--buffer-size", 50)
-
-
 # --- resume ----------------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +194,9 @@ def test_damaged_checkpoint(run_dir, damage):
     assert "checkpoint.pt is damaged" in refusal("--resume", run_dir)
 
 
-@pytest.mark.parametrize("option", ["--seed 2", "--gamma 0.9", "--env-id Hopper-v5", "--total-timesteps 90"])
+@pytest.mark.parametrize(
+    "option", ["--seed 2", "--gamma 0.9", "--env-id Hopper-v5", "--total-timesteps 90"]
+)
 def test_resume_with_a_contradicting_option(run_dir, option):
     before = (run_dir / "args.json").read_bytes()
     name, _ = option.split()
@@ -190,7 +205,7 @@ def test_resume_with_a_contradicting_option(run_dir, option):
 
 
 def test_resume_with_an_option_that_agrees(run_dir):
-    assert rlif_rlpd.parse_args(["--resume", str(run_dir), "--seed", "1"]).total_timesteps == 60
+    assert tiny.parsed(rlif_rlpd, "--resume", run_dir, "--seed", 1).total_timesteps == 60
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])
@@ -199,13 +214,28 @@ def test_resume_of_a_folder_that_is_no_run(folder):
     assert not Path("nowhere").exists()
 
 
-@pytest.mark.parametrize("edit", [
-    {"gamma": 0.9}, {"total_timesteps": 90}, {"no_such_option": 1}, {"seed": "one"}, {"gamma": None},
-    {"hidden_sizes": 8}, {"hidden_sizes": ["a"]}, {"env_id": 3}, {"termination": "never"}, {"intervention": "always"},
-], ids=str)  # fmt: skip
-def test_resume_after_args_json_was_edited(run_dir, edit):
+NO_OPTIONS = (
+    {"no_such_option": 1}, {"seed": "one"}, {"seed": True}, {"seed": -1}, {"gamma": None}, {"hidden_sizes": 8},
+    {"hidden_sizes": ["a"]}, {"hidden_sizes": []}, {"env_id": 3}, {"cuda": 1}, {"termination": "never"},
+    {"intervention": "always"}, {"num_min_qs": 3},
+)  # fmt: skip
+
+
+def edit_options(run_dir, edit):
     path = run_dir / "args.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+
+
+@pytest.mark.parametrize("edit", [{"gamma": 0.9}, {"total_timesteps": 90}, *NO_OPTIONS], ids=str)
+def test_resume_after_args_json_was_edited(run_dir, edit):
+    edit_options(run_dir, edit)
+    assert "--" in refusal("--resume", run_dir)
+
+
+@pytest.mark.parametrize("edit", NO_OPTIONS, ids=str)
+def test_resume_after_args_json_was_edited_and_there_is_no_checkpoint(run_dir, edit):
+    (run_dir / "checkpoint.pt").unlink()
+    edit_options(run_dir, edit)
     assert "--" in refusal("--resume", run_dir)
 
 
@@ -234,7 +264,11 @@ def test_a_refusal_is_exit_code_2_and_one_line(ending, run_dir):
 def test_of_a_process_as_well():
     process = tiny.start("--env-id", "NoSuch-v0", stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     output, error = process.communicate()
-    assert process.returncode == 2 and output == "" and re.fullmatch(r"rlif_rlpd.py: --env-id [^\n]+\n", error)
+    assert (
+        process.returncode == 2
+        and output == ""
+        and re.fullmatch(r"rlif_rlpd.py: --env-id [^\n]+\n", error)
+    )
 
 
 # --- misfortunes -----------------------------------------------------------------------------------------------------
@@ -257,34 +291,48 @@ def full_disk(file_name, nth=1):
         yield
 
 
+# an episode has ten steps, so that there is a checkpoint every 20 steps
+TENS = *SMALL, "--env-id", "Walled-v0", "--max-episode-steps", 10
+
+
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_full_disk_keeps_the_last_checkpoint_and_says_how_to_go_on(ending, nth):
-    whole = tiny.run("whole", *SMALL)
+    whole = tiny.run("whole", *TENS)
     with full_disk("checkpoint.pt", nth):
-        code, line = ending(rlif_rlpd, *SMALL, "--exp-name", "full")
+        code, line = ending(rlif_rlpd, *TENS, "--exp-name", "full")
     (run_dir,) = Path("runs").glob("*__full__*")
-    step = (20, 30, 40)[nth - 1]  # every 20 steps, and before the evaluation at step 30
     go_on = (
         f"go on with: python rlif_rlpd.py --resume {run_dir}"
         if nth > 1
         else "there is no checkpoint yet: start it again"
     )
     assert code == 1
-    assert line == f"rlif_rlpd.py: step {step}: no new checkpoint written (No space left on device), make room; {go_on}"
+    said = "rlif_rlpd.py: no new checkpoint written (No space left on device), make room"
+    assert line == f"{said}; {go_on}"
     assert not list(run_dir.glob(".*"))  # no half of a file is left
     if nth > 1:
-        assert load_checkpoint(run_dir / "checkpoint.pt")["progress"][0] == step - 10
-    rlif_rlpd.main(rlif_rlpd.parse_args(["--resume", str(run_dir)]))
-    agents = [load_checkpoint(folder / "checkpoint.pt")["agent"] for folder in (run_dir, whole)]
-    assert all(torch.equal(agents[0][name], agents[1][name]) for name in agents[1])
+        steps = load_checkpoint(run_dir / "checkpoint.pt")["progress"][0]
+        assert steps == 20 * (nth - 1)
+    rlif_rlpd.main(tiny.parsed(rlif_rlpd, "--resume", run_dir))
+    tiny.assert_same_run(run_dir, whole)
 
 
-@pytest.mark.parametrize("file_name", ["args.json", "eval.csv", "model.safetensors", "summary.json"])
+@pytest.mark.parametrize("file_name", ["eval.csv", "model.safetensors", "summary.json"])
 def test_full_disk_at_any_other_file_is_said_as_well(ending, file_name):
     with full_disk(file_name):
         code, line = ending(rlif_rlpd, *SMALL)
     assert code == 1 and line.startswith("rlif_rlpd.py: [Errno 28] No space left on device; ")
-    assert ("--resume" in line) == (file_name != "args.json")
+    (run_dir,) = Path("runs").iterdir()
+    assert line.endswith(f"go on with: python rlif_rlpd.py --resume {run_dir}")
+    assert ending(rlif_rlpd, "--resume", run_dir)[0] == 0
+    tiny.assert_same_run(run_dir, tiny.run("whole", *SMALL))
+
+
+def test_full_disk_at_the_first_file_of_a_run(ending):
+    with full_disk("args.json"):
+        code, line = ending(rlif_rlpd, *SMALL)
+    assert code == 2 and line == "rlif_rlpd.py: cannot write in runs: No space left on device"
+    assert not [path for path in Path("runs").rglob("*") if path.is_file()]
 
 
 def limit_files_to_20_kilobytes():
@@ -299,27 +347,31 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_process_with_code_1_and_no
     error = process.communicate()[1]
     assert process.returncode == 1 and "Traceback" not in error
     assert re.search(
-        r"step 20: no new checkpoint written \(File too large\), make room; there is no checkpoint yet", error
+        r"no new checkpoint written \(File too large\), make room; there is no checkpoint yet",
+        error,
     )
 
 
 def test_write_file_leaves_the_old_content_if_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "file"
     experts.write_file(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+    )
     with pytest.raises(OSError):
         experts.write_file(path, b"new")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.glob("*file*")] == ["file"]
 
 
 def test_nan_stops_the_run_with_step_and_cause_and_keeps_a_clean_checkpoint(ending):
-    # the first nan comes with step 160, when a checkpoint is due
     code, line = ending(rlif_rlpd, *SMALL, "--env-id", "Nan-v0", "--total-timesteps", 400)
     (run_dir,) = Path("runs").iterdir()
     assert code == 1
-    said = r"rlif_rlpd.py: Nan-v0: step \d+ of an episode gives an observation that is not finite; go on with: python "
-    assert re.fullmatch(said + f"rlif_rlpd.py --resume {run_dir}", line)
+    said = r"rlif_rlpd.py: Nan-v0: step \d+ of an episode gives an observation that is not finite"
+    assert re.fullmatch(f"{said}; go on with: python rlif_rlpd.py --resume {run_dir}", line)
     checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
-    assert checkpoint["progress"][0] == 150
-    assert all(values.isfinite().all() for values in checkpoint["agent"].values())
-    assert all(values.isfinite().all() for values in checkpoint["rb"]["data"].values())
+    # the first nan comes with an environment's step 160, and an episode has 50 steps at most
+    assert 90 < checkpoint["progress"][0] < 160
+    kept = [checkpoint["kept"][name] for name in ("agent", "rb")]
+    assert all(values.isfinite().all() for state in kept for values in state.values())
+    assert len(kept[1]["obs"]) == checkpoint["progress"][0]
