@@ -66,10 +66,8 @@ class Args:
     # tau, an L1 distance of actions; default: what 95 % of the expert's own pairs stay below
     threshold: NonNegative | None = None
     reference: str = "top"  # value: whose policy and Q function judge
-    intervention_alpha: Finite = (
-        0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - delta
-    )
-    intervention_delta: Finite = 0.0  # delta, in units of the reference Q
+    intervention_alpha: Finite = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
+    intervention_delta: Finite = 0.0  # and this, Eq. 1's delta, less; in units of Q
     intervention_beta: Share = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     random_rate: Percentage = 50.0  # random: percentage of the steps under expert control
     takeover_steps: Count = 4  # steps that the expert keeps control

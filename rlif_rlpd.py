@@ -60,10 +60,8 @@ class Args:
     # when: by value (Eq. 1), at random, never
     intervention: Literal["value", "random", "none"] = "value"
     reference: str = "top"  # whose policy and Q function judge: a level or a .safetensors file
-    intervention_alpha: Finite = (
-        0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)| - delta
-    )
-    intervention_delta: Finite = 0.0  # Eq. 1's delta, in units of the reference Q
+    intervention_alpha: Finite = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
+    intervention_delta: Finite = 0.0  # and this, Eq. 1's delta, less; in units of Q
     intervention_beta: Share = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: Count = 4  # steps that the expert keeps control
     random_rate: Percentage = 50.0  # random: percentage of the steps under expert control
