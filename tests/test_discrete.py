@@ -14,10 +14,9 @@ import iwr
 import mile
 import rlif_rlpd
 import sirius
-from experts import InputError, load_demonstrations, load_expert, policies
+from experts import InputError, evaluate, load_demonstrations, load_expert, policies
 from tests import tiny
 
-SCRIPTS = bc, dagger, hg_dagger, mile, iwr, sirius
 ENVIRONMENTS = "Switched-v0", "SwitchedFrom5-v0"  # actions 0, 1, 2 and actions 5, 6, 7
 EXPERT = "../expert.safetensors"
 
@@ -29,7 +28,9 @@ def people(tmp_path, monkeypatch):
     tiny.write_people(tmp_path, discrete=True)
     for env_id in ENVIRONMENTS:
         (tmp_path / "experts" / env_id).mkdir(parents=True)
-        shutil.copy(tmp_path / "expert.safetensors", tmp_path / "experts" / env_id / "top.safetensors")
+        shutil.copy(
+            tmp_path / "expert.safetensors", tmp_path / "experts" / env_id / "top.safetensors"
+        )
     monkeypatch.setattr(policies, "FOLDER", tmp_path / "experts")
     monkeypatch.chdir(tmp_path / "inside")
 
@@ -53,21 +54,24 @@ def test_a_categorical_policy_is_the_same_from_its_file():
     obs = np.array([[0.5, 0], [0.05, 0], [-0.5, 0]], dtype=np.float32)
     logits = torch.tensor([[17.0, 0, -23], [-1, 0, -5], [-23, 0, 17]])
     for policy in (expert(obs), actor(obs)):
-        assert len(policy) == 1
-        torch.testing.assert_close(policy[0], logits)
+        torch.testing.assert_close(policy, logits)
     for deterministic in (True, False):
         acts = []
         for policy in (expert, actor):
             torch.manual_seed(1)
             acts.append(np.asarray(policy.act(np.repeat(obs, 100, 0), deterministic)))
-        assert np.array_equal(*acts) and set(acts[0].flat) == {0.0, 1.0} and (acts[0].sum(-1) == 1).all()
+        assert (
+            np.array_equal(*acts)
+            and set(acts[0].flat) == {0.0, 1.0}
+            and (acts[0].sum(-1) == 1).all()
+        )
     assert acts[0][100:200].mean(0) == pytest.approx(logits[1].softmax(-1).numpy(), abs=0.1)
 
 
 def test_likelihood_of_one_hot_actions():
     actor, actions = mile.CategoricalActor(2, 3, (8,)), torch.eye(3)[[0, 2, 2, 1]]
     policy = actor(torch.randn(4, 2))
-    expected = torch.distributions.OneHotCategorical(logits=policy[0]).log_prob(actions)
+    expected = torch.distributions.OneHotCategorical(logits=policy).log_prob(actions)
     torch.testing.assert_close(actor.log_prob(policy, actions), expected)
 
 
@@ -101,7 +105,9 @@ ROUNDS = (
 
 
 def last_return(run_dir):
-    model = load_expert("Switched-v0", str(run_dir / "model.safetensors"), mile.make_env("Switched-v0"))
+    model = load_expert(
+        "Switched-v0", str(run_dir / "model.safetensors"), mile.make_env("Switched-v0")
+    )
     assert model.facts["distribution"] == "categorical" and model.act_dim == 3
     return float(tiny.rows(run_dir)[-1]["return_mean"])
 
@@ -116,33 +122,55 @@ def last_return(run_dir):
     ids=["bc", "dagger", "hg_dagger"],
 )
 def test_cloning_scripts_learn_discrete_actions(script, options):
-    script.main(script.parse_args([str(option) for option in (*CLONING, *options, "--exp-name", "a")]))
+    script.main(tiny.parsed(script, *CLONING, *options, "--exp-name", "a"))
     assert last_return(next(Path("runs").glob("*__a__*"))) > 40  # of 50
 
 
 def test_what_the_robot_can_do_at_first_is_little():
     env = mile.make_env("SwitchedFrom5-v0")
-    initial = mile.copy_of(env, load_expert("SwitchedFrom5-v0", "../initial.safetensors", env))
-    assert mile.evaluate("SwitchedFrom5-v0", initial, [env], 5, seed=0, deterministic=True)["return_mean"] < 10
+    initial = mile.load_actor(env, load_expert("SwitchedFrom5-v0", "../initial.safetensors", env))
+    assert evaluate("SwitchedFrom5-v0", initial, [env], 5, seed=0)["return_mean"] < 10
 
 
-@pytest.mark.parametrize("script", [mile, iwr, sirius, hg_dagger], ids=lambda script: script.__name__)
-def test_scripts_with_miles_person_learn_discrete_actions(script):
+@pytest.mark.parametrize(
+    ("script", "own"),
+    [(mile, ()), (iwr, ()), (iwr, ("--interventions-only",)), (sirius, ())],
+    ids=["mile", "iwr", "interventions_only", "sirius"],
+)
+def test_scripts_with_miles_person_learn_discrete_actions(script, own):
     options = "--env-id", "SwitchedFrom5-v0", "--rounds", 4, "--round-updates", 150
-    run_dir = tiny.run_mile(script, "a", *options, "--eval-frequency", 1)
+    run_dir = tiny.run_mile(script, "a", *options, *own)
     assert last_return(run_dir) > 35
 
 
 def refusal(script, *options):
     with pytest.raises(InputError) as caught:
-        script.main(script.parse_args([str(option) for option in options]))
+        script.main(tiny.parsed(script, *options))
     assert "\n" not in str(caught.value) and not list(Path().glob("runs/*"))
     return str(caught.value)
 
 
-def test_rlif_refuses_discrete_actions_and_names_a_task_that_it_learns():
-    message = refusal(rlif_rlpd, "--env-id", "Switched-v0", "--expert", EXPERT, "--reference", EXPERT)
-    assert "Switched-v0" in message and "LunarLanderContinuous-v3" in message
+def test_rlif_refuses_discrete_actions():
+    people = "--expert", EXPERT, "--reference", EXPERT
+    message = refusal(rlif_rlpd, "--env-id", "Switched-v0", *people, "--termination", "penalty")
+    assert message == "--env-id Switched-v0: RLPD needs continuous actions"
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "message"),
+    [
+        (mile, ("--min-std", 0.2), "--min-std, --intervention-weight do nothing"),
+        (mile, ("--intervention-weight", 0.3), "--min-std, --intervention-weight do nothing"),
+        (iwr, ("--min-std", 0.2), "--min-std does nothing"),
+        (sirius, ("--min-std", 0.2), "--min-std does nothing"),
+    ],
+)
+def test_options_of_continuous_actions_are_refused(script, option, message):
+    people = (f"--{who}" for who in ("expert", "initial-policy", "human-model"))
+    files = (EXPERT, "../initial.safetensors", "../mental.safetensors")
+    options = (word for pair in zip(people, files) for word in pair)
+    said = refusal(script, "--env-id", "Switched-v0", *options, *option)
+    assert said == f"{message} where actions are discrete"
 
 
 def test_policies_of_the_other_kind_are_refused():

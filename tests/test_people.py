@@ -1,6 +1,7 @@
 """The simulated people: how often they take over and for how long, by which measure, and what a fall is charged."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,15 +76,7 @@ def run_with_expert(env_id, kind, *options, bias=0.0, noise=1e-6):
     return folder, load_checkpoint(folder / "checkpoint.pt")["kept"]["rb"]
 
 
-def watch(human, steps, proposal=0.5):
-    """So many steps of one episode: executed actions (steps,), under expert control?, does a takeover start?"""
-    proposal = np.array([proposal], dtype=np.float32)
-    outcomes = [human.watch(OBS, proposal) for _ in range(steps)]
-    actions, in_control, started, _ = zip(*outcomes)
-    return np.array([action[0] for action in actions]), np.array(in_control), np.array(started)
-
-
-# --- how often and for how long --------------------------------------------------------------------------------------
+# --- how often and for how long -------------------------------------------------------------------
 
 
 @functools.cache
@@ -197,13 +190,26 @@ def test_who_takes_over_does_not_their_mean_but_what_they_draw(monkeypatch, kind
     assert np.arctanh(drawn).std() == pytest.approx(0.1, rel=0.1)
 
 
-def test_who_takes_over_by_threshold_does_not_their_mean_but_what_they_draw():
-    options = {"grace_steps": 0, "intervention_beta": 1.0, "threshold": 0.0}
-    human = person("threshold", Policy(2.0, noise=0.1), **options)
-    actions, in_control, _ = watch(human, 1_000, proposal=3.0)
-    assert in_control.mean() > 0.99
-    assert actions[in_control].mean() == pytest.approx(2, abs=0.02)
-    assert actions[in_control].std() == pytest.approx(0.1, rel=0.1)
+@pytest.mark.parametrize("kind", ["threshold", "value", "random"])
+def test_who_takes_over_in_hg_dagger_does_not_their_mean_but_what_they_draw(monkeypatch, kind):
+    human = {"threshold": hg_dagger.ThresholdHuman, "value": hg_dagger.ValueHuman}
+    human = human.get(kind, hg_dagger.RandomHuman)
+    monkeypatch.setattr(human, "check", lambda *_: (True, True))
+    expert = tiny.write_expert("expert.safetensors", [[0.0]], 0.5, 0.1, qf=tiny.critics(1, 1))
+    own = {"threshold": ("--threshold", 1), "value": ("--reference", expert)}.get(kind, ())
+    options = (
+        "--env-id", "TimesOut-v0", "--expert", expert, "--intervention", kind, "--num-threads", 1, *own,
+        "--demo-episodes", 0, "--eval-episodes", 1, "--hidden-sizes", 8, "--round-updates", 1, "--doubt-novices", 0,
+        "--round-episodes", 1, "--max-episode-steps", 1_000, "--total-timesteps", 1_000,
+    )  # fmt: skip
+    hg_dagger.main(tiny.parsed(hg_dagger, *options))
+    (folder,) = Path("runs").iterdir()
+    *_, data = load_checkpoint(folder / "checkpoint.pt")["progress"]
+    by_expert = np.arange(1_000) % 5 < 4 if kind != "random" else np.ones(1_000, dtype=bool)
+    assert data["obs"].flatten().tolist() == np.flatnonzero(by_expert).tolist()
+    drawn = np.arctanh(data["actions"].numpy())
+    assert drawn.mean() == pytest.approx(0.5, abs=0.02)
+    assert drawn.std() == pytest.approx(0.1, rel=0.1)
 
 
 def test_a_proposal_is_judged_by_what_the_reference_draws():
@@ -215,8 +221,17 @@ def test_a_proposal_is_judged_by_what_the_reference_draws():
 
 def test_a_proposal_is_compared_with_what_the_expert_draws():
     human = person("threshold", Policy(0.0, noise=1.0), threshold=0.5)
-    flagged = np.mean([human.flags(OBS, np.zeros(1, dtype=np.float32)) for _ in range(4_000)])
+    flagged = np.mean([human.check(OBS, np.zeros(1, dtype=np.float32))[0] for _ in range(4_000)])
     assert flagged == pytest.approx(2 * norm.cdf(-0.5), abs=0.03)
+
+
+@pytest.mark.parametrize(("proposal", "rate"), [(2.0, 0.9), (0.5, 0.1)])
+def test_takeover_with_probability_beta_if_far_and_one_minus_beta_if_near(proposal, rate):
+    human = person("threshold", Policy(0.0), threshold=1.0, intervention_beta=0.9)
+    proposal = np.array([proposal], dtype=np.float32)
+    outcomes = np.array([human.check(OBS, proposal) for _ in range(4_000)])
+    assert outcomes[:, 0].all() == outcomes[:, 0].any() == (rate > 0.5)
+    assert outcomes[:, 1].mean() == pytest.approx(rate, abs=0.02)
 
 
 def test_the_distance_of_two_actions_is_the_sum_over_their_components():
@@ -227,10 +242,10 @@ def test_the_distance_of_two_actions_is_the_sum_over_their_components():
         ([0.9, 0.0], False),
         ([0.5, 0.5], True),
     ):
-        assert human.flags(OBS, np.array(proposal, dtype=np.float32)) == flagged
+        assert human.check(OBS, np.array(proposal, dtype=np.float32))[0] == flagged
 
 
-# --- the default threshold -------------------------------------------------------------------------------------------
+# --- the default threshold ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("act_dim", [1, 2])
@@ -253,7 +268,7 @@ def test_the_expert_itself_is_flagged_in_five_percent_of_the_steps():
     )
     obs = torch.randn(4_000, 2)
     human = person("threshold", expert, threshold=hg_dagger.own_spread(expert, obs))
-    flagged = [human.flags(one.numpy(), own) for one, own in zip(obs, expert.act(obs).numpy())]
+    flagged = [human.check(one.numpy(), own)[0] for one, own in zip(obs, expert.act(obs).numpy())]
     assert np.mean(flagged) == pytest.approx(0.05, abs=0.015)
 
 
@@ -267,13 +282,13 @@ def test_a_discrete_action_is_flagged_where_it_is_another_one(actions):
     threshold = hg_dagger.own_spread(expert, torch.zeros(3, 1))
     human = person("threshold", expert, threshold=threshold)
     one_hot = np.eye(actions, dtype=np.float32)
-    assert [human.flags(OBS, proposal) for proposal in one_hot] == [i != 1 for i in range(actions)]
-    labeller = dagger.Labeller(dagger.Args(), threshold, np.random.default_rng(0))
+    assert [human.check(OBS, proposal)[0] for proposal in one_hot] == [
+        i != 1 for i in range(actions)
+    ]
     proposals = one_hot[np.arange(10_000) % actions]
-    differ, chosen = (
-        proposals[:, 1] == 0,
-        labeller.chooses(proposals, np.tile(one_hot[1], (10_000, 1))),
-    )
+    labels, differ = np.tile(one_hot[1], (10_000, 1)), proposals[:, 1] == 0
+    rng = np.random.default_rng(0)
+    chosen = dagger.choose_labels(dagger.Args(), threshold, proposals, labels, rng)
     assert chosen[differ].mean() == pytest.approx(0.95, abs=0.02)
     assert chosen[~differ].mean() == pytest.approx(0.05, abs=0.04)
 
@@ -285,7 +300,6 @@ def test_hoppers_default_threshold_lets_the_expert_pass_and_a_beginner_not():
     beginner = hg_dagger.make_actor(env, (64, 64))
     shares = []
     for proposals in (expert.act(obs).numpy(), beginner.act(obs)):
-        shares.append(
-            np.mean([human.flags(one.numpy(), proposal) for one, proposal in zip(obs, proposals)])
-        )
+        flagged = [human.check(one.numpy(), own)[0] for one, own in zip(obs, proposals)]
+        shares.append(np.mean(flagged))
     assert shares[0] == pytest.approx(0.05, abs=0.03) and shares[1] > 0.5

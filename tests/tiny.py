@@ -355,7 +355,7 @@ def run_rounds(script, name, *options):
     return next(Path("runs").glob(f"*__{name}__*"))
 
 
-# mile.py, iwr.py, sirius.py and hg_dagger.py's MILE on a point between two walls, with the files of write_people
+# mile.py, iwr.py and sirius.py on a point between two walls, with the files of write_people
 MILE_ROUNDS = (
     "--env-id", "Walled-v0", "--eval-episodes", 2, "--num-threads", 1, "--rounds", 3, "--round-episodes", 2,
     "--learning-rate", 3e-3, "--intervention-cost", 3, "--intervention-scale", 3, "--expert", "../expert.safetensors",
@@ -365,10 +365,6 @@ MILE_OWN = {
     "mile": ("--hidden-sizes", 16, "--round-updates", 20, "--warm-up-episodes", 2, "--warm-up-updates", 20),
     "iwr": ("--round-updates", 20),
     "sirius": ("--round-updates", 20),
-    "hg_dagger": (
-        "--intervention", "mile", "--takeover-steps", 1, "--demo-episodes", 0, "--doubt-novices", 0,
-        "--round-updates", 20, "--eval-frequency", 1,
-    ),
 }  # fmt: skip
 
 
