@@ -23,9 +23,11 @@ import mile
 import rlif_rlpd
 from experts import (
     InputError,
+    RunError,
     evaluate,
     exit_codes,
     finish_run,
+    load_demonstrations,
     load_expert,
     open_run,
     parse,
@@ -55,9 +57,7 @@ class Args:
     intervention_scale: Positive = 10.0
     takeover_steps: Count = 1  # steps that the expert keeps control
     initial_policy: str = "initial"  # what the robot can do at first
-    demo_episodes: Natural = (
-        0  # demonstrations of the shipped top expert to begin with, without rewards
-    )
+    demo_episodes: Natural = 0  # demonstrations of the shipped top expert, without rewards
     termination: str = "mask"  # of an episode's end: mask where it is a success, bootstrap where it may be a fall too
     bc_weight: NonNegative = 0.0  # of a pull towards what was done, in the actor's loss
     cuda: bool = False  # not here
@@ -72,27 +72,34 @@ def check(args, typed):
             raise InputError(f"--{name.replace('_', '-')} is not there in this script")
 
 
+def takeover_starts(nu, takeover_steps):
+    """Does a takeover start at each step? One can begin where another ends: (T,) -> T booleans."""
+    starts, expert_until = [], 0
+    for t, acts in enumerate(nu):
+        starts.append(bool(acts) and t >= expert_until)
+        if starts[-1]:
+            expert_until = t + takeover_steps
+    return starts
+
+
 def add_episode(args, rb, episode):
-    """Its transitions, -1 before a takeover; of the last step the next observation is not kept by mile.rollout."""
-    obs, actions, nu = episode["obs"], episode["actions"], episode["nu"]  # (T, O), (T, A), (T,)
+    """Its transitions, -1 before a takeover.
+
+    What was observed after the last step is not kept by mile.rollout, and that step is left out. After a success it is
+    not needed: with mask, whatever comes then counts for nothing.
+    """
+    obs, actions = episode["obs"], episode["actions"]  # (T, O), (T, A)
+    starts = takeover_starts(episode["nu"], args.takeover_steps)
     for t in range(len(obs) - 1):
-        started = nu[t + 1] > 0 and (args.takeover_steps == 1 or nu[t] == 0)
         rb.add({
             "obs": obs[t], "next_obs": obs[t + 1], "actions": actions[t],
-            "rewards": -1.0 if started else 0.0, "terminations": 0.0,
+            "rewards": -1.0 if starts[t + 1] else 0.0, "terminations": 0.0,
         })  # fmt: skip
-    if (
-        episode["success"] == 1 and args.termination == "mask"
-    ):  # whatever comes after a success counts for nothing
-        rb.add(
-            {
-                "obs": obs[-1],
-                "next_obs": obs[-1],
-                "actions": actions[-1],
-                "rewards": 0.0,
-                "terminations": 1.0,
-            }
-        )
+    if episode["success"] == 1 and args.termination == "mask":
+        rb.add({
+            "obs": obs[-1], "next_obs": obs[-1], "actions": actions[-1],
+            "rewards": 0.0, "terminations": 1.0,
+        })  # fmt: skip
 
 
 def main(args):
@@ -109,6 +116,7 @@ def main(args):
     ]
     expert, initial, human_model = policies
     human = mile.ProbitHuman(args, expert, human_model)
+    demos = load_demonstrations(env, args.env_id, args.demo_episodes)
 
     # with an offline share of 1, bc_weight holds the actor to every transition of a batch
     options = rlif_rlpd.Args(
@@ -127,9 +135,11 @@ def main(args):
         compiled(agent.critic_gradients),
         compiled(agent.actor_gradients),
     )
-    rb = rlif_rlpd.ReplayBuffer(
-        args.rounds * args.round_episodes * env.spec.max_episode_steps, obs_dim, act_dim
-    )
+    most_steps = args.rounds * args.round_episodes * env.spec.max_episode_steps
+    rb = rlif_rlpd.ReplayBuffer(len(demos["rewards"]) + most_steps, obs_dim, act_dim)
+    for i, terminated in enumerate(demos["terminations"]):
+        transition = {name: values[i] for name, values in demos.items() if name in rb.data}
+        rb.add(rlif_rlpd.end_of_episode(args, None, transition, terminated))
 
     folder, _ = open_run(args, policies)
     writer, start, rows = SummaryWriter(folder), time.perf_counter(), []
@@ -146,7 +156,7 @@ def main(args):
             batch = rb.sample(rng, 1, options.batch_size, 0.0, "cpu")  # (1, B, ...)
             losses = agent.update(batch)
             if not math.isfinite(losses["qf_loss"] + losses["actor_loss"]):
-                raise InputError(f"round {round}, update {update}: learning broke down, {losses}")
+                raise RunError(f"round {round}, update {update}: learning broke down, {losses}")
         if round % args.eval_frequency == 0 or round == args.rounds:
             row = {**counts, "round": round, "q": losses["qf_values"].item()}
             fresh = seed_for(args.seed, 1, counts["global_step"])
@@ -154,16 +164,8 @@ def main(args):
             rows.append(row | {"wall_seconds": time.perf_counter() - start})
             write_rows(folder, writer, rows)
     summary = {"env_steps": counts.pop("global_step"), "rounds": args.rounds, **counts}
-    finish_run(
-        folder,
-        writer,
-        args,
-        rows,
-        agent.actor,
-        agent.qf,
-        **summary,
-        seconds=rows[-1]["wall_seconds"],
-    )
+    summary |= {"demo_episodes": int(demos["ends"].sum()), "seconds": rows[-1]["wall_seconds"]}
+    finish_run(folder, writer, args, rows, agent.actor, agent.qf, **summary)
 
 
 if __name__ == "__main__":

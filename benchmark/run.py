@@ -84,6 +84,18 @@ def begun(name, command, seed):
     return found[-1].parent if found else None
 
 
+def understood(name, script, options):
+    """What a script makes of its options, as its args.json holds them."""
+    module = import_module(Path(script).stem)
+    try:
+        args = parse(module.Args, module.check, options)
+    except InputError as error:
+        refuse(f"{name}: {error}")
+    if script == "rlif_rlpd.py":  # which saves what its default stands for
+        args.termination = args.termination or module.usual_termination(args)
+    return json.loads(json.dumps(vars(args)))  # with lists for tuples
+
+
 def check(runs, jobs):
     """Everything that can be wrong with these runs, each (name, command, seed), before the first of them starts."""
     if jobs < 1:
@@ -98,21 +110,12 @@ def check(runs, jobs):
                 )
             continue
         script, *options = words(name, command, seed)
-        module = import_module(Path(script).stem)
-        try:
-            wanted = json.loads(
-                json.dumps(vars(parse(module.Args, module.check, options)))
-            )  # with lists for tuples
-        except InputError as error:
-            refuse(f"{name}: {error}")
+        wanted = understood(name, script, options)
         if folder := begun(name, command, seed):
             saved = json.loads((folder / "args.json").read_text())
-            if others := [
-                option for option in wanted if wanted[option] not in (None, saved.get(option))
-            ]:
-                refuse(
-                    f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}; delete it"
-                )
+            if others := [option for option in wanted if wanted[option] != saved.get(option)]:
+                what = f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}"
+                refuse(f"{what}; delete it")
 
 
 def run(name, command, seed, jobs):
