@@ -1,5 +1,6 @@
 """A run: its folder, what stops it, what it writes, and how a script ends when something is wrong."""
 
+import inspect
 import json
 import math
 import os
@@ -18,9 +19,8 @@ import torch
 from experts.evaluation import main_metric
 from experts.files import InputError, RunError, load_checkpoint, save_checkpoint, write_file
 from experts.options import options_to_save
+from experts.options import this_run as _run
 from experts.policies import save_expert
-
-_run = {"folder": None}  # of this process, for what is printed when it ends
 
 # --- begin and go on -------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ def finish_run(folder, writer, args, rows, actor, qf=None, **summary):
     save_expert(
         folder / "model.safetensors", tensors, env_id=args.env_id, level=args.exp_name, min_log_std=actor.min_log_std,
         score_mean=rows[-1][f"stochastic_{key}"], score_episodes=args.eval_episodes,
-        trained_by=f"{Path(sys.argv[0]).name}, seed {args.seed}",
+        trained_by=f"{Path(inspect.getfile(type(args))).name}, seed {args.seed}",
     )  # fmt: skip
     known = [
         {name: value for name, value in row.items() if not math.isnan(value)}
