@@ -13,6 +13,8 @@ import tyro
 
 from experts.files import InputError
 
+this_run = {"folder": None}  # of this process's run, for what is printed when it ends
+
 
 @dataclass(frozen=True)
 class Range:
@@ -68,6 +70,7 @@ def parse(Args, check, argv=None):
         require_package("wandb")
     if args.capture_video:
         require_package("moviepy")
+    this_run["folder"] = args.resume and Path(args.resume)
     return args
 
 

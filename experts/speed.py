@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from experts.runs import how_to_go_on
 
@@ -24,16 +25,15 @@ def compiled(function):
     def call(*inputs):
         if chosen:
             return chosen[0](*inputs)
-        print("compiling, once, for about 10 s (--no-compile does without)")
+        tqdm.write("compiling, once, for about 10 s (--no-compile does without)")  # above a bar
         fast = torch.compile(function, dynamic=False, fullgraph=True)
         try:
             with stops_without_exception():
                 outputs = fast(*inputs)
             chosen.append(fast)
         except Exception as error:  # no compiler, or none that works
-            print(
-                f"not compiled ({str(error).splitlines()[0]}), going on without, slower: is g++ installed?"
-            )
+            said = str(error).splitlines()[0]
+            tqdm.write(f"not compiled ({said}), going on without, slower: is g++ installed?")
             outputs = function(*inputs)
             chosen.append(function)
         return outputs
@@ -49,7 +49,7 @@ def stops_without_exception():
     """
 
     def leave(signum, _):
-        os.write(2, f"{Path(sys.argv[0]).name}: stopped; {how_to_go_on()}\n".encode())
+        os.write(2, f"\n{Path(sys.argv[0]).name}: stopped; {how_to_go_on()}\n".encode())
         os._exit(128 + signum)
 
     handlers = {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
