@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
 from contextlib import contextmanager
@@ -229,6 +230,12 @@ def _write_error_log(error):
     return f" (what was raised: {log})"
 
 
+def _thread_failed(args):
+    """TensorBoard writes in a thread, and raises a full disk in the main thread as well: one of the two is enough."""
+    if not issubclass(args.exc_type, OSError):
+        threading.__excepthook__(args)
+
+
 @contextmanager
 def exit_codes():
     """One line on stderr for what goes wrong in here; exit code 2 for bad input, 1 for a broken run, 128 + signal.
@@ -241,6 +248,7 @@ def exit_codes():
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
+    threading.excepthook = _thread_failed
     try:
         yield
         return

@@ -352,6 +352,19 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_process_with_code_1_and_no
     )
 
 
+def test_events_that_cannot_be_written_end_the_process_with_code_1_and_no_traceback():
+    """TensorBoard writes them in a thread of its own."""
+    process = tiny.start(
+        *SMALL, "--env-id", tiny.POINT, "--max-episode-steps", 2, "--total-timesteps", 100_000, "--eval-frequency",
+        100_000, "--batch-size", 100_000, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=limit_files_to_20_kilobytes,
+    )  # fmt: skip
+    error = process.communicate()[1]
+    assert process.returncode == 1 and "Traceback" not in error
+    said = "[Errno 27] File too large; there is no checkpoint yet: start it again"
+    assert error.splitlines()[-1] == f"rlif_rlpd.py: {said}"
+
+
 def test_write_file_leaves_the_old_content_if_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "file"
     experts.write_file(path, b"old")
