@@ -48,6 +48,9 @@ def open_run(args, policies=()):
                 )
             if checkpoint["policies"] != [policy.sha256 for policy in policies]:
                 raise InputError(f"--resume {folder}: an expert's file has changed since")
+        else:  # it starts over, if it is not a new one
+            for events in folder.glob("events.out.tfevents.*"):
+                events.unlink()
         if args.track:
             _start_tracking(folder, options_to_save(args))
         write_file(folder / "args.json", json.dumps(options_to_save(args), indent=2).encode())
