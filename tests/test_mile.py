@@ -138,7 +138,7 @@ class Scripted:
 
     def __init__(self, *starts, takeover_steps=1, expert=None):
         self.starts, self.takeover_steps, self.asked = starts, takeover_steps, []
-        half = SimpleNamespace(act=lambda obs: torch.full((1, 1), 0.5))
+        half = SimpleNamespace(act=lambda *_: torch.full((1, 1), 0.5))
         self.expert = expert or half
 
     def takes_over(self, obs, rng):
