@@ -78,7 +78,7 @@ def test_the_usual_people_give_a_step_of_grace_and_none():
 
 @pytest.mark.parametrize("kind", ["value", "random"])
 def test_two_of_the_people_are_those_of_rlif(kind):
-    people, options = [], {"intervention_alpha": 1.0, "takeover_steps": 2}
+    people, options = [], {"intervention_alpha": 0.8, "takeover_steps": 2}
     path = tiny.write_expert("judge.safetensors", [[-5.0, 0.0]], noise=0.5, qf=tiny.critics(2, 1))
     for script in (hg_dagger, rlif_rlpd):
         args, rng = script.Args(intervention=kind, **options), np.random.default_rng(0)
