@@ -78,8 +78,10 @@ def test_the_usual_people_give_a_step_of_grace_and_none():
 
 @pytest.mark.parametrize("kind", ["value", "random"])
 def test_two_of_the_people_are_those_of_rlif(kind):
-    people, options = [], {"intervention_alpha": 0.8, "takeover_steps": 2}
-    path = tiny.write_expert("judge.safetensors", [[-5.0, 0.0]], noise=0.5, qf=tiny.critics(2, 1))
+    people, options = [], {"intervention_alpha": 0.95, "takeover_steps": 2}
+    qf = tiny.critics(2, 1)
+    qf.biases[-1].data.sub_(1.0)  # values below 0, where a margin must not turn round
+    path = tiny.write_expert("judge.safetensors", [[-5.0, 0.0]], noise=0.5, qf=qf)
     for script in (hg_dagger, rlif_rlpd):
         args, rng = script.Args(intervention=kind, **options), np.random.default_rng(0)
         if kind == "value":
