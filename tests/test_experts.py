@@ -828,6 +828,12 @@ def test_a_dataset_without_episodes_is_refused(point):
     assert refusal(point, "Point-v0", 3, "test/none-v0") == "dataset test/none-v0 has no episodes"
 
 
+def test_a_single_transition_is_refused_for_it_has_no_standard_deviation(point):
+    tiny.write_demonstrations("test/point-v0", episodes=1, steps=1)
+    said = "dataset test/point-v0 has a single transition, which is too little to learn from"
+    assert refusal(point, "Point-v0", 1, "test/point-v0") == said
+
+
 def test_a_damaged_dataset_is_not_said_to_be_missing(point, root):
     tiny.write_demonstrations("test/point-v0", episodes=3, steps=2)
     file = root / "test/point-v0/data/main_data.hdf5"
