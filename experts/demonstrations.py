@@ -81,7 +81,9 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep
     ]
     data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if len(data["rewards"]) < 2:  # they have no standard deviation
-        raise InputError(f"dataset {dataset_id} has a single transition, which is too little to learn from")
+        raise InputError(
+            f"dataset {dataset_id} has a single transition, which is too little to learn from"
+        )
     if not keep_rewards:
         data["rewards"][:] = 0
     return data

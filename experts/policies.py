@@ -135,7 +135,11 @@ class Expert:
         """
         if self.discrete:
             logits = self(obs)
-            choice = logits.argmax(-1) if deterministic else torch.distributions.Categorical(logits=logits).sample()
+            choice = (
+                logits.argmax(-1)
+                if deterministic
+                else torch.distributions.Categorical(logits=logits).sample()
+            )
             return F.one_hot(choice, self.act_dim).float()
         mean, log_std = self(obs)
         action = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)

@@ -20,7 +20,15 @@ def end_is(env_id):
     """What it means if an episode ends before its time: a "fall", a "success", or None where that is not known."""
     if env_id.startswith("Meta-World/"):
         return "success"
-    falls = "Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum", "AdroitHandPen"
+    falls = (
+        "Hopper",
+        "Walker2d",
+        "HalfCheetah",
+        "Ant",
+        "Humanoid",
+        "InvertedPendulum",
+        "AdroitHandPen",
+    )
     return "fall" if env_id.split("-v")[0] in falls else None
 
 

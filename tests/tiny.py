@@ -15,8 +15,14 @@ import rlif_rlpd
 from experts import Expert, load_checkpoint, load_demonstrations, parse, save_expert
 
 ROOT = Path(rlif_rlpd.__file__).parent
-RLIF_TASKS = "AdroitHandPen-v1", "Hopper-v5", "Walker2d-v5"  # of the shipped ones, those of its paper
-POINT = "tests.tiny:Point-v0"  # so addressed, a process that has not imported this file finds it too
+RLIF_TASKS = (
+    "AdroitHandPen-v1",
+    "Hopper-v5",
+    "Walker2d-v5",
+)  # of the shipped ones, those of its paper
+POINT = (
+    "tests.tiny:Point-v0"  # so addressed, a process that has not imported this file finds it too
+)
 
 
 class Point(gym.Env):
@@ -194,7 +200,9 @@ class Reports(Walled):
     def step(self, action):
         self.t += 1
         *rest, info = super().step(action)
-        return *rest, {"is_success": [True]} if self.t == 50 and Reports.episodes >= Reports.successful else info
+        return *rest, {
+            "is_success": [True]
+        } if self.t == 50 and Reports.episodes >= Reports.successful else info
 
 
 class DoubleActions(Walled):
@@ -210,7 +218,9 @@ class WholeActions(Walled):
 
 
 class HugeActions(Walled):
-    action_space = gym.spaces.Box(np.finfo(np.float32).min, np.finfo(np.float32).max, (1,), np.float32)
+    action_space = gym.spaces.Box(
+        np.finfo(np.float32).min, np.finfo(np.float32).max, (1,), np.float32
+    )
 
 
 class NoChoice(Walled):
@@ -287,7 +297,9 @@ def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, discrete=False, **
     """
     weight = torch.tensor(weight)  # (A, O)
     act_dim, obs_dim = weight.shape
-    actor = (bc.CategoricalActor if discrete else bc.Actor)(obs_dim, act_dim, (32,)).requires_grad_(False)
+    actor = (bc.CategoricalActor if discrete else bc.Actor)(obs_dim, act_dim, (32,)).requires_grad_(
+        False
+    )
     for parameter in actor.parameters():
         parameter.zero_()
     both = torch.cat([torch.eye(obs_dim), -torch.eye(obs_dim)])  # relu(x) - relu(-x) is x
@@ -298,7 +310,11 @@ def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, discrete=False, **
     if not discrete:
         actor.log_std.bias[:] = math.log(noise)
     networks = {"actor": actor} | ({"qf": qf} if qf else {})
-    tensors = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.state_dict().items()}
+    tensors = {
+        f"{name}.{key}": p
+        for name, network in networks.items()
+        for key, p in network.state_dict().items()
+    }
     save_expert(path, tensors, **{"level": "test"} | facts)
     return str(Path(path).absolute())
 
@@ -316,8 +332,12 @@ def write_demonstrations(dataset_id, episodes, steps, env_id="Point-v0"):
         last = np.arange(steps) == steps - 1
         ends = {"terminations": last & (episode % 2 == 0), "truncations": last & (episode % 2 == 1)}
         rewards = np.arange(1.0, steps + 1)
-        buffers.append(EpisodeBuffer(episode, episode, None, observations, actions, rewards, infos={}, **ends))
-    minari.create_dataset_from_buffers(dataset_id, buffers, env=env_id, algorithm_name="random", author="test")
+        buffers.append(
+            EpisodeBuffer(episode, episode, None, observations, actions, rewards, infos={}, **ends)
+        )
+    minari.create_dataset_from_buffers(
+        dataset_id, buffers, env=env_id, algorithm_name="random", author="test"
+    )
     return buffers
 
 
@@ -383,11 +403,15 @@ def write_people(folder, discrete=False):
         write_expert(folder / "initial.safetensors", [[0.0, 0.0]], bias=0.6, noise=0.3)
         write_expert(folder / "mental.safetensors", [[0.0, 0.0]], bias=0.4, noise=0.5)
         with torch.random.fork_rng():
-            write_expert(folder / "reference.safetensors", [[-5.0, 0.0]], noise=0.3, qf=critics(2, 1))
+            write_expert(
+                folder / "reference.safetensors", [[-5.0, 0.0]], noise=0.3, qf=critics(2, 1)
+            )
 
 
 PERSON = "--expert ../expert.safetensors --eval-episodes 2 --num-threads 1"
-MILES_PERSON = f"{PERSON} --initial-policy ../initial.safetensors --human-model ../mental.safetensors"
+MILES_PERSON = (
+    f"{PERSON} --initial-policy ../initial.safetensors --human-model ../mental.safetensors"
+)
 SHORT = {
     "rlif_rlpd": f"{PERSON} --reference ../reference.safetensors --termination penalty --no-compile --demo-episodes 0 "
     "--total-timesteps 80 --eval-frequency 40 --batch-size 8 --hidden-sizes 8 --num-qs 2",
@@ -423,10 +447,14 @@ def demonstrations(env, env_id, episodes, *_):
     if episodes == 0:
         return load_demonstrations(env, env_id, 0)
     rng = np.random.default_rng(0)
-    data = {name: rng.normal(size=(20, *env.observation_space.shape)) for name in ("obs", "next_obs")}
+    data = {
+        name: rng.normal(size=(20, *env.observation_space.shape)) for name in ("obs", "next_obs")
+    }
     data["actions"] = rng.uniform(-0.9, 0.9, size=(20, *env.action_space.shape))
     if env.discrete:
-        data["actions"] = np.eye(env.action_space.shape[0])[rng.integers(env.action_space.shape[0], size=20)]
+        data["actions"] = np.eye(env.action_space.shape[0])[
+            rng.integers(env.action_space.shape[0], size=20)
+        ]
     data |= {"rewards": np.zeros(20), "terminations": np.zeros(20), "ends": np.arange(20) % 10 == 9}
     return {name: values.astype(np.float32) for name, values in data.items()}
 
@@ -448,7 +476,10 @@ def evaluations(run_dir):
     """The rows of eval.csv, as strings, without the one column that is not the same every time."""
     if not (run_dir / "eval.csv").exists():
         return []
-    return [{name: value for name, value in row.items() if name != "wall_seconds"} for row in rows(run_dir)]
+    return [
+        {name: value for name, value in row.items() if name != "wall_seconds"}
+        for row in rows(run_dir)
+    ]
 
 
 def assert_same(a, b):
