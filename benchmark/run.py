@@ -1,25 +1,32 @@
 """Runs the cells of a suite of benchmark/cells.toml, once for each seed, and keeps what came out.
 
-    python benchmark/run.py hopper --seeds 1 2 3 4 5
+    python -m pip install "ray[default]"
+    python benchmark/run.py hopper --seeds 1 2 3 4 5          # on this machine, a run a core
     python benchmark/run.py table1 --only Hopper-v5-low       # the cells whose name contains this
     python benchmark/run.py figure3 --only=-iwr --list        # only print the commands
+    python benchmark/run.py table1 --address auto             # on the Ray cluster that this machine belongs to
     python benchmark/report.py                                # then: the tables and pictures
 
 Of each run, eval.csv and summary.json stay in benchmark/results/<suite>/<cell>/, as seed_<seed>.csv and .json, with the
-command. A seed whose files are there is not run again; a run that was interrupted is resumed. Files or a run of another
-command are refused, and no run is made by two processes at once. The exit code is 1 if a run failed.
+command. A seed whose files are there is not run again; a run that was interrupted is resumed where its folder is.
+Results of another command are refused. The exit code is 1 if a run failed, whose log is kept beside the results then.
+
+Every run is a Ray task that starts the script as a process of its own, on one core. On a cluster the code is sent
+along; the nodes need the packages of requirements.txt, and no shared disk, for results come back through Ray. When a
+node dies its unfinished runs begin again on another.
 """
 
+import ctypes
 import fcntl
 import json
 import os
 import re
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import product
@@ -31,7 +38,7 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from experts import InputError, main_metric, parse  # noqa: E402
+from experts import InputError, main_metric, parse, write_file  # noqa: E402
 
 
 @dataclass
@@ -40,7 +47,12 @@ class Args:
     only: str = ""  # cells whose name contains this
     list: bool = False  # print the commands, run nothing
     seeds: tuple[int, ...] = (1,)
-    jobs: int = 2  # runs at a time
+    jobs: int | None = None  # runs at a time on this machine; default: one for each core
+    address: str | None = None  # of a Ray cluster, or auto; default: only this machine
+    gpus: float = 0.0  # of each run, e.g. 0.25; the commands have to say --cuda
+    folder: str | None = (
+        None  # where runs/ lies on every node; default: here, and ~/runs-of-interventions on a cluster
+    )
 
 
 def refuse(message):
@@ -77,29 +89,16 @@ def words(name, command, seed):
     return script, *options, "--seed", str(seed), "--exp-name", exp_name
 
 
-def begun(name, command, seed):
-    """The folder of a run that has begun, or None."""
+def begun(folder, name, command, seed):
+    """The run of this cell that has begun in folder/runs, or None."""
     exp_name = words(name, command, seed)[-1]
-    found = sorted((ROOT / "runs").glob(f"*__{exp_name}__{seed}__*/args.json"))
+    found = sorted((Path(folder) / "runs").glob(f"*__{exp_name}__{seed}__*/args.json"))
     return found[-1].parent if found else None
 
 
-def understood(name, script, options):
-    """What a script makes of its options, as its args.json holds them."""
-    module = import_module(Path(script).stem)
-    try:
-        args = parse(module.Args, module.check, options)
-    except InputError as error:
-        refuse(f"{name}: {error}")
-    if script == "rlif_rlpd.py":  # which saves what its default stands for
-        args.termination = args.termination or module.usual_termination(args)
-    return json.loads(json.dumps(vars(args)))  # with lists for tuples
-
-
-def check(runs, jobs):
-    """Everything that can be wrong with these runs, each (name, command, seed), before the first of them starts."""
-    if jobs < 1:
-        refuse(f"--jobs must be positive, not {jobs}")
+def check(runs):
+    """What is left to be run of these runs, each (name, command, seed); refuses what can't be, before any starts."""
+    missing = []
     for name, command, seed in runs:
         path = results_of(name) / f"seed_{seed}.json"
         if path.exists():
@@ -108,55 +107,180 @@ def check(runs, jobs):
                 refuse(
                     f"{path.relative_to(ROOT)} is of another command, {ran}; delete it to run this one"
                 )
+            print(f"{name}, seed {seed}: there already")
             continue
         script, *options = words(name, command, seed)
-        wanted = understood(name, script, options)
-        if folder := begun(name, command, seed):
-            saved = json.loads((folder / "args.json").read_text())
-            if others := [option for option in wanted if wanted[option] != saved.get(option)]:
-                what = f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}"
-                refuse(f"{what}; delete it")
-
-
-def run(name, command, seed, jobs):
-    """One run, unless its files are there already: whether it succeeded, and a line that says what came out."""
-    kept = results_of(name)
-    kept.mkdir(parents=True, exist_ok=True)
-    title, log_path = f"{name}, seed {seed}", kept / f"seed_{seed}.log"
-    with open(log_path, "a") as log:
-        # the script inherits the open file, and with it the lock: the lock holds until this process and the script,
-        # whichever lives longer, have ended
+        module = import_module(Path(script).stem)
         try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False, f"{title}: not run, for another process runs it"
-        if (kept / f"seed_{seed}.json").exists():
-            log_path.unlink(missing_ok=True)
-            return True, f"{title}: there already"
-        script, *options = words(name, command, seed)
-        folder = begun(name, command, seed)
-        if folder and (folder / "checkpoint.pt").exists():
-            options = ["--resume", str(folder)]
-        # one thread a core: several threads of several runs would wait for each other
-        env = os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
-        argv = [sys.executable, script, *options]
-        code = subprocess.run(argv, cwd=ROOT, env=env, stdout=log, stderr=log).returncode
-        if code:
-            return False, f"{title}: failed with exit code {code}, see {log_path}"
-        run_dir = begun(name, command, seed)
-        summary = {"command": f"python {command}"} | json.loads(
-            (run_dir / "summary.json").read_text()
+            wanted = json.loads(
+                json.dumps(vars(parse(module.Args, module.check, options)))
+            )  # with lists for tuples
+        except InputError as error:
+            refuse(f"{name}: {error}")
+        if folder := begun(ROOT, name, command, seed):
+            saved = json.loads((folder / "args.json").read_text())
+            if others := [
+                option for option in wanted if wanted[option] not in (None, saved.get(option))
+            ]:
+                refuse(
+                    f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}; delete it"
+                )
+        missing.append((name, command, seed))
+    return missing
+
+
+# --- in a Ray task ---------------------------------------------------------------------------------------------------
+
+
+def die_with_parent():
+    """The kernel ends this process when the one that started it dies, however that happens (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def progress(run_dir):
+    """How far a run is, in a few words."""
+    if run_dir is None or not (run_dir / "eval.csv").exists():
+        return "begun"
+    columns = read_evaluations(run_dir / "eval.csv")
+    return f"step {columns['global_step'][-1]:.0f}, score {scores_of(columns)[-1]:.1f}"
+
+
+def execute(name, command, seed, source, folder, board):
+    """Run a script in this folder, or go on with it: the text of its eval.csv and summary.json, or of its log.
+
+    It reports to the board, a Ray actor, what it is at.
+    """
+    import ray
+
+    source, folder = Path(source or Path.cwd()), Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    script, *options = words(name, command, seed)
+    run_dir = begun(folder, name, command, seed)
+    if run_dir and (run_dir / "checkpoint.pt").exists():
+        options = ["--resume", str(run_dir)]
+    log_path = folder / "runs" / f"{name.replace('/', '-')}-{seed}.log"
+    log_path.parent.mkdir(exist_ok=True)
+    # one thread a core: several threads of several runs would wait for each other
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(log_path, "w") as log:
+        argv = [sys.executable, str(source / script), *options]
+        process = subprocess.Popen(
+            argv, cwd=folder, env=env, stdout=log, stderr=log, preexec_fn=die_with_parent
         )
-        shutil.copy(run_dir / "eval.csv", kept / f"seed_{seed}.csv")
-        (kept / f"seed_{seed}.json").write_text(json.dumps(summary, indent=2) + "\n")
-        log_path.unlink()
+        try:
+            while process.poll() is None:
+                where = ray.util.get_node_ip_address()
+                board.report.remote(
+                    name, seed, f"{progress(begun(folder, name, command, seed))} on {where}"
+                )
+                time.sleep(1)
+        finally:  # Ctrl-C: the script writes a checkpoint and ends
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+    if process.returncode:
+        return {"code": process.returncode, "log": log_path.read_text()}
+    run_dir = begun(folder, name, command, seed)
+    return {file: (run_dir / file).read_text() for file in ("eval.csv", "summary.json")}
+
+
+class Board:
+    """What every run is at: {(name, seed): text}."""
+
+    def __init__(self):
+        self.lines = {}
+
+    def report(self, name, seed, line):
+        self.lines[name, seed] = line
+
+    def read(self):
+        return self.lines
+
+
+# --- here ------------------------------------------------------------------------------------------------------------
+
+
+def keep(name, command, seed, found):
+    """Write what a task returned: whether the run succeeded, and a line that says what came out."""
+    kept, title = results_of(name), f"{name}, seed {seed}"
+    kept.mkdir(parents=True, exist_ok=True)
+    if "code" in found:
+        path = kept / f"seed_{seed}.log"
+        path.write_text(found["log"])
+        last = (found["log"].strip().splitlines() or ["nothing was said"])[-1]
+        return (
+            False,
+            f"{title}: failed with exit code {found['code']}: {last} ({path.relative_to(ROOT)})",
+        )
+    (kept / f"seed_{seed}.log").unlink(missing_ok=True)
+    write_file(kept / f"seed_{seed}.csv", found["eval.csv"].encode())
+    summary = {"command": f"python {command}"} | json.loads(found["summary.json"])
+    write_file(kept / f"seed_{seed}.json", (json.dumps(summary, indent=2) + "\n").encode())
     scores = scores_of(read_evaluations(kept / f"seed_{seed}.csv"))
     return True, f"{title}: last {scores[-1]:.1f}, best {scores.max():.1f}"
+
+
+def run_all(runs, args):
+    """All of these as Ray tasks: whether all succeeded. What is done and what runs is on the screen."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if args.address:
+        excludes = ["/runs", "/benchmark/results", "/.git", "/.venv"]
+        environment = {"working_dir": str(ROOT), "excludes": excludes}
+        ray.init(args.address, runtime_env=environment, log_to_driver=False)
+        source, folder = (
+            None,
+            args.folder or "~/runs-of-interventions",
+        )  # a task is in its copy of the code
+    else:
+        ray.init(num_cpus=args.jobs or os.cpu_count(), include_dashboard=False, log_to_driver=False)
+        source, folder = str(ROOT), args.folder or str(ROOT)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+    # a task that a dying node takes along is done again; one whose script fails is not
+    task = ray.remote(num_cpus=1, num_gpus=args.gpus, max_retries=-1)(execute)
+    tasks = {task.remote(*run, source, folder, board): run for run in runs}
+    lines, all_succeeded = [], True
+    try:
+        while tasks:
+            done, _ = ray.wait(list(tasks), timeout=2)
+            for ref in done:
+                name, command, seed = tasks.pop(ref)
+                succeeded, line = keep(name, command, seed, ray.get(ref))
+                all_succeeded &= succeeded
+                lines.append(line)
+                if not sys.stdout.isatty():
+                    print(line, flush=True)
+            if sys.stdout.isatty():
+                waiting = {(name, seed) for name, _, seed in tasks.values()}
+                running = {
+                    key: text
+                    for key, text in ray.get(board.read.remote()).items()
+                    if key in waiting
+                }
+                print("\033[H\033[J" + "\n".join(lines))  # an empty screen
+                for (name, seed), text in running.items():
+                    print(f"{name}, seed {seed}: {text}")
+                print(
+                    f"{len(lines)} done, {len(running)} running, {len(tasks) - len(running)} waiting",
+                    flush=True,
+                )
+    except KeyboardInterrupt:
+        for ref in tasks:
+            ray.cancel(ref)  # the script ends after its episode, with a checkpoint
+        ray.wait(list(tasks), num_returns=len(tasks), timeout=60)
+        print(f"\n{Path(sys.argv[0]).name}: stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    return all_succeeded
 
 
 def main(args):
     if not args.seeds:
         refuse("--seeds needs at least one, e.g. --seeds 1")
+    if args.jobs is not None and args.jobs < 1:
+        refuse(f"--jobs must be positive, not {args.jobs}")
     if args.suite not in suites():
         refuse(f"no suite {args.suite!r} in benchmark/cells.toml, which has {', '.join(suites())}")
     cells = {cell: command for cell, command in suites()[args.suite].items() if args.only in cell}
@@ -171,14 +295,21 @@ def main(args):
         for name, command, seed in runs:
             print(f"{name}, seed {seed}: python {command}")
         return
-    check(runs, args.jobs)
-    all_succeeded = True
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for succeeded, line in pool.map(lambda what: run(*what, args.jobs), runs):
-            print(line, flush=True)
-            all_succeeded &= succeeded
-    if not all_succeeded:
-        sys.exit(1)
+    results_of("").mkdir(exist_ok=True)
+    with open(results_of(".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refuse("another process runs benchmark/run.py here; start it when that has ended")
+        missing = check(runs)
+        if not missing:
+            return
+        try:
+            import ray  # noqa: F401
+        except ImportError:
+            refuse('this needs another package: python -m pip install "ray[default]"')
+        if not run_all(missing, args):
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+"""benchmark/run.py on a Ray cluster of two nodes, of which one is killed (needs ray[default]; two minutes)."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.tiny import ROOT
+
+pytest.importorskip("ray")
+CELLS = {f"c{i}": f"bc.py --total-timesteps 4000 --eval-frequency 200 --eval-episodes {i + 1} --demo-episodes 3"
+         for i in range(4)}  # fmt: skip
+
+
+def ray(*options):
+    subprocess.run(
+        ["ray", *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def processes(word):
+    """The ids of the processes whose command line has this word."""
+    found = subprocess.run(
+        ["pgrep", "-f", word], stdout=subprocess.PIPE, text=True, check=False
+    ).stdout
+    return [int(pid) for pid in found.split() if int(pid) != os.getpid()]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes of one core each; the port of the first, and the raylet of the second."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray("start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false")
+    first = set(processes("raylet/raylet"))
+    ray("start", f"--address=127.0.0.1:{port}", "--num-cpus=1")
+    (second,) = set(processes("raylet/raylet")) - first
+    yield port, second
+    ray("stop", "--force")
+
+
+def wait_for(what, seconds=240):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
+def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path):
+    port, raylet = cluster
+    copy = tmp_path / "repository"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("runs", ".git", "results", ".venv"))
+    (copy / "benchmark" / "results").mkdir()
+    lines = ["[small]", *(f'"{cell}" = "{command}"' for cell, command in CELLS.items())]
+    (copy / "benchmark" / "cells.toml").write_text("\n".join(lines) + "\n")
+    folder = tmp_path / "work"
+    argv = [
+        sys.executable,
+        "benchmark/run.py",
+        "small",
+        "--address",
+        f"127.0.0.1:{port}",
+        "--folder",
+        str(folder),
+    ]
+    driver = subprocess.Popen(
+        argv, cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: len(list(folder.glob("runs/*/checkpoint.pt"))) == 2)  # a run on each node
+    os.kill(raylet, signal.SIGKILL)
+    out, err = driver.communicate(timeout=400)
+    assert driver.returncode == 0, err
+    assert sorted(line.split(",")[0] for line in out.splitlines()) == [
+        f"small/{cell}" for cell in CELLS
+    ]
+    for cell, command in CELLS.items():
+        kept = copy / "benchmark" / "results" / "small" / cell
+        assert json.loads((kept / "seed_1.json").read_text())["command"] == f"python {command}"
+        assert len((kept / "seed_1.csv").read_text().splitlines()) == 1 + 4000 // 200
+        assert (
+            len(list(folder.glob(f"runs/*small-{cell}*"))) == 2
+        )  # a folder and a log: the killed run was resumed
+    assert not processes("exp-name bc-small")
+    again = subprocess.run(argv, cwd=copy, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert again.splitlines() == [f"small/{cell}, seed 1: there already" for cell in CELLS]
