@@ -96,6 +96,18 @@ def begun(folder, name, command, seed):
     return found[-1].parent if found else None
 
 
+def understood(name, script, options):
+    """What a script makes of its options, as its args.json holds them."""
+    module = import_module(Path(script).stem)
+    try:
+        args = parse(module.Args, module.check, options)
+    except InputError as error:
+        refuse(f"{name}: {error}")
+    if script == "rlif_rlpd.py":  # which saves what its default stands for
+        args.termination = args.termination or module.usual_termination(args)
+    return json.loads(json.dumps(vars(args)))  # with lists for tuples
+
+
 def check(runs):
     """What is left to be run of these runs, each (name, command, seed); refuses what can't be, before any starts."""
     missing = []
@@ -104,27 +116,17 @@ def check(runs):
         if path.exists():
             ran = json.loads(path.read_text())["command"]
             if ran != f"python {command}":
-                refuse(
-                    f"{path.relative_to(ROOT)} is of another command, {ran}; delete it to run this one"
-                )
+                where = path.relative_to(ROOT)
+                refuse(f"{where} is of another command, {ran}; delete it to run this one")
             print(f"{name}, seed {seed}: there already")
             continue
         script, *options = words(name, command, seed)
-        module = import_module(Path(script).stem)
-        try:
-            wanted = json.loads(
-                json.dumps(vars(parse(module.Args, module.check, options)))
-            )  # with lists for tuples
-        except InputError as error:
-            refuse(f"{name}: {error}")
+        wanted = understood(name, script, options)
         if folder := begun(ROOT, name, command, seed):
             saved = json.loads((folder / "args.json").read_text())
-            if others := [
-                option for option in wanted if wanted[option] not in (None, saved.get(option))
-            ]:
-                refuse(
-                    f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}; delete it"
-                )
+            if others := [option for option in wanted if wanted[option] != saved.get(option)]:
+                what = f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}"
+                refuse(f"{what}; delete it")
         missing.append((name, command, seed))
     return missing
 
@@ -146,21 +148,18 @@ def progress(run_dir):
     return f"step {columns['global_step'][-1]:.0f}, score {scores_of(columns)[-1]:.1f}"
 
 
-def execute(name, command, seed, source, folder, board):
-    """Run a script in this folder, or go on with it: the text of its eval.csv and summary.json, or of its log.
+def execute(name, command, seed, source, folder, report):
+    """Run a script of source/ in this folder, or go on with it; report() is told what it is at.
 
-    It reports to the board, a Ray actor, what it is at.
+    Returns the texts of its eval.csv and summary.json, or its exit code and the text of its log.
     """
-    import ray
-
-    source, folder = Path(source or Path.cwd()), Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    source, folder = Path(source), Path(folder).expanduser()
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
     script, *options = words(name, command, seed)
     run_dir = begun(folder, name, command, seed)
     if run_dir and (run_dir / "checkpoint.pt").exists():
         options = ["--resume", str(run_dir)]
     log_path = folder / "runs" / f"{name.replace('/', '-')}-{seed}.log"
-    log_path.parent.mkdir(exist_ok=True)
     # one thread a core: several threads of several runs would wait for each other
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(log_path, "w") as log:
@@ -170,10 +169,7 @@ def execute(name, command, seed, source, folder, board):
         )
         try:
             while process.poll() is None:
-                where = ray.util.get_node_ip_address()
-                board.report.remote(
-                    name, seed, f"{progress(begun(folder, name, command, seed))} on {where}"
-                )
+                report(progress(begun(folder, name, command, seed)))
                 time.sleep(1)
         finally:  # Ctrl-C: the script writes a checkpoint and ends
             if process.poll() is None:
@@ -183,6 +179,18 @@ def execute(name, command, seed, source, folder, board):
         return {"code": process.returncode, "log": log_path.read_text()}
     run_dir = begun(folder, name, command, seed)
     return {file: (run_dir / file).read_text() for file in ("eval.csv", "summary.json")}
+
+
+def execute_on_node(name, command, seed, source, folder, board):
+    """execute() as a Ray task; without a source it is in its own copy of the code. The board is a Ray actor."""
+    import ray
+
+    where = ray.util.get_node_ip_address()
+
+    def report(line):
+        board.report.remote(name, seed, f"{line} on {where}")
+
+    return execute(name, command, seed, source or Path.cwd(), folder, report)
 
 
 class Board:
@@ -221,8 +229,16 @@ def keep(name, command, seed, found):
     return True, f"{title}: last {scores[-1]:.1f}, best {scores.max():.1f}"
 
 
+def need_ray():
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        refuse('this needs another package: python -m pip install "ray[default]"')
+
+
 def run_all(runs, args):
     """All of these as Ray tasks: whether all succeeded. What is done and what runs is on the screen."""
+    need_ray()
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -240,7 +256,7 @@ def run_all(runs, args):
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
     # a task that a dying node takes along is done again; one whose script fails is not
-    task = ray.remote(num_cpus=1, num_gpus=args.gpus, max_retries=-1)(execute)
+    task = ray.remote(num_cpus=1, num_gpus=args.gpus, max_retries=-1)(execute_on_node)
     tasks = {task.remote(*run, source, folder, board): run for run in runs}
     lines, all_succeeded = [], True
     try:
@@ -295,19 +311,15 @@ def main(args):
         for name, command, seed in runs:
             print(f"{name}, seed {seed}: python {command}")
         return
+    missing = check(runs)
+    if not missing:
+        return
     results_of("").mkdir(exist_ok=True)
     with open(results_of(".lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             refuse("another process runs benchmark/run.py here; start it when that has ended")
-        missing = check(runs)
-        if not missing:
-            return
-        try:
-            import ray  # noqa: F401
-        except ImportError:
-            refuse('this needs another package: python -m pip install "ray[default]"')
         if not run_all(missing, args):
             sys.exit(1)
 

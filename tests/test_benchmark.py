@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -60,23 +60,42 @@ class Scripts:
 
     def __init__(self):
         self.calls, self.failing = [], ("nothing",)
-        self.lock = (
-            threading.Lock()
-        )  # tyro, which the scripts' options are read with, is not for several threads
 
-    def run(self, argv, **_):
+    def Popen(self, argv, stdout, **_):
         _, script, *options = argv
+        script = Path(script).relative_to(ROOT).as_posix()
         self.calls.append([script, *options])
         if any(part in option for part in self.failing for option in options):
-            return subprocess.CompletedProcess(argv, 1)
-        with self.lock:
-            folder = Path(options[1]) if options[0] == "--resume" else begin(script, options)
+            stdout.write("a line\nwhat is wrong\n")
+            return Ended(1)
+        folder = Path(options[1]) if options[0] == "--resume" else begin(script, options)
         (folder / "eval.csv").write_text(
             "global_step,return_mean,normalized_score,success_rate,"
             "stochastic_normalized_score,stochastic_success_rate\n0,8,9,,9,\n5,7,6,,6,\n"
         )
         (folder / "summary.json").write_text(json.dumps({"expert_steps": 321}))
-        return subprocess.CompletedProcess(argv, 0)
+        return Ended(0)
+
+
+class Ended:
+    """A process that has ended."""
+
+    def __init__(self, returncode):
+        self.returncode = returncode
+
+    def poll(self):
+        return self.returncode
+
+
+def in_turn(runs, args):
+    """Stands for run_all: the runs one after the other, without Ray."""
+    all_succeeded = True
+    for one in runs:
+        found = run.execute(*one, ROOT, run.ROOT, lambda line: None)
+        succeeded, line = run.keep(*one, found)
+        print(line)
+        all_succeeded &= succeeded
+    return all_succeeded
 
 
 def begin(script, options):
@@ -99,6 +118,7 @@ def scripts(tmp_path, monkeypatch):
     (tmp_path / "benchmark" / "cells.toml").write_text(CELLS)
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "subprocess", Scripts())
+    monkeypatch.setattr(run, "run_all", in_turn)
     return run.subprocess
 
 
@@ -237,7 +257,7 @@ def test_a_run_that_was_interrupted_before_its_first_checkpoint_is_started_again
     folder = begin(words[0], words[1:])
     folder.rename(folder.with_name(folder.name.removesuffix("1") + "0"))
     assert start("run", "one") == 0
-    assert scripts.calls == [list(words)] and run.begun("one/a", "bc.py", 1) == folder
+    assert scripts.calls == [list(words)] and run.begun(run.ROOT, "one/a", "bc.py", 1) == folder
 
 
 def test_a_run_is_found_again_by_the_name_that_the_script_gives_its_folder(scripts):
@@ -245,45 +265,66 @@ def test_a_run_is_found_again_by_the_name_that_the_script_gives_its_folder(scrip
     folders = []
     for _ in range(2):  # most likely in the same second, so the second folder's name ends in -2
         folders.append(open_run(args)[0])
-        assert run.begun("a/b:[c]", "bc.py", 1).name == folders[-1].name
-    assert folders[0] != folders[1] and run.begun("a/b:[c]", "bc.py", 2) is None
+        assert run.begun(run.ROOT, "a/b:[c]", "bc.py", 1).name == folders[-1].name
+    assert folders[0] != folders[1] and run.begun(run.ROOT, "a/b:[c]", "bc.py", 2) is None
     for folder in folders:
         (folder / "args.json").unlink()
     assert (
-        run.begun("a/b:[c]", "bc.py", 1) is None
+        run.begun(run.ROOT, "a/b:[c]", "bc.py", 1) is None
     )  # killed before it wrote its options: there is nothing to resume
 
 
-def test_a_run_of_another_process_is_left_alone(scripts, tmp_path, capsys):
-    kept = tmp_path / "benchmark" / "results" / "one" / "a"
-    kept.mkdir(parents=True)
-    with open(kept / "seed_1.log", "a") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
-        assert start("run", "one", "--seeds", 1, 2) == 1
-    assert "one/a, seed 1: not run, for another process runs it" in capsys.readouterr().out
-    assert not (kept / "seed_1.json").exists() and (kept / "seed_2.json").exists()
-    assert start("run", "one", "--seeds", 1, 2) == 0
-    assert len(scripts.calls) == 2 and not list(kept.glob("*.log"))
+def test_two_benchmarks_at_once_are_refused(scripts, capsys):
+    with open(run.results_of(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert start("run", "one") == 2
+    error = capsys.readouterr().err
+    assert "another process runs benchmark/run.py here" in error and error.count("\n") == 1
+    assert start("run", "one") == 0 and len(scripts.calls) == 1
 
 
-def test_a_script_that_outlives_the_benchmark_is_not_joined_by_another(scripts, capsys):
-    def outlive(
-        argv, **kwargs
-    ):  # the script's own process, as if the benchmark had been killed meanwhile
-        scripts.calls.append(
-            subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, **kwargs)
-        )
-        return subprocess.CompletedProcess(argv, 1)
+def test_a_script_does_not_outlive_the_task_that_started_it(tmp_path):
+    code = "import subprocess, sys, run; " + (
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)', 'orphan'],"
+        " preexec_fn=run.die_with_parent); print('started', flush=True); import time; time.sleep(60)"
+    )
+    task = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT / "benchmark", stdout=subprocess.PIPE, text=True
+    )
+    assert task.stdout.readline() == "started\n"
+    children = Path(f"/proc/{task.pid}/task/{task.pid}/children").read_text().split()
+    task.kill()
+    task.wait()
+    assert len(children) == 1
+    for _ in range(100):
+        if not Path(f"/proc/{children[0]}/stat").exists():
+            return
+        if Path(f"/proc/{children[0]}/stat").read_text().split(")")[1].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("it lives on")
 
-    scripts.run = outlive
+
+def test_the_log_of_a_run_that_failed_is_kept_until_it_succeeds(scripts, capsys):
+    scripts.failing = ("bc-one-a",)
     assert start("run", "one") == 1
-    (process,) = scripts.calls
-    assert start("run", "one") == 1
-    assert "another process runs it" in capsys.readouterr().out and len(scripts.calls) == 1
-    process.communicate(b"\n")
-    assert start("run", "one") == 1
-    assert len(scripts.calls) == 2
-    scripts.calls[1].communicate(b"\n")
+    shown = capsys.readouterr().out
+    assert (
+        "one/a, seed 1: failed with exit code 1: what is wrong (benchmark/results/one/a/" in shown
+    )
+    log = run.results_of("one/a") / "seed_1.log"
+    assert log.read_text() == "a line\nwhat is wrong\n"
+    scripts.failing = ("nothing",)
+    assert start("run", "one") == 0 and not log.exists()
+
+
+def test_without_ray_it_says_what_to_install(scripts, capsys, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SystemExit) as caught:
+        run.need_ray()
+    assert caught.value.code == 2
+    assert 'python -m pip install "ray[default]"' in capsys.readouterr().err
 
 
 # --- the cells -------------------------------------------------------------------------------------------------------
@@ -292,7 +333,7 @@ SUITES = run.suites()
 
 
 @pytest.mark.parametrize("folder", sorted(
-    {path.name for path in (ROOT / "benchmark" / "results").iterdir()} - {"persons", "speed"}
+    {path.name for path in (ROOT / "benchmark" / "results").iterdir()} - {".lock", "judge", "persons", "speed"}
 ))  # fmt: skip
 def test_the_files_that_are_there_are_of_the_commands_of_the_cells(folder):
     paths = sorted((ROOT / "benchmark" / "results" / folder).rglob("seed_*.json"))
@@ -310,7 +351,7 @@ def test_the_files_that_are_there_are_of_the_commands_of_the_cells(folder):
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_command_is_understood_by_its_script(suite, scripts, capsys):
     runs = [(f"{suite}/{cell}", command, 1) for cell, command in SUITES[suite].items()]
-    run.check(runs, jobs=1)  # which ends the process otherwise
+    run.check(runs)  # which ends the process otherwise
     for name, command, _ in runs:
         script, *options = shlex.split(command)
         assert (ROOT / script).is_file(), name
