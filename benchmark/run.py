@@ -173,7 +173,7 @@ def execute(name, command, seed, source, folder, report):
                 time.sleep(1)
         finally:  # Ctrl-C: the script writes a checkpoint and ends
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 process.wait()
     if process.returncode:
         return {"code": process.returncode, "log": log_path.read_text()}

@@ -15,7 +15,7 @@ import pytest
 from tests.tiny import ROOT
 
 pytest.importorskip("ray")
-CELLS = {f"c{i}": f"bc.py --total-timesteps 600 --eval-frequency 100 --eval-episodes {i + 1} --demo-episodes 3"
+CELLS = {f"c{i}": f"bc.py --num-threads 1 --total-timesteps 600 --eval-frequency 100 --eval-episodes {i + 1} --demo-episodes 3"
          for i in range(4)}  # fmt: skip
 
 
