@@ -14,8 +14,8 @@ What is assumed:
    is (s, j), with j of them left; nothing is decided or charged until j = 0, so a matrix^k does.
 3. The -1 counts for the proposal that caused it. Alg. 2 puts it on the transition before: that
    divides every charge by gamma, but for one at t = 0, which it forgets.
-4. RLIF maximizes the discounted sum of these rewards, takeovers included. (RLPD's critic takes the
-   agent's own next action within takeovers too; that is not modelled.)
+4. RLIF maximizes the discounted sum of these rewards, takeovers included. RLPD's critic looks one
+   step ahead, at the agent's own next action: lesson/README.md, station 4, says what that changes.
 5. It is judged without the person, by the true reward. Of actions that are tied for RLIF it draws
    one, each alike; worst() takes the least fortunate.
 

@@ -206,6 +206,26 @@ def test_a_bad_expert_makes_the_end_pay_at_a_higher_reliability():
         assert at == pytest.approx(found, abs=1e-6)
 
 
+@pytest.mark.parametrize("beta", [0.6, 0.95, 0.999])
+@pytest.mark.parametrize(
+    ("ends", "fall"), [({}, None), ({"X": 0}, 0), (CHARGED, -25.3781406400722)]
+)
+def test_a_critic_that_looks_one_step_ahead_never_charges_a_fall_by_labels(ends, fall, beta):
+    """Q(s, a) = E[-P(takeover at s', pi(s')) + gamma Q(s', pi(s'))] of the policy that walks."""
+    walk, S = CLIFF.Q.argmax(1), np.arange(len(CLIFF.V))
+    charged = person(CLIFF.Q, 0, beta)[S, walk]  # (S,), on arrival
+    R, M = -CLIFF.P @ charged, gamma * CLIFF.P  # (S, A), (S, A, S)
+    for cell, worth in ends.items():  # what arriving there is worth; nothing comes after it
+        end = CLIFF.cells == cell
+        R = np.where(CLIFF.P @ end > 0, worth, R)
+        M[CLIFF.P @ end > 0] = 0
+    V = np.linalg.solve(np.eye(len(S)) - M[S, walk], R[S, walk])
+    _, down, _, right = (R + M @ V)[CLIFF.start]
+    living = -(1 - beta) / (1 - gamma)  # -5 at beta = 0.95
+    assert right == near(living)
+    assert down == near(living if fall is None else fall)
+
+
 # --- takeovers at random --------------------------------------------------------------------------
 
 
