@@ -33,10 +33,10 @@ PAGES = "README.md", "docs/options.md", "docs/results.md", "docs/speed.md", "exp
 COMMAND = re.compile(rf"python ({'|'.join(map(re.escape, PARSERS))})(?!\w)(.*)")
 
 
-def commands():
+def commands(pages=PAGES):
     """Every command of these scripts in a code block or between backticks: (file, script, options)."""
     found = []
-    for file in PAGES:
+    for file in pages:
         text = (ROOT / file).read_text()
         blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) + re.findall(
             r"^(?: {4}|\t)(.*)$", text, re.M
