@@ -354,6 +354,26 @@ def mile_methods(results):
     return "\n".join(lines)
 
 
+def mile_differences(results):
+    """A Markdown table: how much more than MILE the others reach, seed by seed, in Figures 3 and 4."""
+    settings = [("figure3", task, 1) for task in TASKS]
+    settings += [("figure4", task, rounds) for task in LONG_TASKS for rounds in (10, 20)]
+    others = [method for method in MARKERS if method != "mile"]
+    header = ["figure", "task", "rounds", *(f"{method} − mile" for method in others)]
+    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
+    for name, task, rounds in settings:
+        found, cells = {}, []  # found: {method: {seed: score}}
+        for method in MARKERS:
+            seeds = load(results / name / f"{task}-{method}")
+            found[method] = dict(zip(seeds, mile_scores(results, name, task, method, rounds)))
+        for method in others:
+            both = found[method].keys() & found["mile"].keys()
+            differences = [found[method][seed] - found["mile"][seed] for seed in both]
+            cells.append(mean_and_interval(differences, SEEDS))
+        lines.append(f"| {name[-1]} | {task} | {rounds} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def mile_costs(results):
     """A Markdown table: what all methods cost in the settings of MILE's Figures 3 and 4."""
     settings = [("figure3", task) for task in TASKS] + [("figure4", task) for task in LONG_TASKS]
@@ -535,7 +555,14 @@ def all_tables(results):
     parts += paper_tables(results).split("\n\n")
     parts += [overview("options on Hopper-v5", options), overview("options on other tasks", tried)]
     parts += [
-        make(results) for make in (mile_methods, mile_costs, mile_demonstrations, mile_predictions)
+        make(results)
+        for make in (
+            mile_methods,
+            mile_differences,
+            mile_costs,
+            mile_demonstrations,
+            mile_predictions,
+        )
     ]
     return parts + speed_tables(results / "speed").split("\n\n")
 
