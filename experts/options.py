@@ -44,20 +44,19 @@ Percentage = Annotated[float, Range("between 0 and 100", above=0, below=100)]
 def parse(Args, check, argv=None):
     """The options that were typed, as Args; with --resume, the run's own, which nothing may contradict.
 
-    check(args, typed) raises InputError where options do not go together; typed are the names of those that were typed.
+    check(args, typed) raises InputError where options do not go together; typed holds those that were typed.
     Raises InputError for those, for numbers out of range and for what this machine does not have.
     """
     words = sys.argv[1:] if argv is None else argv
     args = tyro.cli(Args, args=words)
     if args.resume is None:
-        names = {
-            word.split("=")[0].removeprefix("--").replace("-", "_")
-            for word in words
-            if word.startswith("--")
-        }
-        typed = {name.removeprefix("no_") for name in names}
+        typed = {}
+        for word in words:
+            if word.startswith("--"):
+                option = word.split("=")[0].replace("_", "-")
+                typed[option.removeprefix("--").removeprefix("no-").replace("-", "_")] = option
     else:
-        typed, args = set(), _options_of(args.resume, Args)
+        typed, args = {}, _options_of(args.resume, Args)
         for name, value in vars(tyro.cli(Args, args=words, default=args)).items():
             if value != getattr(args, name):
                 runs_with = f"it runs with {getattr(args, name)} as {_flag(name)}"
@@ -78,7 +77,7 @@ def unused(typed, names, why):
     """Refuse those of these options, names with blanks between, that were typed, for they would do nothing."""
     for name in names.split():
         if name in typed:
-            raise InputError(f"{_flag(name)} would do nothing here: {why}; leave it out")
+            raise InputError(f"{typed[name]} would do nothing here: {why}; leave it out")
 
 
 def require_package(name):

@@ -15,8 +15,8 @@ import pytest
 from tests.tiny import ROOT
 
 pytest.importorskip("ray")
-CELLS = {f"c{i}": f"bc.py --num-threads 1 --total-timesteps 600 --eval-frequency 100 --eval-episodes {i + 1} --demo-episodes 3"
-         for i in range(4)}  # fmt: skip
+SHORT = "bc.py --num-threads 1 --total-timesteps 600 --eval-frequency 100 --demo-episodes 3"
+CELLS = {f"c{i}": f"{SHORT} --eval-episodes {i + 1}" for i in range(4)}
 
 
 def ray(*options):
