@@ -28,7 +28,7 @@ from scipy import stats
 
 from experts import load_expert
 
-NOVICE, EXPERT, FLAG = "#4c78a8", "#f58518", "#d62728"
+NOVICE = "#4c78a8"
 SEEDS = 5  # of each cell of MILE's figures
 METHODS = (
     "rlif",
@@ -59,49 +59,6 @@ LEVELS = {  # what is known of a task before the first round: how its line is dr
     "assisted_score": ("--", "the robot at first, with the person"),
     "expert_score": ("-", "the person alone"),
 }
-
-
-def timeline():
-    """One episode: who acts, which proposals are flagged, which transition gets -1."""
-    figure, axis = plt.subplots(figsize=(9, 2.9))
-    control = "NNNNEEEENNNEEEENN"  # N: novice, E: expert
-    for t, who in enumerate(control):
-        axis.add_patch(
-            plt.Rectangle((t + 0.06, 0), 0.88, 0.8, color=NOVICE if who == "N" else EXPERT)
-        )
-        starts_next = t + 1 < len(control) and control[t] == "N" and control[t + 1] == "E"
-        reward = "−1" if starts_next else "0"
-        axis.text(
-            t + 0.5,
-            0.4,
-            reward,
-            color="white",
-            ha="center",
-            va="center",
-            fontsize=12,
-            weight="bold",
-        )
-        axis.text(t + 0.5, -0.25, f"{t}", ha="center", va="center", fontsize=8, color="0.4")
-    for t in (4, 11):
-        axis.annotate(
-            "proposal flagged:\nthe expert takes over", (t + 0.5, 0.84), (t + 0.5, 1.6), ha="center", fontsize=9,
-            color=FLAG, arrowprops={"arrowstyle": "->", "color": FLAG},
-        )  # fmt: skip
-        axis.annotate(
-            "the transition before gets −1", (t - 0.5, -0.4), (t - 0.5, -1.05), ha="center", fontsize=9,
-            arrowprops={"arrowstyle": "->"},
-        )  # fmt: skip
-    axis.text(
-        8.5, 1.0, "the novice again,\none step unchecked", ha="center", fontsize=8, color="0.3"
-    )
-    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (NOVICE, EXPERT)]
-    axis.legend(
-        handles, ["novice acts", "expert acts"], loc="upper left", ncol=2, frameon=False, fontsize=9
-    )
-    axis.set(xlim=(-0.5, len(control)), ylim=(-1.3, 3))
-    axis.text(-0.1, -0.25, "t", ha="right", va="center", fontsize=8, color="0.4")
-    axis.axis("off")
-    return figure
 
 
 @dataclass
@@ -584,7 +541,6 @@ def main():
     results, figures = results_of(""), ROOT / "benchmark" / "figures"
     figures.mkdir(exist_ok=True)
     pictures = {
-        "timeline": timeline(),
         "mile": twenty_rounds(results),
         "mile-one-round": one_round(results),
     }
