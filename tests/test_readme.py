@@ -161,7 +161,7 @@ def test_every_option_that_the_readme_names_exists():
     known = {"help", "logdir"}
     names = (
         "experts/train.py",
-        *(f"benchmark/{name}.py" for name in ("run", "speed", "person", "rlif_rounds")),
+        *(f"benchmark/{name}.py" for name in ("run", "speed", "person", "rlif_rounds", "episode")),
     )
     for script in (*SCRIPTS, *names):
         known |= set(re.findall(r"^    (\w+): ", (ROOT / script).read_text(), re.M))
