@@ -27,7 +27,11 @@ from experts import MAX_ACTION, TRAINING_TASKS, InputError, exit_codes, list_exp
 from experts import seed_for, write_file
 from rlif_rlpd import make_env
 
-TASKS = "Hopper-v5", "Walker2d-v5", "AdroitHandPen-v1"
+TASKS = {  # states and rollouts: a rollout on Walker2d can end in a fall, one of the pen takes long
+    "Hopper-v5": {"states": 100, "rollouts": 4},
+    "Walker2d-v5": {"states": 80, "rollouts": 6},
+    "AdroitHandPen-v1": {"states": 80, "rollouts": 2},
+}
 NOVICES = "early", "middle", "late"  # after 2,000, 8,000 and 20,000 steps of rlif_rlpd.py
 PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION  # all that a step depends on, but for the model
 SLOTS = 128  # rollouts that are played at the same time
@@ -40,9 +44,9 @@ class Args:
     )
     env_id: str = "Hopper-v5"  # with --novice
     reference: str = "top"  # with --novice: a level with critics or a .safetensors file
-    states: int = 60  # at random from those that the novice visits
+    states: int = 100  # with --novice: at random from those that the novice visits
     episodes: int = 20  # of the novice; more, if they are too short for so many states
-    rollouts: int = 8  # from each state with each of the two actions
+    rollouts: int = 4  # with --novice: from each state with each of the two actions
     horizon: int = 500  # steps of a rollout that does not end before
     gamma: float = 0.99  # experts/train.py's critics have this discount
     seed: int = 1
@@ -123,10 +127,11 @@ def monte_carlo(env, reference, starts, horizon, gamma, progress=None):
             slot = {"i": i, "t": 0, "data": core.data, "state": state, "noise": noise}
             playing.append(slot | {"action": action})
         going_on = []
-        for slot in playing:
+        own = env.action(np.stack([slot["action"] for slot in playing]))  # (playing, A)
+        for slot, action in zip(playing, own):
             core.data, t = slot["data"], slot["t"]
             restore_model(env, slot["state"])
-            slot["obs"], reward, terminated, _, _ = core.step(env.action(slot["action"]))
+            slot["obs"], reward, terminated, _, _ = core.step(action)
             returns[slot["i"]] += gamma**t * reward
             slot["t"] = t + 1
             if terminated or t + 1 == horizon:
@@ -285,12 +290,12 @@ def main(args):
     folder = results_of("judge")
     if args.novice:
         return run_one(args, folder)
-    for env_id in TASKS:
+    for env_id, size in TASKS.items():
         for stage in NOVICES:
             novice = str(folder / "novices" / env_id / f"{stage}.safetensors")
             for reference in references(env_id):
                 one = {"novice": novice, "env_id": env_id, "reference": reference}
-                run_one(Args(**vars(args) | one), folder)
+                run_one(Args(**vars(args) | size | one), folder)
 
 
 if __name__ == "__main__":
