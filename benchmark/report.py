@@ -547,10 +547,14 @@ def rank_correlation(judged):
     return resampled(judged, spearman)
 
 
-def halves(judged):
-    """Spearman's correlation of the true gap by half of the rollouts and by the other half."""
+def attainable(judged):
+    """The rank correlation that a judge who knows the truth would have with these noisy returns.
+
+    The square root of their reliability, by Spearman and Brown's formula from that of two halves of the rollouts.
+    """
     parts = judged.gaps[:, ::2].mean(1), judged.gaps[:, 1::2].mean(1)
-    return stats.spearmanr(*parts).statistic
+    half = max(0.0, stats.spearmanr(*parts).statistic)
+    return np.sqrt(2 * half / (1 + half))
 
 
 def judge_rates(judged, alpha):
@@ -566,7 +570,7 @@ def gap_cells(judged):
     values = judged.reference.mean(1)  # (S,), G(s, a_ref)
     yield f"{len(gaps)}"
     yield "{:.2f} ({:.2f} to {:.2f})".format(*rank_correlation(judged))
-    yield f"{halves(judged):.2f}"
+    yield f"{attainable(judged):.2f}"
     yield f"{np.median(np.abs(gaps)):.1f} ± {np.median(errors):.1f}"
     flagged = judged.flagged(ALPHAS[-1])
     for chosen in (flagged, ~flagged):
@@ -582,7 +586,7 @@ def gap_cells(judged):
 
 def judge_tables(results):
     """Two Markdown tables: the gap of a reference's Q and the true gap; what is flagged, and what is bad."""
-    header = ["gaps: task, judge", "novice", "states", "rank correlation", "of two halves"]
+    header = ["gaps: task, judge", "novice", "states", "rank correlation", "attainable"]
     header += ["true gap, median", "mean if flagged", "mean if not", "G", "Q − G"]
     header += ["correlation of Q and G"]
     gaps = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]

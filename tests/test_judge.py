@@ -149,7 +149,22 @@ def test_a_file_of_results_is_read_and_shown(tmp_path):
     assert both.episode.tolist() == [0, 0, 1, 1e6, 1e6, 1e6 + 1] and both.gaps.shape == (6, 2)
     point, low, high = report.rank_correlation(one)
     assert point == pytest.approx(1) and low <= high
+    assert report.attainable(one) == pytest.approx(
+        1
+    )  # both rollouts say the same but for a constant
     assert report.judge_rates(one, 0.8) == "33 / 33 / 100 / 100"
+
+
+def test_what_a_perfect_judge_would_reach_is_estimated_right():
+    rng = np.random.default_rng(0)
+    gap, none = rng.normal(size=(20_000, 1)), np.zeros(20_000)
+    noise = 3 * rng.normal(size=(20_000, 4))  # so the mean over rollouts has a deviation of 1.5
+    judged = judge.Judged(none, none, gap[:, 0], np.zeros((20_000, 4)), gap + noise)
+    point, *_ = report.rank_correlation(
+        judge.Judged(np.arange(20_000) // 1000, *list(vars(judged).values())[1:])
+    )
+    assert point == pytest.approx(1 / np.sqrt(1 + 1.5**2), abs=0.02)
+    assert report.attainable(judged) == pytest.approx(point, abs=0.02)
 
 
 def test_a_number_that_is_not_positive_is_refused():
