@@ -210,6 +210,11 @@ class Judged:
     def bad(self, alpha):
         return worse(self.novice.mean(1), self.reference.mean(1), alpha)
 
+    def better(self, alpha):
+        """By as much as bad is worse: a check, for noise alone makes some bad, and as many better."""
+        novice, reference = self.novice.mean(1), self.reference.mean(1)
+        return novice > reference + (1 - alpha) * np.abs(reference)
+
 
 def worse(novice, reference, alpha):
     """ValueHuman's rule, with Q or with the true values."""

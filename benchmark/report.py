@@ -558,8 +558,12 @@ def attainable(judged):
 
 
 def judge_rates(judged, alpha):
-    """Of a threshold: flagged / bad / bad if flagged / flagged if bad, in %."""
-    shares = judge.rates(judged.flagged(alpha), judged.bad(alpha))
+    """Of a threshold: flagged / bad / flagged if bad / bad if flagged / better if flagged, in %."""
+    flagged, bad, bad_if_flagged, flagged_if_bad = judge.rates(
+        judged.flagged(alpha), judged.bad(alpha)
+    )
+    better_if_flagged = judge.rates(judged.flagged(alpha), judged.better(alpha))[2]
+    shares = flagged, bad, flagged_if_bad, bad_if_flagged, better_if_flagged
     return " / ".join("-" if np.isnan(share) else f"{share:.0f}" for share in shares)
 
 
