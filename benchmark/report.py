@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import matplotlib
 
 matplotlib.use("Agg")
+import judge
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
@@ -497,6 +498,97 @@ def speed_tables(folder):
     return "\n".join(lines)
 
 
+ALPHAS = 0.9, 0.95, 0.975, 0.99, 0.995  # of rlif_rlpd.py's person; the last is its default
+
+
+def resampled(judged, statistic, draws=2000):
+    """A statistic of rows (n,), and the limits of its 95 % bootstrap interval over the novices' episodes."""
+    rng = np.random.default_rng(0)
+    rows = [np.flatnonzero(judged.episode == episode) for episode in np.unique(judged.episode)]
+    values = []
+    for _ in range(draws):
+        chosen = rng.integers(len(rows), size=len(rows))
+        values.append(statistic(np.concatenate([rows[i] for i in chosen])))
+    return (statistic(np.arange(len(judged.episode))), *np.nanpercentile(values, (2.5, 97.5)))
+
+
+def rank_correlation(judged):
+    """Spearman's, of the gap by Q and the true gap, and the limits of its 95 % interval."""
+    q_gap, gap = judged.q_gap, judged.gaps.mean(1)
+
+    def spearman(rows):
+        ranks = stats.rankdata(q_gap[rows]), stats.rankdata(gap[rows])
+        # nan where all rows are of one state
+        return np.corrcoef(*ranks)[0, 1] if min(np.ptp(rank) for rank in ranks) else np.nan
+
+    return resampled(judged, spearman)
+
+
+def attainable(judged):
+    """The rank correlation that a judge who knows the truth would have with these noisy returns.
+
+    The square root of their reliability, by Spearman and Brown's formula from that of two halves of the rollouts.
+    """
+    parts = judged.gaps[:, ::2].mean(1), judged.gaps[:, 1::2].mean(1)
+    half = max(0.0, stats.spearmanr(*parts).statistic)
+    return np.sqrt(2 * half / (1 + half))
+
+
+def judge_rates(judged, alpha):
+    """Of a threshold: flagged / bad / flagged if bad / bad if flagged / better if flagged, in %."""
+    flagged, bad, bad_if_flagged, flagged_if_bad = judge.rates(
+        judged.flagged(alpha), judged.bad(alpha)
+    )
+    better_if_flagged = judge.rates(judged.flagged(alpha), judged.better(alpha))[2]
+    shares = flagged, bad, flagged_if_bad, bad_if_flagged, better_if_flagged
+    return " / ".join("-" if np.isnan(share) else f"{share:.0f}" for share in shares)
+
+
+def gap_cells(judged):
+    """What is known of the two gaps, and of Q itself, for a table."""
+    gaps = judged.gaps.mean(1)  # (S,)
+    errors = stats.sem(judged.gaps, axis=1)  # (S,)
+    values = judged.reference.mean(1)  # (S,), G(s, a_ref)
+    yield f"{len(gaps)}"
+    yield "{:.2f} ({:.2f} to {:.2f})".format(*rank_correlation(judged))
+    yield f"{attainable(judged):.2f}"
+    yield f"{np.median(np.abs(gaps)):.1f} ± {np.median(errors):.1f}"
+    flagged = judged.flagged(ALPHAS[-1])
+    for chosen in (flagged, ~flagged):
+        if not chosen.any():
+            yield "-"
+            continue
+        shown = resampled(judged.part(chosen), lambda rows: gaps[chosen][rows].mean())
+        yield "{:.1f} ({:.1f} to {:.1f})".format(*shown)
+    yield f"{np.mean(values):.0f}"
+    yield f"{np.mean(judged.q_reference - values):+.0f}"
+    yield f"{np.corrcoef(judged.q_reference, values)[0, 1]:.2f}"
+
+
+def judge_tables(results):
+    """Two Markdown tables: the gap of a reference's Q and the true gap; what is flagged, and what is bad."""
+    header = ["gaps: task, judge", "novice", "states", "rank correlation", "attainable"]
+    header += ["true gap, median", "mean if flagged", "mean if not", "G", "Q − G"]
+    header += ["correlation of Q and G"]
+    gaps = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
+    header = ["flags: task, judge", "novice", *(f"α = {alpha}" for alpha in ALPHAS)]
+    flags = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
+    for env_id in judge.TASKS:
+        for level in judge.references(env_id):
+            paths = [results / "judge" / f"{env_id}-{level}-{name}.csv" for name in judge.NOVICES]
+            parts = {
+                name: judge.read(path) for name, path in zip(judge.NOVICES, paths) if path.exists()
+            }
+            if parts:
+                parts = {"all": judge.together(list(parts.values()))} | parts
+            for name, judged in parts.items():
+                label = f"| {env_id}, {level} | {name}"
+                gaps.append(f"{label} | {' | '.join(gap_cells(judged))} |")
+                cells = [judge_rates(judged, alpha) for alpha in ALPHAS]
+                flags.append(f"{label} | {' | '.join(cells)} |")
+    return "\n".join(gaps), "\n".join(flags)
+
+
 def all_tables(results):
     """Every table of README.md and docs/, as Markdown."""
     options = [
@@ -521,6 +613,7 @@ def all_tables(results):
             mile_predictions,
         )
     ]
+    parts += judge_tables(results)
     return parts + speed_tables(results / "speed").split("\n\n")
 
 
