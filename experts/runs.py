@@ -139,7 +139,14 @@ def restore(checkpoint, kept):
 
 
 def write_rows(folder, writer, rows):
-    """Write all evaluations to eval.csv, a dict of numbers a row, and the last one to TensorBoard; nan is left out."""
+    """Write all evaluations to eval.csv, a dict of numbers a row, and the last one to TensorBoard; nan is left out.
+
+    With the first one TensorBoard gets the run's options as well.
+    """
+    if len(rows) == 1:
+        options = json.loads((folder / "args.json").read_text())
+        table = "\n".join(f"|{name}|{value}|" for name, value in options.items())
+        writer.add_text("hyperparameters", f"|option|value|\n|-|-|\n{table}")
     for name, value in rows[-1].items():
         if name != "global_step" and not math.isnan(value):
             writer.add_scalar(f"eval/{name}", value, rows[-1]["global_step"])

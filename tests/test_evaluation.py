@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bc
 import dagger
@@ -178,6 +179,15 @@ def test_all_rows_are_in_the_file_and_the_last_one_in_tensorboard_without_what_i
     assert (
         writer.told == [("eval/labels", 4, 40), ("eval/return_mean", 1e-7, 40)] and writer.flushed
     )
+
+
+def test_tensorboard_has_the_options_of_the_run(people):
+    folder = tiny.short_run(rlif_rlpd)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    (text,) = events.Tensors("hyperparameters/text_summary")
+    shown = text.tensor_proto.string_val[0].decode()
+    assert "|batch_size|8|" in shown and "|termination|penalty|" in shown
 
 
 @pytest.fixture
