@@ -395,9 +395,9 @@ class ReplayBuffer:
 
 def usual_termination(args):
     """What --termination is where it is known whether an end is a fall or a success."""
-    if args.reward == "task":
+    if args.reward == "task" or end_is(args.env_id) == "success":
         return "mask"
-    return {"fall": "penalty", "success": "mask", None: None}[end_is(args.env_id)]
+    return "penalty" if end_is(args.env_id) == "fall" else None
 
 
 def end_of_episode(args, human, transition, terminated):
