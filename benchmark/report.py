@@ -18,19 +18,22 @@ import judge
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+
+# which makes experts importable
 from run import (
     ROOT,
     read_evaluations,
     results_of,
     scores_of,
     suites,
-)  # which makes experts importable
+)
 from scipy import stats
 
 from experts import load_expert
 
 NOVICE = "#4c78a8"
 SEEDS = 5  # of each cell of MILE's figures
+# of RLIF's Table 1, but for BC
 METHODS = (
     "rlif",
     "rlif-random",
@@ -38,7 +41,7 @@ METHODS = (
     "hg-dagger-85",
     "dagger",
     "dagger-85",
-)  # of RLIF's Table 1, but for BC
+)
 EXPERTS = {  # of RLIF's Table 1
     "AdroitHandPen-v1": ("top", "middle", "low"),
     "Walker2d-v5": ("top", "high", "low"),
@@ -116,9 +119,8 @@ def curves(runs, levels):
         (axes[0], "normalized_score", 1),
         (axes[1], "intervention_rate", 100),
     ):
-        values = np.array(
-            [scale * run.columns[name] for run in runs.values()]
-        )  # (seeds, evaluations)
+        # (seeds, evaluations)
+        values = np.array([scale * run.columns[name] for run in runs.values()])
         for x, y in zip(steps, values):
             axis.plot(x, y, color=NOVICE, alpha=0.35, linewidth=1)
         axis.plot(steps.mean(0), values.mean(0), color=NOVICE, linewidth=2.5)
@@ -433,9 +435,8 @@ def twenty_rounds(results):
     for axis, task in zip(axes, LONG_TASKS):
         facts = before(results, task)
         for i, (method, marker) in enumerate(MARKERS.items()):
-            points = (
-                [(0, facts["initial_score"], np.nan)] if facts else []
-            )  # rounds, mean, half an interval
+            # rounds, mean, half an interval
+            points = [(0, facts["initial_score"], np.nan)] if facts else []
             for rounds in (10, 20):
                 if scores := mile_scores(results, "figure4", task, method, rounds):
                     aside = 0.4 * (i - 2.5)  # so that methods do not hide each other

@@ -246,10 +246,11 @@ def run_all(runs, args):
         excludes = ["/runs", "/benchmark/results", "/.git", "/.venv"]
         environment = {"working_dir": str(ROOT), "excludes": excludes}
         ray.init(args.address, runtime_env=environment, log_to_driver=False)
+        # a task is in its copy of the code
         source, folder = (
             None,
             args.folder or "~/runs-of-interventions",
-        )  # a task is in its copy of the code
+        )
     else:
         ray.init(num_cpus=args.jobs or os.cpu_count(), include_dashboard=False, log_to_driver=False)
         source, folder = str(ROOT), args.folder or str(ROOT)

@@ -49,12 +49,10 @@ def gflop(num_qs, utd):
     layer = 2 * BATCH * HIDDEN / 1e9
     actor, critic, inputs = OBS + HIDDEN + 2 * ACT, OBS + ACT + HIDDEN + 1, OBS + ACT
     target = actor + 2 * critic
-    critic_step = num_qs * (
-        3 * critic - inputs
-    )  # forward, gradients of weights, and of all inputs but the first
-    actor_step = (
-        3 * actor - OBS + num_qs * 2 * critic
-    )  # the critics pass the gradient on, their weights get none
+    # forward, gradients of weights, and of all inputs but the first
+    critic_step = num_qs * (3 * critic - inputs)
+    # the critics pass the gradient on, their weights get none
+    actor_step = 3 * actor - OBS + num_qs * 2 * critic
     return layer * (utd * (target + critic_step) + actor_step)
 
 

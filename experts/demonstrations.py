@@ -71,9 +71,8 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep
     except Exception as error:  # whatever the storage raises
         raise InputError(f"cannot read dataset {dataset_id}: {reason(error)[:160]}") from None
     space = dataset.observation_space
-    if not isinstance(
-        space, Box
-    ):  # the same but for the order of its parts, which is to be the environment's
+    # the same but for the order of its parts, which is to be the environment's
+    if not isinstance(space, Box):
         space = _own_observations(env)
     parts = [
         _transitions(f"dataset {dataset_id}, episode {i}", chosen[i], env, space)
@@ -238,9 +237,8 @@ def _record_demonstrations(env, env_id, episodes, noise):
         )
         noise = 0.0
     # another file of the expert, another noise or another environment means other demonstrations
-    options = {
-        name: value for name, value in env.spec.kwargs.items() if name != "render_mode"
-    }  # a window changes none
+    # a window changes none
+    options = {name: value for name, value in env.spec.kwargs.items() if name != "render_mode"}
     made_by = [float(noise), env.spec.id, env.spec.max_episode_steps, options]
     made_by = expert.path.read_bytes() + json.dumps(made_by, sort_keys=True, default=str).encode()
     fingerprint = hashlib.sha256(made_by).hexdigest()[:8]
@@ -264,9 +262,8 @@ def _record_demonstrations(env, env_id, episodes, noise):
             try:
                 os.replace(Path(staging) / "dataset", place)
             except OSError:
-                if (
-                    not place.exists()
-                ):  # another run has recorded the same meanwhile, which is as good
+                # another run has recorded the same meanwhile, which is as good
+                if not place.exists():
                     raise
     except OSError as error:
         raise OSError(
@@ -339,9 +336,10 @@ def _spec_to_store(env):
     spec.additional_wrappers = ()  # not those of the scripts
     try:
         spec.to_json()
+    # it was registered with a class or has options that are objects
     except (
         TypeError,
         ValueError,
-    ):  # it was registered with a class or has options that are objects
+    ):
         return None
     return spec

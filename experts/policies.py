@@ -13,10 +13,11 @@ from safetensors import torch as safetensors_torch
 from experts.files import InputError, write_file
 
 FOLDER = Path(__file__).parent
+# output layers by distribution
 HEADS = {
     "tanh_gaussian": ("mean", "log_std"),
     "categorical": ("logits",),
-}  # output layers by distribution
+}
 MAX_ACTION = 0.999  # actions are kept off the edges of [-1, 1], where atanh is infinite
 
 
@@ -153,9 +154,8 @@ class Expert:
                 f"{self.path} carries no critics: it can act, but not serve as --reference"
             )
         obs, actions = (torch.as_tensor(x, dtype=torch.float32) for x in (obs, actions))
-        x = torch.cat(
-            [(obs - self.obs_mean) / self.obs_std, actions], dim=-1
-        )  # (B, O + A), shared by all
+        # (B, O + A), shared by all
+        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)
         for i, (weight, bias) in enumerate(self.q_layers[:-1]):
             x = torch.matmul(x, weight) + bias  # (N, B, hidden)
             if self.q_norms:

@@ -79,16 +79,14 @@ def _start_tracking(folder, options):
 
     Raises InputError where that can't be, e.g. without a key, and leaves no new folder behind.
     """
-    run_id = re.sub(
-        r"[^\w.-]", "-", folder.resolve().name, flags=re.ASCII
-    )  # it allows no other characters
+    # it allows no other characters
+    run_id = re.sub(r"[^\w.-]", "-", folder.resolve().name, flags=re.ASCII)
     try:
         import wandb
 
         wandb.init(project="rlif", id=run_id, resume="allow", config=options, sync_tensorboard=True)
-    except (
-        BaseException
-    ) as error:  # whatever it or the network raises, or Ctrl-C while it asks for a key
+    # whatever it or the network raises, or Ctrl-C while it asks for a key
+    except BaseException as error:
         if not any(folder.iterdir()):
             folder.rmdir()
         if not isinstance(error, Exception):
@@ -274,13 +272,10 @@ def exit_codes():
             f"stopped; {how_to_go_on()}",
             error,
         )
-    for signum in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # from here on they end the process without a word
+    # from here on they end the process without a word
+    for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
-    traceback.clear_frames(
-        raised.__traceback__
-    )  # lets go of progress bars, which end their line then
+    # lets go of progress bars, which end their line then
+    traceback.clear_frames(raised.__traceback__)
     print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)

@@ -17,9 +17,8 @@ def compiled(function):
 
     Calls must have the same shapes, and inputs that are not one and the same tensor. torch.autograd.grad may be in it.
     """
-    torch._dynamo.config.trace_autograd_ops = (
-        True  # torch.autograd.grad becomes a part of the graph
-    )
+    # torch.autograd.grad becomes a part of the graph
+    torch._dynamo.config.trace_autograd_ops = True
     chosen = []  # the compiled function or the plain one, once that is known
 
     def call(*inputs):

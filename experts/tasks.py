@@ -71,13 +71,14 @@ class EndWhenDropped(gym.Wrapper):
 
     def step(self, action):
         obs, reward, terminated, truncated, info = self.env.step(action)
+        # obs[26]: the pen's height in metres
         return (
             obs,
             reward,
             bool(terminated or obs[26] < 0.075),
             truncated,
             info,
-        )  # obs[26]: the pen's height in metres
+        )
 
 
 def make_d4rl_pen(render_mode=None):
@@ -113,9 +114,8 @@ def register_tasks(env_id):
         if env_id not in gym.registry:
             raise InputError(f"no such task, Meta-World has {', '.join(tasks)}")
         return
-    with contextlib.redirect_stderr(
-        io.StringIO()
-    ):  # it reports changes in tasks that nobody asked for
+    # it reports changes in tasks that nobody asked for
+    with contextlib.redirect_stderr(io.StringIO()):
         import gymnasium_robotics  # noqa: F401
 
 

@@ -269,9 +269,8 @@ def test_a_run_is_found_again_by_the_name_that_the_script_gives_its_folder(scrip
     assert folders[0] != folders[1] and run.begun(run.ROOT, "a/b:[c]", "bc.py", 2) is None
     for folder in folders:
         (folder / "args.json").unlink()
-    assert (
-        run.begun(run.ROOT, "a/b:[c]", "bc.py", 1) is None
-    )  # killed before it wrote its options: there is nothing to resume
+    # killed before it wrote its options: there is nothing to resume
+    assert run.begun(run.ROOT, "a/b:[c]", "bc.py", 1) is None
 
 
 def test_two_benchmarks_at_once_are_refused(scripts, capsys):
@@ -360,9 +359,8 @@ def test_every_command_is_understood_by_its_script(suite, scripts, capsys):
         }
         assert not typed & {"--seed", "--exp-name", "--resume"}, name  # run.py says them
         assert len(typed) == sum(option.startswith("--") for option in options), name  # none twice
-        assert f"python {command}" == f"python {shlex.join([script, *options])}", (
-            name
-        )  # as the files have it
+        # as the files have it
+        assert f"python {command}" == f"python {shlex.join([script, *options])}", name
     assert not capsys.readouterr().err
 
 
@@ -531,12 +529,10 @@ def test_the_tables_of_a_page_are_replaced_by_their_first_line_and_nothing_else_
 
 
 def test_the_interval_is_students():
-    assert report.interval([2.0, 4.0, 9.0]) == pytest.approx(
-        4.302653 * np.sqrt(13) / np.sqrt(3)
-    )  # t(0.975, 2), std
-    assert (
-        report.mean_and_interval([90, 92, 94, 96, 98], planned=5) == "94 ± 4"
-    )  # 2.776 * sqrt(10 / 5)
+    # t(0.975, 2), std
+    assert report.interval([2.0, 4.0, 9.0]) == pytest.approx(4.302653 * np.sqrt(13) / np.sqrt(3))
+    # 2.776 * sqrt(10 / 5)
+    assert report.mean_and_interval([90, 92, 94, 96, 98], planned=5) == "94 ± 4"
     assert report.mean_and_interval([90, 98], planned=5, digits=1) == "94.0 ± 50.8 (n = 2)"
     assert report.mean_and_interval([94], planned=5) == "94 (n = 1)"
     assert report.mean_and_interval([], planned=5) == "-"
@@ -643,9 +639,8 @@ def test_miles_figures_are_given_by_task_and_rounds(tmp_path):
         right.containers[0].lines[1][1].get_ydata()[1:],
     )
     assert np.allclose(np.abs(upper - lower) / 2, [1.963, 3.926], atol=1e-3)
-    assert not any(
-        len(bars.lines[0].get_xdata()) for bars in left.containers
-    )  # nothing of the other task
+    # nothing of the other task
+    assert not any(len(bars.lines[0].get_xdata()) for bars in left.containers)
     report.plt.close("all")
 
 

@@ -94,9 +94,8 @@ def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path
         kept = copy / "benchmark" / "results" / "small" / cell
         assert json.loads((kept / "seed_1.json").read_text())["command"] == f"python {command}"
         assert len((kept / "seed_1.csv").read_text().splitlines()) == 1 + 600 // 100
-        assert (
-            len(list(folder.glob(f"runs/*small-{cell}*"))) == 2
-        )  # a folder and a log: the killed run was resumed
+        # a folder and a log: the killed run was resumed
+        assert len(list(folder.glob(f"runs/*small-{cell}*"))) == 2
     assert not processes("exp-name bc-small")
     again = subprocess.run(argv, cwd=copy, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert again.splitlines() == [f"small/{cell}, seed 1: there already" for cell in CELLS]

@@ -65,9 +65,8 @@ def test_the_data_are_the_visited_states_with_the_experts_actions():
     policy = load_expert("Walled-v0", "steady.safetensors")
     torch.testing.assert_close(actions, policy.act(obs, deterministic=True), atol=1e-4, rtol=0)
     env = dagger.make_env("Walled-v0")
-    for episode in range(
-        4
-    ):  # each begins where its seed says, and each step's push is what the novice did, not this
+    # each begins where its seed says, and each step's push is what the novice did, not this
+    for episode in range(4):
         first, _ = env.reset(seed=seed_for(1, 0, episode))
         assert np.array_equal(obs[50 * episode].numpy(), first)
     pushes = obs[1:50, 1]  # of the novice, in the environment's units
@@ -93,9 +92,8 @@ def test_the_expert_answers_and_acts_with_what_they_draw():
     )
     obs, answers = data_of(run("a", *options, "--expert", expert))
     meant = -obs[:, 0]  # before the tanh
-    goes_on = (
-        torch.arange(len(obs)) % 50 > 0
-    )  # from the step before, whose push is observed in [-2, 2]
+    # from the step before, whose push is observed in [-2, 2]
+    goes_on = torch.arange(len(obs)) % 50 > 0
     acted = (obs[goes_on, 1] / 2).clamp(-0.999, 0.999).atanh() - meant[goes_on.roll(-1)]
     assert acted.std().item() == pytest.approx(0.3, rel=0.15)
     assert (answers[:, 0].atanh() - meant).std().item() == pytest.approx(0.3, rel=0.15)
@@ -124,9 +122,8 @@ def test_mixture_lets_the_expert_act_less_and_less():
         300,
     )
     rows = tiny.rows(run_dir)
-    steps = np.diff(
-        [0] + [int(row["expert_steps"]) for row in rows]
-    )  # of 100 in each of three rounds
+    # of 100 in each of three rounds
+    steps = np.diff([0] + [int(row["expert_steps"]) for row in rows])
     labels = np.diff([0] + [int(row["labels"]) for row in rows])
     assert [float(row["intervention_rate"]) for row in rows] == pytest.approx(steps / 100)
     assert [float(row["label_rate"]) for row in rows] == pytest.approx(labels / 100)

@@ -64,9 +64,8 @@ def test_actions_reach_the_limits_of_the_environments_own(env_id):
     )
     env.reset(seed=0)
     for action, push in ((-1.0, -2.0), (0.0, 0.0), (0.5, 1.0), (1.0, 2.0)):
-        assert (
-            env.step(np.array([action], dtype=np.float32))[0][1] == push
-        )  # the last push is observed
+        # the last push is observed
+        assert env.step(np.array([action], dtype=np.float32))[0][1] == push
     assert env.unit(env.action(np.array([0.25], dtype=np.float32))) == 0.25
 
 
@@ -129,9 +128,8 @@ def test_a_goal_in_a_dict_of_a_robotics_task(people):
     dagger.main(tiny.parsed(dagger, *options))
     (folder,) = Path("runs").iterdir()
     assert aggregated(folder)["obs"].shape[1] == 16  # observation, achieved, desired
-    assert (
-        json.loads((folder / "summary.json").read_text())["main_metric"] == "success_rate"
-    )  # from is_success
+    # from is_success
+    assert json.loads((folder / "summary.json").read_text())["main_metric"] == "success_rate"
 
 
 @pytest.mark.parametrize("env_id", ["OneArray-v0", "Loose-v0"])
@@ -165,9 +163,8 @@ def test_an_environment_without_time_limit_needs_one(script, ending):
     said = "--env-id Endless-v0 has no time limit, so an episode may never end: give one in steps, e.g. "
     assert line == f"{script.__name__}.py: {said}--max-episode-steps 1000"
     folder = tiny.short_run(script, "--env-id", "Endless-v0", "--max-episode-steps", 10)
-    assert all(
-        float(row["return_mean"]) <= 10 for row in tiny.rows(folder)
-    )  # a step is worth 1 at most
+    # a step is worth 1 at most
+    assert all(float(row["return_mean"]) <= 10 for row in tiny.rows(folder))
 
 
 def test_the_time_limit_can_be_made_shorter_and_longer():
@@ -216,9 +213,8 @@ def test_what_is_raised_before_there_is_a_run_is_kept_as_well(own_folder, ending
     monkeypatch.setattr(policies, "FOLDER", own_folder / "experts")
     (own_folder / "experts" / "NoSeed-v0").mkdir(parents=True)
     tiny.write_expert(own_folder / "experts" / "NoSeed-v0" / "top.safetensors", [[-5.0, 0.0]])
-    code, line = ending(
-        bc, *tiny.short(bc, "--env-id", "NoSeed-v0")
-    )  # it is to record demonstrations
+    # it is to record demonstrations
+    code, line = ending(bc, *tiny.short(bc, "--env-id", "NoSeed-v0"))
     assert code == 1 and line.endswith(
         "there is no checkpoint yet: start it again (what was raised: runs/error.log)"
     )
@@ -267,12 +263,13 @@ def test_where_no_seed_settles_what_happens_rlif_goes_on_with_a_new_episode(
     rlif_rlpd.main(tiny.parsed(rlif_rlpd, "--resume", folder))
     after = load_checkpoint(folder / "checkpoint.pt")
     (steps, episodes, *_), (all_steps, all_episodes, *_) = before["progress"], after["progress"]
+    # the episode was played to its end
     assert (steps, episodes, all_steps, all_episodes) == (
         50,
         1,
         80,
         2,
-    )  # the episode was played to its end
+    )
     tiny.assert_same(loaded, [before["kept"]["agent"]])
     for name, values in before["kept"]["rb"].items():
         assert len(values) == 50 and torch.equal(after["kept"]["rb"][name][:50], values)
@@ -320,9 +317,8 @@ def test_an_episode_without_report_has_no_success_where_others_report_one(monkey
     monkeypatch.setattr(tiny.Reports, "episodes", 0)
     monkeypatch.setattr(tiny.Reports, "successful", 4)
     env, actor = bc.make_env("Reports-v0"), bc.Actor(2, 1, (8,))
-    rows = [
-        evaluate("Reports-v0", actor, [env], 2, 0) for _ in range(2)
-    ]  # of two episodes, and two more
+    # of two episodes, and two more
+    rows = [evaluate("Reports-v0", actor, [env], 2, 0) for _ in range(2)]
     rates = [row[name] for row in rows for name in ("success_rate", "stochastic_success_rate")]
     assert rates == pytest.approx([np.nan, 50.0, 100.0, 100.0], nan_ok=True)
 

@@ -28,9 +28,8 @@ RETURNS = [6.0, 4.0, 11.0, 34.0, 23.0]
 class Scripted(gym.Env):
     """Episode i of EPISODES where reset gets the seed that evaluation number `seed` is to give it."""
 
-    observation_space = gym.spaces.Box(
-        -np.inf, np.inf, (2,), np.float32
-    )  # number of the episode, step
+    # number of the episode, step
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def __init__(self, seed, begun):
@@ -46,9 +45,8 @@ class Scripted(gym.Env):
         return np.array([self.i, self.t], dtype=np.float32)
 
     def step(self, action):
-        assert np.array_equal(
-            action, self.observation()
-        )  # the answer to this environment's observation
+        # the answer to this environment's observation
+        assert np.array_equal(action, self.observation())
         rewards, successes = EPISODES[self.i]
         reward, success = rewards[self.t], successes[self.t]
         self.t += 1
@@ -246,9 +244,8 @@ def test_every_evaluation_has_episodes_of_its_own_none_of_them_trained_on(tmp_pa
     assert trained == [seed_for(1, 0, i) for i in range(4)]
     evaluated = [seed for seeds in evaluated for seed in seeds]
     expected = {seed_for(seed_for(1, 1, step), i) for step in (100, 200) for i in range(3)}
-    assert (
-        len(evaluated) == 12 and set(evaluated) == expected and len(expected) == 6
-    )  # each with both kinds of action
+    # each with both kinds of action
+    assert len(evaluated) == 12 and set(evaluated) == expected and len(expected) == 6
     assert not expected & set(trained)
 
 
@@ -261,10 +258,11 @@ def test_every_evaluation_has_episodes_of_its_own_none_of_them_trained_on(tmp_pa
         ([], "success_rate"),
         (["normalized_score"], "success_rate"),
         (["success_rate"], "normalized_score"),
+        # an evaluation where no episode told of it
         (
             ["stochastic_success_rate"],
             "normalized_score",
-        ),  # an evaluation where no episode told of it
+        ),
         (["success_rate", "normalized_score"], "return_mean"),
     ],
 )

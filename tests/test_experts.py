@@ -212,9 +212,8 @@ def test_a_file_of_another_environment_is_taken_with_a_warning(capsys):
         tiny.write_expert(path, [[0.0, 0.0]], **facts)
         assert load_expert("Point-v0", path, env).obs_dim == 2
         assert capsys.readouterr() == ("", said)
-    tiny.write_expert(
-        path, [[0.0]], env_id="Walled-v0"
-    )  # one that does not fit is refused, in one line
+    # one that does not fit is refused, in one line
+    tiny.write_expert(path, [[0.0]], env_id="Walled-v0")
     with pytest.raises(InputError):
         load_expert("Point-v0", path, env)
     assert capsys.readouterr() == ("", "")
@@ -551,9 +550,8 @@ def test_default_demonstrations_are_recorded_once(shipped, point):
     state, steps = torch.get_rng_state(), tiny.Point.total_steps
     first = load_demonstrations(point, "Point-v0", 3)
     assert tiny.Point.total_steps - steps == len(first["obs"]) > 10
-    assert torch.equal(
-        torch.get_rng_state(), state
-    )  # a run draws the same numbers whether it recorded them or not
+    # a run draws the same numbers whether it recorded them or not
+    assert torch.equal(torch.get_rng_state(), state)
     steps = tiny.Point.total_steps
     second = load_demonstrations(point, "Point-v0", 3)
     assert tiny.Point.total_steps == steps
@@ -562,9 +560,8 @@ def test_default_demonstrations_are_recorded_once(shipped, point):
     assert first["ends"].sum() == 3 and not first["rewards"].any()
     inside = first["ends"][:-1] == 0
     assert np.array_equal(first["next_obs"][:-1][inside], first["obs"][1:][inside])
-    np.testing.assert_allclose(
-        first["next_obs"][:, 1], 2 * first["actions"][:, 0], atol=1e-5
-    )  # the push it observed
+    # the push it observed
+    np.testing.assert_allclose(first["next_obs"][:, 1], 2 * first["actions"][:, 0], atol=1e-5)
     # another expert is another dataset
     shipped("Point-v0", [[-2.0, 0.0]], noise=0.5)
     third = load_demonstrations(point, "Point-v0", 3)
@@ -607,9 +604,8 @@ def test_recorded_demonstrations_are_the_top_experts_actions_with_noise(noise, s
     path = shipped("Point-v0", [[-2.0, 0.0]], noise=0.1)
     data = load_demonstrations(point, "Point-v0", 5, noise=noise)
     mean = Expert(path).act(data["obs"], deterministic=True).numpy()
-    residual = (data["actions"] - mean)[
-        np.abs(mean) < 0.3
-    ]  # where neither tanh nor the edges matter much
+    # where neither tanh nor the edges matter much
+    residual = (data["actions"] - mean)[np.abs(mean) < 0.3]
     assert residual.std() == pytest.approx(((noise or 0.0) ** 2 + 0.1**2) ** 0.5, rel=0.15)
     assert abs(residual.mean()) < 0.03
 
@@ -712,9 +708,8 @@ def test_of_two_that_record_at_once_one_wins(shipped, point, root, monkeypatch):
 
     def play_twice(*args):
         monkeypatch.setattr(demonstrations, "_play", play)
-        results.append(
-            load_demonstrations(point, "Point-v0", 2)
-        )  # another process, with the same number perhaps
+        # another process, with the same number perhaps
+        results.append(load_demonstrations(point, "Point-v0", 2))
         return play(*args)
 
     monkeypatch.setattr(demonstrations, "_play", play_twice)
@@ -744,10 +739,11 @@ def test_a_local_dataset_is_loaded_and_its_actions_rescaled(point):
         )
     assert not data["rewards"].any()
     assert data["ends"].nonzero()[0].tolist() == [5, 11, 17]
+    # the second episode ran out of time
     assert data["terminations"].nonzero()[0].tolist() == [
         5,
         17,
-    ]  # the second episode ran out of time
+    ]
 
 
 def test_rewards_are_kept_only_when_asked_for(point):
@@ -816,9 +812,8 @@ def test_an_episode_that_is_not_sound_is_named(part, values, said, point, root):
     assert (
         refusal(point, "Point-v0", 3, "test/point-v0") == f"dataset test/point-v0, episode 1 {said}"
     )
-    assert (
-        load_demonstrations(point, "Point-v0", 1, "test/point-v0")["ends"].sum() == 1
-    )  # the first one is sound
+    # the first one is sound
+    assert load_demonstrations(point, "Point-v0", 1, "test/point-v0")["ends"].sum() == 1
 
 
 def test_a_dataset_without_episodes_is_refused(point):
@@ -933,10 +928,11 @@ def test_observations_of_many_parts_become_flat_as_the_environments_do(capsys):
     places, goals = np.arange(6.0).reshape(3, 2), np.array([[[7.0, 8.0]]] * 3)
     observations = {"place": places.astype(np.float32), "goal": goals.astype(np.float32)}
     write_dataset("test/goal-v0", observations, Goal.observation_space)
+    # another order
     assert list(minari.load_dataset("test/goal-v0").observation_space) == [
         "goal",
         "place",
-    ]  # another order
+    ]
     env = make_env("Goal-v0")
     data = load_demonstrations(env, "Goal-v0", 1, "test/goal-v0")
     assert data["obs"].tolist() == [[0, 1, 7, 8], [2, 3, 7, 8]] and data["next_obs"][
@@ -1048,9 +1044,8 @@ def test_networks_standardise_by_the_demonstrations(standardize):
 
 
 def test_actions_span_the_environments_range_and_are_stored_in_their_own():
-    expert = tiny.write_expert(
-        "expert.safetensors", [[30.0, 0.0]], qf=tiny.critics(2, 1)
-    )  # all the way, either way
+    # all the way, either way
+    expert = tiny.write_expert("expert.safetensors", [[30.0, 0.0]], qf=tiny.critics(2, 1))
     options = "--env-id", "Point-v0", "--expert", expert, "--demo-episodes", 0
     steps = (
         "--total-timesteps",

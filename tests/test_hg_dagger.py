@@ -144,9 +144,8 @@ def test_a_run_with_an_initial_policy_begins_as_that(monkeypatch):
     assert len(drawn) == 300 and drawn.mean() == pytest.approx(0.6, abs=0.06)
     assert drawn.std() == pytest.approx(0.3, rel=0.15)
     initial = load_expert("Walled-v0", path)
-    model = load_expert(
-        "Walled-v0", str(run_dir / "model.safetensors")
-    )  # there was nothing to learn
+    # there was nothing to learn
+    model = load_expert("Walled-v0", str(run_dir / "model.safetensors"))
     tiny.assert_same(model.state, initial.state)
 
 
@@ -207,9 +206,8 @@ def test_every_strategy_lends_the_expert_the_control_for_a_while(options, share)
     stored, by_expert = len(data_of(run_dir)[0]), int(rows[-1]["expert_steps"])
     assert stored == by_expert > int(rows[-1]["takeovers"]) > 0
     if share:
-        assert by_expert / 600 == pytest.approx(
-            share, abs=0.1
-        )  # exactly, in the long run: see test_people.py
+        # exactly, in the long run: see test_people.py
+        assert by_expert / 600 == pytest.approx(share, abs=0.1)
 
 
 def test_doubt_by_hand():
@@ -219,9 +217,8 @@ def test_doubt_by_hand():
             parameter.data.zero_()
         novice.mean.bias.data = torch.tensor(bias)
     actions = np.tanh([[0.0, 0.3, 0.6], [0.1, 0.6, 0.1]])
-    variances = ((actions - actions.mean(1, keepdims=True)) ** 2).mean(
-        1
-    )  # the diagonal of the covariance
+    # the diagonal of the covariance
+    variances = ((actions - actions.mean(1, keepdims=True)) ** 2).mean(1)
     assert variances.min() > 0.02  # they disagree about both actions, so one norm is not another
     assert hg_dagger.doubt(novices, np.zeros(2)) == pytest.approx(math.hypot(*variances), rel=1e-4)
 

@@ -59,9 +59,8 @@ def test_a_gradient_step_is_that_of_weighted_cloning(monkeypatch):
     loss.backward()
     assert 0 < by_expert.sum() < len(obs) / 2
     for i, parameter in enumerate(actor.parameters()):
-        moment = checkpoint["kept"]["optimizer"]["state"][i][
-            "exp_avg"
-        ]  # Adam's, after its first step
+        # Adam's, after its first step
+        moment = checkpoint["kept"]["optimizer"]["state"][i]["exp_avg"]
         torch.testing.assert_close(moment, 0.1 * parameter.grad, rtol=1e-3, atol=1e-6)
 
 

@@ -150,9 +150,8 @@ def test_a_file_of_results_is_read_and_shown(tmp_path):
     assert both.episode.tolist() == [0, 0, 1, 1e6, 1e6, 1e6 + 1] and both.gaps.shape == (6, 2)
     point, low, high = report.rank_correlation(one)
     assert point == pytest.approx(1) and low <= high
-    assert report.attainable(one) == pytest.approx(
-        1
-    )  # both rollouts say the same but for a constant
+    # both rollouts say the same but for a constant
+    assert report.attainable(one) == pytest.approx(1)
     assert report.judge_rates(one, 0.8) == "33 / 33 / 100 / 100 / 0"
     swapped = judge.Judged(one.episode, one.q_novice, one.q_reference, one.reference, one.novice)
     assert swapped.better(0.8).tolist() == [False, True, True]  # of 16 and 14, by more than a fifth

@@ -58,9 +58,8 @@ def test_probability_of_a_takeover_is_the_integral_of_eq_2(act_dim, scale):
     expected = torch.linspace(
         0, 12 * scale + act_dim / 2 + 8 * (act_dim / 2) ** 0.5, 50, dtype=torch.float64
     )
-    away = (
-        (2 * expected / act_dim).sqrt()[:, None].expand(-1, act_dim)
-    )  # a robot so far away surprises by `expected`
+    # a robot so far away surprises by `expected`
+    away = (2 * expected / act_dim).sqrt()[:, None].expand(-1, act_dim)
     log_p, log_not_p = mile.intervention_log_probs(
         False, (zeros, zeros), (away, zeros - 20), cost, scale
     )
@@ -84,9 +83,8 @@ def test_probability_with_three_actions_by_hand():
     p = sum(
         p * 0.5 * (1 + math.erf((math.log(p) - expected - cost) / scale / math.sqrt(2))) for p in pi
     )
-    logits = [
-        torch.tensor([values]).log() + 5 for values in (pi, robot)
-    ]  # a constant changes nothing
+    # a constant changes nothing
+    logits = [torch.tensor([values]).log() + 5 for values in (pi, robot)]
     log_p, log_not_p = mile.intervention_log_probs(True, *logits, cost, scale)
     assert 0.1 < p < 0.9 and log_p.exp().item() == pytest.approx(p, abs=1e-6)
     assert log_not_p.exp().item() == pytest.approx(1 - p, abs=1e-6)
@@ -514,9 +512,8 @@ def test_every_round_has_a_row_and_the_counts_add_up(which, options):
     assert np.array_equal(obs[::50], starts)  # each episode begins where its seed says
     taken = data["labels"] == sirius.INTERVENTION if script is sirius else data["nu"] > 0
     assert len(obs) == steps * rounds and taken.sum() == by_expert.sum()
-    assert actions[:steps][~taken[:steps]].numpy() == pytest.approx(
-        math.tanh(0.6)
-    )  # what the robot does at first
+    # what the robot does at first
+    assert actions[:steps][~taken[:steps]].numpy() == pytest.approx(math.tanh(0.6))
 
 
 @pytest.mark.parametrize("which", ALL)
@@ -615,9 +612,8 @@ def test_stopped_and_killed_and_resumed_is_the_uninterrupted_run_to_the_bit(
         (folder,) = Path("runs").iterdir()
         folders.append(folder.absolute())
         resumed = tiny.parsed(script, "--resume", folder)
-        assert (
-            load_checkpoint(folder / "checkpoint.pt")["progress"][1] == 2
-        )  # the round is finished
+        # the round is finished
+        assert load_checkpoint(folder / "checkpoint.pt")["progress"][1] == 2
         with monkeypatch.context() as patch, pytest.raises(Killed):  # in the third round
             interrupt_at(patch, script, 2, die)
             script.main(resumed)

@@ -145,9 +145,8 @@ def test_options_that_would_do_nothing_are_refused_only_if_they_are_typed():
     assert parsed("--share", 0.25, check=check).share == 0.25  # it is fast
     assert parsed("--no-fast", "--count", 2, check=check).count == 2
     said = "--{} would do nothing here: it is slow; leave it out"
-    assert refusal("--no-fast", "--share", 0.5, check=check) == said.format(
-        "share"
-    )  # the default, but typed
+    # the default, but typed
+    assert refusal("--no-fast", "--share", 0.5, check=check) == said.format("share")
     assert refusal("--share=0.5", "--no-fast", check=check) == said.format("share")
     assert refusal("--no-fast", "--non-negative", 1, check=check) == said.format("non-negative")
     assert refusal("--no-fast", "--non_negative", 1, check=check) == said.format("non-negative")

@@ -256,9 +256,8 @@ def test_own_spread_is_the_quantile_of_the_distance_of_two_gaussian_actions(act_
     spread = hg_dagger.own_spread(expert, torch.zeros(40_000, 1))
     assert spread == pytest.approx(0.2 * 2**0.5 * standard, rel=0.02)
     state = torch.get_rng_state()
-    assert (
-        hg_dagger.own_spread(expert, torch.zeros(40_000, 1)) == spread
-    )  # whatever was drawn before it
+    # whatever was drawn before it
+    assert hg_dagger.own_spread(expert, torch.zeros(40_000, 1)) == spread
     assert torch.equal(torch.get_rng_state(), state)
 
 

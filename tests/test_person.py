@@ -84,9 +84,8 @@ def test_success_and_return_are_not_averaged_together_where_only_some_episodes_t
         return *step(env, action)[:4], {"success": True} if env.steps == 50 else {}
 
     monkeypatch.setattr(tiny.Walled, "step", told_once)
-    assert (
-        person.rate_and_scores(env, robot, None, [0, 1, 2, 3])[1] == 25
-    )  # the others have not succeeded
+    # the others have not succeeded
+    assert person.rate_and_scores(env, robot, None, [0, 1, 2, 3])[1] == 25
     _, success, episodic_return = person.rate_and_scores(env, robot, None, [0, 1])
     assert math.isnan(success)
     assert episodic_return == np.mean(
@@ -261,9 +260,8 @@ def start(monkeypatch, *options):
 def test_what_was_found_is_written_and_can_be_reported(results, monkeypatch, capsys):
     assert start(monkeypatch, *WALLED) == 0
     found = report.before(results, "walled")
-    assert (
-        found["intervention_cost"] in GRID and found["intervention_cost"] > 0
-    )  # at 0 the person acts too often
+    # at 0 the person acts too often
+    assert found["intervention_cost"] in GRID and found["intervention_cost"] > 0
     assert (
         0 < found["intervention_rate"] < 0.75
         and found["initial_score"] < 10 < 45 < found["expert_score"]

@@ -98,11 +98,12 @@ def test_a_cell_stands_beside_the_papers_figure(tmp_path):
         for line in report.paper_tables(tmp_path).splitlines()
         if line.startswith("| Hopper-v5, low (16)")
     ]
+    # what has not been run is a dash
     assert line.split(" | ")[1:4] == [
         "- (108)",
         "- (75)",
         "28 / 64 (25)",
-    ]  # what has not been run is a dash
+    ]
 
 
 def test_everybody_who_clones_takes_as_many_gradient_steps():

@@ -91,9 +91,8 @@ def test_killed_at_several_moments_and_resumed_is_the_uninterrupted_run_to_the_b
 
     monkeypatch.setattr(tiny.Point, "step", step_and_die)
     command = [*OPTIONS, *MODES[mode], "--exp-name", "killed"]
-    for moment in np.random.default_rng().uniform(
-        0.1, 0.5, size=3
-    ):  # from where it goes on to the end
+    # from where it goes on to the end
+    for moment in np.random.default_rng().uniform(0.1, 0.5, size=3):
         dies_at = tiny.Point.total_steps + int(moment * steps)
         with pytest.raises(Killed):
             tiny.run("killed", *command)
@@ -129,9 +128,8 @@ def interrupt(process, signum, after):
 def test_compiled_killed_and_resumed_is_the_uninterrupted_run_to_the_bit(
     expert, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv(
-        "OMP_WAIT_POLICY", "passive"
-    )  # or two threads wait for each other at the cost of all others
+    # or two threads wait for each other at the cost of all others
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = tiny.start(*OPTIONS, *COMPILED, **output)
     assert interrupt(process, signal.SIGKILL, after=2)[0] == -signal.SIGKILL
@@ -265,11 +263,9 @@ def test_a_folder_with_options_but_no_checkpoint_starts_over(expert):
     run_dir, whole = short("a"), evaluations(short("b"))
     for name in ("checkpoint.pt", "eval.csv", "model.safetensors", "summary.json"):
         (run_dir / name).unlink()
-    time.sleep(
-        1
-    )  # TensorBoard reads event files in the order of the seconds in which they were begun
+    # TensorBoard reads event files in the order of the seconds in which they were begun
+    time.sleep(1)
     rlif_rlpd.main(tiny.parsed(rlif_rlpd, "--resume", run_dir))
     assert evaluations(run_dir) == whole
-    assert_logged_once(
-        run_dir, steps=120, frequency=40
-    )  # what was logged the first time is forgotten
+    # what was logged the first time is forgotten
+    assert_logged_once(run_dir, steps=120, frequency=40)

@@ -106,9 +106,8 @@ def test_the_first_rounds_episodes_are_those_of_mile_to_the_bit(takeover_steps, 
     for theirs, own in zip(of_mile[:2], of_rlif[:2]):
         tiny.assert_same(theirs, own)
     assert not torch.equal(of_mile[0]["obs"], of_mile[1]["obs"])
-    for theirs, own in zip(
-        of_mile[2:], of_rlif[2:]
-    ):  # by then they have learned, but begin where the others do
+    # by then they have learned, but begin where the others do
+    for theirs, own in zip(of_mile[2:], of_rlif[2:]):
         assert torch.equal(theirs["obs"][0], own["obs"][0])
         assert not torch.equal(theirs["actions"], own["actions"])
 

@@ -37,14 +37,16 @@ def test_labels_by_hand(nu, window, expected):
     [
         ("DDRRRRIIIB", {"D": 1.0, "R": 0.298 / 0.4, "I": 0.5 / 0.3, "B": 0.002 / 0.1}),
         ("RRRRIIIB", {"R": 0.498 / 0.5, "I": 0.5 / 0.375, "B": 0.002 / 0.125}),
+        # nothing went before: its share is the robot's
         (
             "RRRI",
             {"R": 0.5 / 0.75, "I": 0.5 / 0.25},
-        ),  # nothing went before: its share is the robot's
+        ),
+        # so many demonstrations that they cannot keep their share
         (
             "DDDDI",
             {"D": 0.5 / 0.8, "I": 0.5 / 0.2},
-        ),  # so many demonstrations that they cannot keep their share
+        ),
         ("DDDDDDDIBR", {"D": 0.498 / 0.7, "I": 0.5 / 0.1, "B": 0.002 / 0.1, "R": 0.0}),
         ("RRRR", {"R": 1.0}),
         ("DRRR", {"D": 1.0, "R": 1.0}),
@@ -76,9 +78,8 @@ def test_a_gradient_step_is_that_of_weighted_cloning(monkeypatch):
     wanted = {sirius.ROBOT: 0.498, sirius.INTERVENTION: 0.5, sirius.BEFORE: 0.002}
     sum(-share * log_pi[labels == label].mean() for label, share in wanted.items()).backward()
     for i, parameter in enumerate(actor.parameters()):
-        moment = checkpoint["kept"]["optimizer"]["state"][i][
-            "exp_avg"
-        ]  # Adam's, after its first step
+        # Adam's, after its first step
+        moment = checkpoint["kept"]["optimizer"]["state"][i]["exp_avg"]
         torch.testing.assert_close(moment, 0.1 * parameter.grad, rtol=1e-3, atol=1e-6)
 
 

@@ -205,9 +205,8 @@ def test_rollouts_are_the_policys_but_for_spells_of_disturbance(disturb, others)
     assert {name: tuple(values.shape) for name, values in data.items()} == {
         "obs": (3_000, 2), "next_obs": (3_000, 2), "actions": (3_000, 1), "rewards": (3_000,), "terminations": (3_000,)
     }  # fmt: skip
-    torch.testing.assert_close(
-        data["next_obs"][:, 1], 2 * data["actions"][:, 0]
-    )  # the push that was done
+    # the push that was done
+    torch.testing.assert_close(data["next_obs"][:, 1], 2 * data["actions"][:, 0])
     torch.testing.assert_close(data["rewards"], 1 - data["next_obs"][:, 0].abs())
     actions = data["actions"].reshape(60, 50)  # by episode
     alone, pushed = actions == 0, actions == data["actions"].new_tensor(0.9)

@@ -15,11 +15,12 @@ import rlif_rlpd
 from experts import Expert, load_checkpoint, load_demonstrations, parse, save_expert
 
 ROOT = Path(rlif_rlpd.__file__).parent
+# of the shipped ones, those of its paper
 RLIF_TASKS = (
     "AdroitHandPen-v1",
     "Hopper-v5",
     "Walker2d-v5",
-)  # of the shipped ones, those of its paper
+)
 POINT = (
     "tests.tiny:Point-v0"  # so addressed, a process that has not imported this file finds it too
 )
