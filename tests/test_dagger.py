@@ -143,17 +143,7 @@ def test_rates_are_those_since_the_last_evaluation():
 
 
 def test_learns_what_the_expert_can():
-    run_dir = run(
-        "a",
-        "--labels",
-        "all",
-        "--total-timesteps",
-        1_000,
-        "--round-updates",
-        100,
-        "--eval-episodes",
-        10,
-    )
+    run_dir = run("a", "--labels", "all", *tiny.LEARNS)
     returns = [float(row["return_mean"]) for row in tiny.rows(run_dir)]
     assert returns[-1] > 45  # of 50, where pushing at random reaches about 10
 

@@ -242,17 +242,8 @@ def test_doubts_are_logged_at_takeovers():
 
 
 def test_learns_what_the_expert_can():
-    options = (
-        "--total-timesteps",
-        1_000,
-        "--round-updates",
-        100,
-        "--eval-episodes",
-        10,
-        "--threshold",
-        0.3,
-    )
-    returns = [float(row["return_mean"]) for row in tiny.rows(run("a", *options))]
+    run_dir = run("a", "--threshold", 0.3, *tiny.LEARNS)
+    returns = [float(row["return_mean"]) for row in tiny.rows(run_dir)]
     assert returns[-1] > 45  # of 50
 
 

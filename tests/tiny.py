@@ -370,6 +370,10 @@ ROUNDS = (
 )  # fmt: skip
 
 
+# so long, the two learn what the expert can
+LEARNS = "--total-timesteps 1000 --round-updates 100 --eval-episodes 10".split()
+
+
 def run_rounds(script, name, *options):
     """Run the module dagger or hg_dagger in this process, as runs/*__<name>__*; returns that folder."""
     script.main(parsed(script, *ROUNDS, *options, "--exp-name", name))
