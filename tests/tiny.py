@@ -371,7 +371,7 @@ ROUNDS = (
 
 
 # so long, the two learn what the expert can
-LEARNS = "--total-timesteps 1000 --round-updates 100 --eval-episodes 10".split()
+LEARNS = ["--total-timesteps", "1000", "--round-updates", "100", "--eval-episodes", "10"]
 
 
 def run_rounds(script, name, *options):
