@@ -19,14 +19,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-# which makes experts importable
 from run import (
     ROOT,
     read_evaluations,
     results_of,
     scores_of,
     suites,
-)
+)  # which makes experts importable
 from scipy import stats
 
 from experts import load_expert
@@ -34,14 +33,7 @@ from experts import load_expert
 NOVICE = "#4c78a8"
 SEEDS = 5  # of each cell of MILE's figures
 # of RLIF's Table 1, but for BC
-METHODS = (
-    "rlif",
-    "rlif-random",
-    "hg-dagger",
-    "hg-dagger-85",
-    "dagger",
-    "dagger-85",
-)
+METHODS = "rlif", "rlif-random", "hg-dagger", "hg-dagger-85", "dagger", "dagger-85"
 EXPERTS = {  # of RLIF's Table 1
     "AdroitHandPen-v1": ("top", "middle", "low"),
     "Walker2d-v5": ("top", "high", "low"),
@@ -89,11 +81,23 @@ def load(folder):
     }
 
 
+def markdown(header, rows):
+    """A Markdown table of texts."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|" + "-|" * len(header), *lines[1:]])
+
+
 def interval(values):
     """Half the width of the 95 % confidence interval of the mean (Student's t); nan for a single value."""
     if len(values) < 2:
         return np.nan
     return stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+
+
+def read(path):
+    """The rows of a csv file by their names, as texts."""
+    with open(path) as file:
+        return list(csv.DictReader(file))
 
 
 def mean_and_interval(values, planned, digits=0):
@@ -140,38 +144,26 @@ def curves(runs, levels):
 
 def table(runs):
     """A Markdown table: a line for each seed, and, of several, mean and standard deviation over seeds."""
-    names = (
-        "seed",
-        "last",
-        "last, sampled actions",
-        "best",
-        "interventions, first → last",
-        "minutes",
-    )
-    lines = [f"| {' | '.join(names)} |", "|-|-|-|-|-|-|"]
-    numbers = []
+    header = ["seed", "last", "last, sampled actions", "best", "interventions, first → last"]
+    rows, numbers = [], []
     for seed, run in runs.items():
         score, rate = run.columns["normalized_score"], 100 * run.columns["intervention_rate"]
-        sampled, minutes = (
-            run.columns["stochastic_normalized_score"][-1],
-            run.columns["wall_seconds"][-1] / 60,
-        )
-        numbers.append((score[-1], sampled, score.max(), rate[0], rate[-1], minutes))
-        scores = f"{score[-1]:.1f} | {sampled:.1f} | {score.max():.1f}"
-        lines.append(f"| {seed} | {scores} | {rate[0]:.0f} % → {rate[-1]:.0f} % | {minutes:.1f} |")
-    if len(runs) < 2:
-        return "\n".join(lines)
-    mean, std = np.mean(numbers, 0), np.std(numbers, 0, ddof=1)
-    scores = " | ".join(f"{m:.1f} ± {s:.1f}" for m, s in zip(mean[:3], std[:3]))
-    lines.append(
-        f"| mean ± std, n = {len(runs)} | {scores} | {mean[3]:.0f} % → {mean[4]:.0f} % | {mean[5]:.1f} |"
-    )
-    return "\n".join(lines)
+        sampled = run.columns["stochastic_normalized_score"]
+        minutes = run.columns["wall_seconds"][-1] / 60
+        numbers.append((score[-1], sampled[-1], score.max(), rate[0], rate[-1], minutes))
+        scores = [f"{x:.1f}" for x in numbers[-1][:3]]
+        rows.append([f"{seed}", *scores, f"{rate[0]:.0f} % → {rate[-1]:.0f} %", f"{minutes:.1f}"])
+    if len(runs) > 1:
+        mean, std = np.mean(numbers, 0), np.std(numbers, 0, ddof=1)
+        scores = [f"{m:.1f} ± {s:.1f}" for m, s in zip(mean[:3], std[:3])]
+        rates = f"{mean[3]:.0f} % → {mean[4]:.0f} %"
+        rows.append([f"mean ± std, n = {len(runs)}", *scores, rates, f"{mean[5]:.1f}"])
+    return markdown([*header, "minutes"], rows)
 
 
 def overview(what, folders):
     """A Markdown table of rlif_rlpd.py with other options: the scores of all seeds in their order, mean action."""
-    lines = [f"| {what} | seeds | at 30,000 steps | at the end | best |", "|-|-|-|-|-|"]
+    rows = []
     for folder in folders:
         runs, early = load(folder), []
         if not runs:
@@ -184,27 +176,17 @@ def overview(what, folders):
         first = next(iter(runs.values()))
         options = without_threads(first.summary["command"]).removeprefix("rlif_rlpd.py").strip()
         label = f"`{options}`" if options else "none"
-        lines.append(
-            f"| {label} | {' | '.join(', '.join(map(str, cell)) for cell in (runs, early, last, best))} |"
-        )
-    return "\n".join(lines)
+        rows.append([label, *(", ".join(map(str, cell)) for cell in (runs, early, last, best))])
+    return markdown([what, "seeds", "at 30,000 steps", "at the end", "best"], rows)
 
 
 def comparison(folders):
     """A Markdown table of methods by their default commands: what they reach and what the expert is asked for."""
-    names = [
-        "command",
-        "seeds",
-        "last",
-        "last, sampled actions",
-        "environment steps",
-        "labels",
-        "takeovers",
-    ]
-    names += ["flagged at the end (%)", "minutes"]
-    lines = [f"| {' | '.join(names)} |", "|" + "-|" * len(names)]
+    header = ["command", "seeds", "last", "last, sampled actions", "environment steps", "labels"]
+    header += ["takeovers", "flagged at the end (%)", "minutes"]
+    rows = []
     for folder in folders:
-        runs, rows = load(folder), []  # a row for each seed; nan: unknown, or not of this method
+        runs, numbers = load(folder), []  # a row for each seed; nan: unknown, or not of this method
         if not runs:
             continue
         for run in runs.values():
@@ -213,14 +195,14 @@ def comparison(folders):
             flagged = 100 * last["flagged_rate"] if "flagged_rate" in last.dtype.names else np.nan
             minutes = last["wall_seconds"] / 60
             scores = last["normalized_score"], last["stochastic_normalized_score"]
-            rows.append((*scores, *asked, flagged, minutes))
+            numbers.append((*scores, *asked, flagged, minutes))
         cells = []
-        for column, digits in zip(np.array(rows).T, (1, 1, 0, 0, 0, 1, 1)):  # (seeds,)
+        for column, digits in zip(np.array(numbers).T, (1, 1, 0, 0, 0, 1, 1)):  # (seeds,)
             cells.append(mean_and_interval(column[~np.isnan(column)], len(runs), digits))
         first = next(iter(runs.values()))
-        label = f"`{without_threads(first.summary['command'])}` | {', '.join(map(str, runs))}"
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        command = f"`{without_threads(first.summary['command'])}`"
+        rows.append([command, ", ".join(map(str, runs)), *cells])
+    return markdown(header, rows)
 
 
 # the paper's Tables 1 and 3, in the order of METHODS and of REFERENCES
@@ -256,18 +238,17 @@ def cell(folder, paper):
 
 def paper_tables(results):
     """Two Markdown tables: RLIF's Tables 1 and 3, for the experts shipped."""
-    lines = [f"| task, expert | {' | '.join(METHODS)} | bc |", "|-|" + "-|" * (len(METHODS) + 1)]
+    rows = []
     for env_id, levels in EXPERTS.items():
         for level in levels:
             folders = [results / "table1" / f"{env_id}-{level}-{method}" for method in METHODS]
-            cells = [
-                cell(folder, paper) for folder, paper in zip(folders, PAPER[f"{env_id}-{level}"])
-            ]
+            cells = [cell(*both) for both in zip(folders, PAPER[f"{env_id}-{level}"])]
             bc = f"{env_id}-bc"
             cells.append(cell(results / "table1" / bc, *PAPER[bc]) if level == levels[0] else "")
             score = load_expert(env_id, level).facts["score_mean"]
-            lines.append(f"| {env_id}, {level} ({score:.0f}) | {' | '.join(cells)} |")
-    lines += ["", f"| expert \\ reference | {' | '.join(REFERENCES)} |", "|-|-|-|-|"]
+            rows.append([f"{env_id}, {level} ({score:.0f})", *cells])
+    first = markdown(["task, expert", *METHODS, "bc"], rows)
+    rows = []
     for expert in PAPER_REFERENCES:
         cells = []
         for reference, paper in zip(REFERENCES, PAPER_REFERENCES[expert]):
@@ -275,8 +256,8 @@ def paper_tables(results):
             if folder.removeprefix("table3/") not in suites()["table3"]:
                 folder = f"table1/Walker2d-v5-{expert}-rlif"
             cells.append(cell(results / folder, paper))
-        lines.append(f"| {expert} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([expert, *cells])
+    return first, markdown(["expert \\ reference", *REFERENCES], rows)
 
 
 def before(results, task):
@@ -296,32 +277,31 @@ def mile_scores(results, name, task, method, rounds):
     return [run.scores[run.columns["round"] == rounds][0] for run in runs]
 
 
+SETTINGS = [("figure3", task, 1) for task in TASKS]  # of MILE's figures: suite, task, rounds
+SETTINGS += [("figure4", task, rounds) for task in LONG_TASKS for rounds in (10, 20)]
+
+
 def mile_methods(results):
     """A Markdown table: what all methods reach in the settings of MILE's Figures 3 and 4."""
-    settings = [("figure3", task, 1) for task in TASKS]
-    settings += [("figure4", task, rounds) for task in LONG_TASKS for rounds in (10, 20)]
     header = ["figure", "task", "rounds", "alone at first", "with the person", "expert", "c"]
     header += ["interventions at first (%)", *MARKERS]
-    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
-    for name, task, rounds in settings:
+    rows = []
+    for name, task, rounds in SETTINGS:
         facts, cells = before(results, task), ["-"] * 5
         if facts:
             cells = [f"{facts[key]:.0f}" for key in LEVELS]
             cells += [f"{facts['intervention_cost']:g}", f"{100 * facts['intervention_rate']:.0f}"]
         for method in MARKERS:
             cells.append(mean_and_interval(mile_scores(results, name, task, method, rounds), SEEDS))
-        lines.append(f"| {name[-1]} | {task} | {rounds} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name[-1], task, f"{rounds}", *cells])
+    return markdown(header, rows)
 
 
 def mile_differences(results):
     """A Markdown table: how much more than MILE the others reach, seed by seed, in Figures 3 and 4."""
-    settings = [("figure3", task, 1) for task in TASKS]
-    settings += [("figure4", task, rounds) for task in LONG_TASKS for rounds in (10, 20)]
     others = [method for method in MARKERS if method != "mile"]
-    header = ["figure", "task", "rounds", *(f"{method} − mile" for method in others)]
-    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
-    for name, task, rounds in settings:
+    rows = []
+    for name, task, rounds in SETTINGS:
         found, cells = {}, []  # found: {method: {seed: score}}
         for method in MARKERS:
             seeds = load(results / name / f"{task}-{method}")
@@ -330,23 +310,18 @@ def mile_differences(results):
             both = found[method].keys() & found["mile"].keys()
             differences = [found[method][seed] - found["mile"][seed] for seed in both]
             cells.append(mean_and_interval(differences, SEEDS))
-        lines.append(f"| {name[-1]} | {task} | {rounds} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name[-1], task, f"{rounds}", *cells])
+    return markdown(["figure", "task", "rounds", *(f"{name} − mile" for name in others)], rows)
 
 
 def mile_costs(results):
     """A Markdown table: what all methods cost in the settings of MILE's Figures 3 and 4."""
-    settings = [("figure3", task) for task in TASKS] + [("figure4", task) for task in LONG_TASKS]
-    header = [
-        "figure",
-        "task: environment steps / interventions / their share / gradient steps",
-        *MARKERS,
-    ]
-    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
-    for name, task in settings:
+    what = "task: environment steps / interventions / their share / gradient steps"
+    rows = []
+    for name, task in dict.fromkeys((name, task) for name, task, _ in SETTINGS):
         cells = [cost(mile_runs(results, name, task, method)) for method in MARKERS]
-        lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name[-1], task, *cells])
+    return markdown(["figure", what, *MARKERS], rows)
 
 
 def cost(runs):
@@ -370,22 +345,19 @@ def gradient_steps(summary):
 
 def mile_demonstrations(results):
     """A Markdown table: all methods in the setting of Figure 5 of MILE's paper."""
-    lines = ["| drawer, one round | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
+    rows = []
     for method in MARKERS:
         scores = [mile_scores(results, "figure3", "drawer", method, 1)]
-        scores += [
-            mile_scores(results, "figure5", "drawer", f"{method}-{demos}-demos", 1)
-            for demos in (1, 3, 5)
-        ]
-        lines.append(
-            f"| {method} | {' | '.join(mean_and_interval(values, SEEDS) for values in scores)} |"
-        )
-    return "\n".join(lines)
+        for demos in (1, 3, 5):
+            cell = f"{method}-{demos}-demos"
+            scores.append(mile_scores(results, "figure5", "drawer", cell, 1))
+        rows.append([method, *(mean_and_interval(values, SEEDS) for values in scores)])
+    return markdown(["drawer, one round", "0 demonstrations", "1", "3", "5"], rows)
 
 
 def mile_predictions(results):
     """A Markdown table: how well interventions were predicted, the mean over the rounds of Figure 4's setting."""
-    lines = ["| task | predicted by | accuracy | balanced accuracy | log-loss |", "|-|-|-|-|-|"]
+    rows = []
     for task in LONG_TASKS:
         runs = mile_runs(results, "figure4", task, "mile")
         for source in ("model", "network", "majority"):
@@ -394,8 +366,8 @@ def mile_predictions(results):
                 # two evaluations of each run, of ten rounds each; nan where no step, or every step, was an intervention
                 values = [np.nanmean(run.columns[f"{source}_{what}"]) for run in runs]
                 cells.append(mean_and_interval(values, SEEDS, digits=2))
-            lines.append(f"| {task} | {source} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([task, source, *cells])
+    return markdown(["task", "predicted by", "accuracy", "balanced accuracy", "log-loss"], rows)
 
 
 def one_round(results):
@@ -472,17 +444,10 @@ def legend(figure, drawn):
 
 def speed_tables(folder):
     """Two Markdown tables: milliseconds of an update by number of critics and UTD ratio; the default run's speed."""
-    with open(folder / "updates.csv") as updates, open(folder / "runs.csv") as runs:
-        rows, runs = list(csv.DictReader(updates)), list(csv.DictReader(runs))
-    by_key = {
-        tuple(r[k] for k in ("device", "threads", "num_qs", "utd_ratio", "path", "precision")): r
-        for r in rows
-    }
+    names = "device", "threads", "num_qs", "utd_ratio", "path", "precision"
+    by_key = {tuple(row[k] for k in names): row for row in read(folder / "updates.csv")}
     forms = [("eager", "float32"), ("compiled", "float32"), ("compiled", "bfloat16")]
-    lines = [
-        "| | critics | critic updates | plain | `--compile` | `--compile --bf16` |",
-        "|-|-|-|-|-|-|",
-    ]
+    rows = []
     for device, threads, num_qs, utd in dict.fromkeys(key[:4] for key in by_key):
         cells = []
         for form in forms:
@@ -491,12 +456,15 @@ def speed_tables(folder):
             share = f" ({100 * float(row['share_of_product']):.0f} %{times_jax})"
             cells.append(f"{float(row['ms']):.1f} ms{share}")
         where = {"cpu1": "one core", "cpu2": "two cores", "cuda1": "GPU"}[device + threads]
-        lines.append(f"| {where} | {num_qs} | {utd} | {' | '.join(cells)} |")
-    lines += ["", "| command | steps/s | start-up | peak memory |", "|-|-|-|-|"]
-    for run in runs:
-        rest = f"{run['start_up_seconds']} s | {run['peak_mib']} MiB"
-        lines.append(f"| `{run['command']}` | {run['steps_per_second']} | {rest} |")
-    return "\n".join(lines)
+        rows.append([where, num_qs, utd, *cells])
+    header = ["device", "critics", "critic updates", "plain", "`--compile`", "`--compile --bf16`"]
+    updates = markdown(header, rows)
+    rows = [
+        [f"`{run['command']}`", run["steps_per_second"]]
+        + [f"{run['start_up_seconds']} s", f"{run['peak_mib']} MiB"]
+        for run in read(folder / "runs.csv")
+    ]
+    return updates, markdown(["command", "steps/s", "start-up", "peak memory"], rows)
 
 
 ALPHAS = 0.9, 0.95, 0.975, 0.99, 0.995  # of rlif_rlpd.py's person; the last is its default
@@ -568,12 +536,7 @@ def gap_cells(judged):
 
 def judge_tables(results):
     """Two Markdown tables: the gap of a reference's Q and the true gap; what is flagged, and what is bad."""
-    header = ["gaps: task, judge", "novice", "states", "rank correlation", "attainable"]
-    header += ["true gap, median", "mean if flagged", "mean if not", "G", "Q − G"]
-    header += ["correlation of Q and G"]
-    gaps = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
-    header = ["flags: task, judge", "novice", *(f"α = {alpha}" for alpha in ALPHAS)]
-    flags = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
+    gaps, flags = [], []
     for env_id in judge.TASKS:
         for level in judge.references(env_id):
             paths = [results / "judge" / f"{env_id}-{level}-{name}.csv" for name in judge.NOVICES]
@@ -583,39 +546,36 @@ def judge_tables(results):
             if parts:
                 parts = {"all": judge.together(list(parts.values()))} | parts
             for name, judged in parts.items():
-                label = f"| {env_id}, {level} | {name}"
-                gaps.append(f"{label} | {' | '.join(gap_cells(judged))} |")
-                cells = [judge_rates(judged, alpha) for alpha in ALPHAS]
-                flags.append(f"{label} | {' | '.join(cells)} |")
-    return "\n".join(gaps), "\n".join(flags)
+                gaps.append([f"{env_id}, {level}", name, *gap_cells(judged)])
+                rates = [judge_rates(judged, alpha) for alpha in ALPHAS]
+                flags.append([f"{env_id}, {level}", name, *rates])
+    header = ["gaps: task, judge", "novice", "states", "rank correlation", "attainable"]
+    header += ["true gap, median", "mean if flagged", "mean if not", "G", "Q − G"]
+    header += ["correlation of Q and G"]
+    names = ["flags: task, judge", "novice", *(f"α = {alpha}" for alpha in ALPHAS)]
+    return markdown(header, gaps), markdown(names, flags)
 
 
 def all_tables(results):
     """Every table of README.md and docs/, as Markdown."""
-    options = [
-        results / "hopper" / "rlif",
-        *(results / "options" / cell for cell in suites()["options"]),
-    ]
+    hopper = results / "hopper"
+    methods = "bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif"
+    options = [hopper / "rlif", *(results / "options" / cell for cell in suites()["options"])]
     tried = [results / "tried" / cell for cell in suites()["tried"]]
-    methods = [
-        results / "hopper" / cell
-        for cell in ("bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif")
+    return [
+        table(load(hopper / "rlif")),
+        comparison([hopper / method for method in methods]),
+        *paper_tables(results),
+        overview("options on Hopper-v5", options),
+        overview("options on other tasks", tried),
+        mile_methods(results),
+        mile_differences(results),
+        mile_costs(results),
+        mile_demonstrations(results),
+        mile_predictions(results),
+        *judge_tables(results),
+        *speed_tables(results / "speed"),
     ]
-    parts = [table(load(results / "hopper" / "rlif")), comparison(methods)]
-    parts += paper_tables(results).split("\n\n")
-    parts += [overview("options on Hopper-v5", options), overview("options on other tasks", tried)]
-    parts += [
-        make(results)
-        for make in (
-            mile_methods,
-            mile_differences,
-            mile_costs,
-            mile_demonstrations,
-            mile_predictions,
-        )
-    ]
-    parts += judge_tables(results)
-    return parts + speed_tables(results / "speed").split("\n\n")
 
 
 def pages():
