@@ -32,7 +32,7 @@ from experts import load_expert
 
 NOVICE = "#4c78a8"
 SEEDS = 5  # of each cell of MILE's figures
-# of RLIF's Table 1, but for BC
+# of RLIF's Table 1; BC asks no expert
 METHODS = "rlif", "rlif-random", "hg-dagger", "hg-dagger-85", "dagger", "dagger-85"
 EXPERTS = {  # of RLIF's Table 1
     "AdroitHandPen-v1": ("top", "middle", "low"),
@@ -227,37 +227,90 @@ PAPER_REFERENCES = {
 }
 
 
-def cell(folder, paper):
-    """The mean of the last and of the best evaluations over seeds, mean action, and the paper's figure in brackets."""
+def comparable(run, method):
+    """Whether a run of Table 1 is as today's would be: not from before the corrections of docs/results.md.
+
+    Since then a run's summary says by which metric it is judged. Two methods they did not change.
+    """
+    return method in ("rlif", "dagger-85") or "main_metric" in run.summary
+
+
+def cell(folder, method, paper):
+    """Of the seeds of a cell: the last evaluation; the best of all, and the paper's figure in brackets."""
     runs = load(folder).values()
     if not runs:
-        return f"- ({paper:.0f})"
-    last, best = [run.scores[-1] for run in runs], [run.scores.max() for run in runs]
-    return f"{mean_and_interval(last, len(runs))} / {np.mean(best):.0f} ({paper:.0f})"
+        return "-", f"- ({paper:.0f})"
+    new = [run for run in runs if comparable(run, method)]
+    shown = new or list(runs)
+    last, best = [run.scores[-1] for run in shown], [run.scores.max() for run in shown]
+    seeds = f"n = {len(shown)}" if len(shown) > 1 else "one seed"
+    if not new:
+        seeds += ", older"
+    mean = mean_and_interval(last, len(shown))
+    return f"{mean} ({seeds})", f"{np.mean(best):.0f} ({paper:.0f})"
 
 
 def paper_tables(results):
-    """Two Markdown tables: RLIF's Tables 1 and 3, for the experts shipped."""
-    rows = []
+    """Markdown tables of RLIF's Tables 1 and 3, for the experts shipped: of each the last evaluation, and the best."""
+    header, rows = [*METHODS, "bc"], []
     for env_id, levels in EXPERTS.items():
         for level in levels:
-            folders = [results / "table1" / f"{env_id}-{level}-{method}" for method in METHODS]
-            cells = [cell(*both) for both in zip(folders, PAPER[f"{env_id}-{level}"])]
-            bc = f"{env_id}-bc"
-            cells.append(cell(results / "table1" / bc, *PAPER[bc]) if level == levels[0] else "")
             score = load_expert(env_id, level).facts["score_mean"]
-            rows.append([f"{env_id}, {level} ({score:.0f})", *cells])
-    first = markdown(["task, expert", *METHODS, "bc"], rows)
+            cells = [(f"{env_id}, {level} ({score:.0f})",) * 2]
+            for method, paper in zip(METHODS, PAPER[f"{env_id}-{level}"]):
+                cells.append(cell(results / "table1" / f"{env_id}-{level}-{method}", method, paper))
+            if level == levels[0]:
+                cells.append(
+                    cell(results / "table1" / f"{env_id}-bc", "bc", *PAPER[f"{env_id}-bc"])
+                )
+            else:
+                cells.append(("", ""))
+            rows.append(cells)
+    yield from last_and_best("task, expert", header, rows)
     rows = []
     for expert in PAPER_REFERENCES:
-        cells = []
+        cells = [(expert,) * 2]
         for reference, paper in zip(REFERENCES, PAPER_REFERENCES[expert]):
             folder = f"table3/{expert}-{reference}"
             if folder.removeprefix("table3/") not in suites()["table3"]:
                 folder = f"table1/Walker2d-v5-{expert}-rlif"
-            cells.append(cell(results / folder, paper))
-        rows.append([expert, *cells])
-    return first, markdown(["expert \\ reference", *REFERENCES], rows)
+            cells.append(cell(results / folder, "rlif", paper))
+        rows.append(cells)
+    yield from last_and_best("expert \\ reference", REFERENCES, rows)
+
+
+def aggregate_rows(results):
+    """What benchmark/aggregate.py has found, a row for each method; nothing before it was run."""
+    path = results / "aggregate" / "table1.csv"
+    return read(path) if path.exists() else []
+
+
+def counted(found):
+    """How many seeds and tasks the rows of aggregate_rows() are from, in words."""
+    return f"{found[0]['seeds']} seeds of {found[0]['tasks']} tasks"
+
+
+def aggregate_table(results):
+    """A Markdown table: RLIF's Table 1 over all tasks, and which ones they are."""
+    header = ["over all tasks: method", "interquartile mean", "rlif is better with probability"]
+    found = aggregate_rows(results)
+    if not found:
+        return markdown(header, [["no task has three seeds of every method yet", "-", "-"]])
+    rows = []
+    for row in found:
+        mean = "{iqm:.1f} ({iqm_low:.1f} to {iqm_high:.1f})"
+        better = "{better:.2f} ({better_low:.2f} to {better_high:.2f})"
+        numbers = {name: float(row[name]) for name in re.findall(r"\w+(?=:)", mean + better)}
+        rows.append([row["method"], mean.format(**numbers), better.format(**numbers)])
+    rows[0][2] = ""  # rlif itself
+    rows.append([counted(found), found[0]["which"], ""])
+    return markdown(header, rows)
+
+
+def last_and_best(corner, header, rows):
+    """Two Markdown tables of cells that are pairs of texts."""
+    for i, what in enumerate(("last", "best")):
+        yield markdown([f"{what}: {corner}", *header], [[pair[i] for pair in row] for row in rows])
 
 
 def before(results, task):
@@ -431,6 +484,22 @@ def twenty_rounds(results):
     return figure
 
 
+def intervals(rows, name, label, limits, level=None):
+    """A number of benchmark/aggregate.py with its 95 % interval, by method; level: where to draw a line."""
+    figure, axis = plt.subplots(figsize=(7, 0.4 + 0.32 * len(rows)), layout="constrained")
+    for i, row in enumerate(rows):
+        value, low, high = (float(row[name + end]) for end in ("", "_low", "_high"))
+        style = {"color": f"C{(*METHODS, 'bc').index(row['method'])}", "marker": "o", "capsize": 3}
+        axis.errorbar(value, i, xerr=[[value - low], [high - value]], **style)
+    if level is not None:
+        axis.axvline(level, color="0.5", linewidth=1, linestyle="--")
+    axis.set(xlabel=label, xlim=limits)
+    axis.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)  # the first method at the top
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def legend(figure, drawn):
     """Below a picture, the names of what is drawn and of LEVELS."""
     lines = {
@@ -566,6 +635,7 @@ def all_tables(results):
         table(load(hopper / "rlif")),
         comparison([hopper / method for method in methods]),
         *paper_tables(results),
+        aggregate_table(results),
         overview("options on Hopper-v5", options),
         overview("options on other tasks", tried),
         mile_methods(results),
@@ -603,6 +673,11 @@ def main():
         if clones := load(results / "hopper" / "bc").values():
             levels["cloning the demonstrations"] = np.mean([run.scores[-1] for run in clones])
         pictures["hopper"] = curves(runs, levels)
+    if rows := aggregate_rows(results):
+        label = f"interquartile mean of the last evaluations (%), {counted(rows)}"
+        pictures["table1"] = intervals(rows, "iqm", label, (0, None))
+        label = f"probability that rlif does better, {counted(rows)}"
+        pictures["table1-better"] = intervals(rows[1:], "better", label, (-0.02, 1.02), 0.5)
     for name, picture in pictures.items():
         picture.savefig(figures / f"{name}.png", dpi=130, bbox_inches="tight")
     markdown = all_tables(results)
