@@ -536,6 +536,60 @@ def speed_tables(folder):
     return updates, markdown(["command", "steps/s", "start-up", "peak memory"], rows)
 
 
+def option(command, name, default=None):
+    """The number that a command gives an option."""
+    found = re.search(rf"--{name} (\d+)", command)
+    return int(found[1]) if found else default
+
+
+def update_ms(results, utd):
+    """Milliseconds of an update with 10 critics on one core, bfloat16; between and beyond 1 and 10 on a line."""
+    measured = {}
+    for row in read(results / "speed" / "updates.csv"):
+        if (row["device"], row["threads"], row["num_qs"]) == ("cpu", "1", "10"):
+            measured[row["path"], row["precision"], int(row["utd_ratio"])] = float(row["ms"])
+    one, ten = (measured["compiled", "bfloat16", count] for count in (1, 10))
+    return one + (utd - 1) * (ten - one) / 9
+
+
+def hours(results, cell):
+    """Core-hours of a run of this cell of table1-full, by what Table 1's runs of the same cell took; nan: not run."""
+    command, found = suites()["table1-full"][cell], []
+    steps = option(command, "total-timesteps")
+    for run in load(results / "table1" / cell).values():
+        seconds = run.summary["seconds"]
+        if not command.startswith("rlif"):
+            # rounds of as many gradient steps as the script's default
+            taken = run.summary.get("gradient_steps") or 10_000 + 2_500 * run.summary["rounds"]
+            pretrain = option(command, "pretrain-updates")
+            found.append(seconds["total"] / taken * (pretrain + 100 * 2_500 if pretrain else steps))
+        elif isinstance(seconds, dict):  # of the runs that say how long their parts took
+            update = update_ms(results, option(command, "utd-ratio", 1)) / 1e3
+            step = update + seconds["environment"] / run.summary["env_steps"]
+            evaluations = steps / option(command, "eval-frequency")
+            found.append(steps * step + evaluations * seconds["evaluation"] / len(run.scores))
+    # other processes only make a run longer
+    return min(found) / 3600 if found else np.nan
+
+
+def full_budget(results):
+    """A Markdown table: the core-hours of Table 1 at the paper's budget."""
+    header = ["core-hours of a run: task", "critic updates", "update", *METHODS, "bc"]
+    rows, total = [], 0
+    for env_id, levels in EXPERTS.items():
+        utd = option(suites()["table1-full"][f"{env_id}-low-rlif"], "utd-ratio", 1)
+        by_method = [
+            [hours(results, f"{env_id}-{level}-{method}") for level in levels] for method in METHODS
+        ]
+        by_method.append([hours(results, f"{env_id}-bc")])
+        cells = [f"{np.median(values):.1f}" for values in by_method]
+        three = 3 * sum(map(sum, by_method))
+        total += three
+        rows.append([env_id, f"{utd}", f"{update_ms(results, utd):.1f} ms", *cells, f"{three:.0f}"])
+    rows.append(["all", *[""] * (len(header) - 1), f"{total:.0f}"])
+    return markdown([*header, "all runs, three seeds"], rows)
+
+
 ALPHAS = 0.9, 0.95, 0.975, 0.99, 0.995  # of rlif_rlpd.py's person; the last is its default
 
 
@@ -645,6 +699,7 @@ def all_tables(results):
         mile_predictions(results),
         *judge_tables(results),
         *speed_tables(results / "speed"),
+        full_budget(results),
     ]
 
 
