@@ -144,7 +144,7 @@ class ThresholdHuman:
         self.args, self.expert, self.threshold, self.rng = args, expert, threshold, rng
 
     def check(self, obs, proposal):
-        """Flagged as bad? Does a takeover start, of how many steps? (O,), (A,) -> bool, bool, int."""
+        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
         distance = np.abs(self.expert.act(obs[None])[0].numpy() - proposal).sum()
         flagged = bool(distance >= self.threshold)
         chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
@@ -175,7 +175,7 @@ class ValueHuman:
         self.args, self.reference, self.rng = args, reference, rng
 
     def check(self, obs, proposal):
-        """Flagged as bad? Does a takeover start, of how many steps? (O,), (A,) -> bool, bool, int."""
+        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
         obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
         actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
         q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
@@ -199,7 +199,7 @@ class RandomHuman:
         self.chance = 1 / (1 + k * (1 - p) / p)
 
     def check(self, obs, proposal):
-        """Flags nothing; does a takeover start, of how many steps? (O,), (A,) -> bool, bool, int."""
+        """Flags nothing; does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
         started = self.rng.random() < self.chance
         return False, started, self.takeover_steps if started else 0
 

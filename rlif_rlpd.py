@@ -158,7 +158,7 @@ class ValueHuman:
         self.discount = args.gamma ** (args.takeover_steps + self.grace_steps)
 
     def check(self, obs, proposal):
-        """Flagged as bad? Does a takeover start, of how many steps? (O,), (A,) -> bool, bool, int."""
+        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
         obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
         actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
         q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
@@ -184,7 +184,7 @@ class RandomHuman:
         self.discount = args.gamma**k * self.chance / (1 - (1 - self.chance) * args.gamma)
 
     def check(self, obs, proposal):
-        """Flags nothing; does a takeover start, of how many steps? (O,), (A,) -> bool, bool, int."""
+        """Flags nothing; does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
         started = self.rng.random() < self.chance
         return False, started, self.takeover_steps if started else 0
 

@@ -210,7 +210,11 @@ def check_person(args, typed, names=""):
     names: options of the persons that are simulated, with blanks between.
     """
     if args.intervention != "human":
-        unused(typed, "keys replay", "they belong to --intervention human")
+        unused(typed, "keys", "they belong to --intervention human")
+        if args.replay:
+            raise InputError(
+                "--replay: a person at the keys was there, which is --intervention human"
+            )
         return
     unused(typed, names, "you are the expert")
     if args.cuda:
