@@ -44,11 +44,23 @@ class Pilot:
         x, y, vx, vy, angle, spin, *legs = obs
         self.steps = 0 if any(legs) else self.steps + 1
         off = abs(x) > 0.3 and x * vx > 0.1
-        return abs(angle) > 0.4 or abs(spin) > 0.6 or off or vy < -0.35 - 0.5 * max(y, 0) or self.steps > 350
+        return (
+            abs(angle) > 0.4
+            or abs(spin) > 0.6
+            or off
+            or vy < -0.35 - 0.5 * max(y, 0)
+            or self.steps > 350
+        )
 
     def good(self, obs):
         x, y, vx, vy, angle, spin, *legs = obs
-        return abs(angle) < 0.2 and abs(spin) < 0.3 and abs(vx) < 0.3 and abs(vy) < 0.4 and self.steps < 350
+        return (
+            abs(angle) < 0.2
+            and abs(spin) < 0.3
+            and abs(vx) < 0.3
+            and abs(vy) < 0.4
+            and self.steps < 350
+        )
 
 
 class Presser:
@@ -66,8 +78,16 @@ class Presser:
         return way * np.array([0.0, 1.0, 0.0]) + np.array([0.0, 0.1, 0.0])
 
     def keys(self, obs):
-        names = ("down", "up"), ("right", "left"), ("w", "s")  # of x, y and z, one way and the other
-        return [pair[0 if part > 0 else 1] for pair, part in zip(names, self.way(obs)) if abs(part) > 0.02]
+        names = (
+            ("down", "up"),
+            ("right", "left"),
+            ("w", "s"),
+        )  # of x, y and z, one way and the other
+        return [
+            pair[0 if part > 0 else 1]
+            for pair, part in zip(names, self.way(obs))
+            if abs(part) > 0.02
+        ]
 
     def bad(self, obs):
         """Has the hand come no nearer for a second?"""
@@ -92,7 +112,13 @@ class Hands:
     """What experts.window.Window is to a person: no picture, and keys that a program presses."""
 
     def __init__(self, env, keys):
-        self.paused, self.bad, self.given_up, self.pressed, self.pushed = False, False, False, [], {}
+        self.paused, self.bad, self.given_up, self.pressed, self.pushed = (
+            False,
+            False,
+            False,
+            [],
+            {},
+        )
 
     def draw(self, *_):
         pass

@@ -29,7 +29,10 @@ SCRIPTS = {
 PARSERS = {name: script.Args for name, script in SCRIPTS.items()} | {
     "-m experts.train": experts.train.Args
 }
-PAGES = "README.md", "docs/options.md", "docs/results.md", "docs/speed.md", "experts/README.md"
+PAGES = (
+    "README.md", "docs/keys.md", "docs/options.md", "docs/results.md", "docs/speed.md", "docs/study.md",
+    "experts/README.md",
+)  # fmt: skip
 COMMAND = re.compile(rf"python ({'|'.join(map(re.escape, PARSERS))})(?!\w)(.*)")
 
 
