@@ -67,7 +67,7 @@ def test_command_is_understood(file, script, options):
         assert caught.value.code == 0
         return
     args = tyro.cli(PARSERS[script], args=argv)
-    if script in SCRIPTS and args.resume is None:
+    if script in SCRIPTS and args.resume is None and not getattr(args, "replay", None):
         parsed(SCRIPTS[script], *argv)
 
 
