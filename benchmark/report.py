@@ -19,29 +19,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-# which makes experts importable
 from run import (
     ROOT,
     read_evaluations,
     results_of,
     scores_of,
     suites,
-)
+)  # which makes experts importable
 from scipy import stats
 
 from experts import load_expert
 
 NOVICE = "#4c78a8"
 SEEDS = 5  # of each cell of MILE's figures
-# of RLIF's Table 1, but for BC
-METHODS = (
-    "rlif",
-    "rlif-random",
-    "hg-dagger",
-    "hg-dagger-85",
-    "dagger",
-    "dagger-85",
-)
+# of RLIF's Table 1; BC asks no expert
+METHODS = "rlif", "rlif-random", "hg-dagger", "hg-dagger-85", "dagger", "dagger-85"
 EXPERTS = {  # of RLIF's Table 1
     "AdroitHandPen-v1": ("top", "middle", "low"),
     "Walker2d-v5": ("top", "high", "low"),
@@ -89,11 +81,23 @@ def load(folder):
     }
 
 
+def markdown(header, rows):
+    """A Markdown table of texts."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|" + "-|" * len(header), *lines[1:]])
+
+
 def interval(values):
     """Half the width of the 95 % confidence interval of the mean (Student's t); nan for a single value."""
     if len(values) < 2:
         return np.nan
     return stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+
+
+def read(path):
+    """The rows of a csv file by their names, as texts."""
+    with open(path) as file:
+        return list(csv.DictReader(file))
 
 
 def mean_and_interval(values, planned, digits=0):
@@ -140,38 +144,26 @@ def curves(runs, levels):
 
 def table(runs):
     """A Markdown table: a line for each seed, and, of several, mean and standard deviation over seeds."""
-    names = (
-        "seed",
-        "last",
-        "last, sampled actions",
-        "best",
-        "interventions, first → last",
-        "minutes",
-    )
-    lines = [f"| {' | '.join(names)} |", "|-|-|-|-|-|-|"]
-    numbers = []
+    header = ["seed", "last", "last, sampled actions", "best", "interventions, first → last"]
+    rows, numbers = [], []
     for seed, run in runs.items():
         score, rate = run.columns["normalized_score"], 100 * run.columns["intervention_rate"]
-        sampled, minutes = (
-            run.columns["stochastic_normalized_score"][-1],
-            run.columns["wall_seconds"][-1] / 60,
-        )
-        numbers.append((score[-1], sampled, score.max(), rate[0], rate[-1], minutes))
-        scores = f"{score[-1]:.1f} | {sampled:.1f} | {score.max():.1f}"
-        lines.append(f"| {seed} | {scores} | {rate[0]:.0f} % → {rate[-1]:.0f} % | {minutes:.1f} |")
-    if len(runs) < 2:
-        return "\n".join(lines)
-    mean, std = np.mean(numbers, 0), np.std(numbers, 0, ddof=1)
-    scores = " | ".join(f"{m:.1f} ± {s:.1f}" for m, s in zip(mean[:3], std[:3]))
-    lines.append(
-        f"| mean ± std, n = {len(runs)} | {scores} | {mean[3]:.0f} % → {mean[4]:.0f} % | {mean[5]:.1f} |"
-    )
-    return "\n".join(lines)
+        sampled = run.columns["stochastic_normalized_score"]
+        minutes = run.columns["wall_seconds"][-1] / 60
+        numbers.append((score[-1], sampled[-1], score.max(), rate[0], rate[-1], minutes))
+        scores = [f"{x:.1f}" for x in numbers[-1][:3]]
+        rows.append([f"{seed}", *scores, f"{rate[0]:.0f} % → {rate[-1]:.0f} %", f"{minutes:.1f}"])
+    if len(runs) > 1:
+        mean, std = np.mean(numbers, 0), np.std(numbers, 0, ddof=1)
+        scores = [f"{m:.1f} ± {s:.1f}" for m, s in zip(mean[:3], std[:3])]
+        rates = f"{mean[3]:.0f} % → {mean[4]:.0f} %"
+        rows.append([f"mean ± std, n = {len(runs)}", *scores, rates, f"{mean[5]:.1f}"])
+    return markdown([*header, "minutes"], rows)
 
 
 def overview(what, folders):
     """A Markdown table of rlif_rlpd.py with other options: the scores of all seeds in their order, mean action."""
-    lines = [f"| {what} | seeds | at 30,000 steps | at the end | best |", "|-|-|-|-|-|"]
+    rows = []
     for folder in folders:
         runs, early = load(folder), []
         if not runs:
@@ -184,27 +176,17 @@ def overview(what, folders):
         first = next(iter(runs.values()))
         options = without_threads(first.summary["command"]).removeprefix("rlif_rlpd.py").strip()
         label = f"`{options}`" if options else "none"
-        lines.append(
-            f"| {label} | {' | '.join(', '.join(map(str, cell)) for cell in (runs, early, last, best))} |"
-        )
-    return "\n".join(lines)
+        rows.append([label, *(", ".join(map(str, cell)) for cell in (runs, early, last, best))])
+    return markdown([what, "seeds", "at 30,000 steps", "at the end", "best"], rows)
 
 
 def comparison(folders):
     """A Markdown table of methods by their default commands: what they reach and what the expert is asked for."""
-    names = [
-        "command",
-        "seeds",
-        "last",
-        "last, sampled actions",
-        "environment steps",
-        "labels",
-        "takeovers",
-    ]
-    names += ["flagged at the end (%)", "minutes"]
-    lines = [f"| {' | '.join(names)} |", "|" + "-|" * len(names)]
+    header = ["command", "seeds", "last", "last, sampled actions", "environment steps", "labels"]
+    header += ["takeovers", "flagged at the end (%)", "minutes"]
+    rows = []
     for folder in folders:
-        runs, rows = load(folder), []  # a row for each seed; nan: unknown, or not of this method
+        runs, numbers = load(folder), []  # a row for each seed; nan: unknown, or not of this method
         if not runs:
             continue
         for run in runs.values():
@@ -213,14 +195,14 @@ def comparison(folders):
             flagged = 100 * last["flagged_rate"] if "flagged_rate" in last.dtype.names else np.nan
             minutes = last["wall_seconds"] / 60
             scores = last["normalized_score"], last["stochastic_normalized_score"]
-            rows.append((*scores, *asked, flagged, minutes))
+            numbers.append((*scores, *asked, flagged, minutes))
         cells = []
-        for column, digits in zip(np.array(rows).T, (1, 1, 0, 0, 0, 1, 1)):  # (seeds,)
+        for column, digits in zip(np.array(numbers).T, (1, 1, 0, 0, 0, 1, 1)):  # (seeds,)
             cells.append(mean_and_interval(column[~np.isnan(column)], len(runs), digits))
         first = next(iter(runs.values()))
-        label = f"`{without_threads(first.summary['command'])}` | {', '.join(map(str, runs))}"
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        command = f"`{without_threads(first.summary['command'])}`"
+        rows.append([command, ", ".join(map(str, runs)), *cells])
+    return markdown(header, rows)
 
 
 # the paper's Tables 1 and 3, in the order of METHODS and of REFERENCES
@@ -245,38 +227,90 @@ PAPER_REFERENCES = {
 }
 
 
-def cell(folder, paper):
-    """The mean of the last and of the best evaluations over seeds, mean action, and the paper's figure in brackets."""
+def comparable(run, method):
+    """Whether a run of Table 1 is as today's would be: not from before the corrections of docs/results.md.
+
+    Since then a run's summary says by which metric it is judged. Two methods they did not change.
+    """
+    return method in ("rlif", "dagger-85") or "main_metric" in run.summary
+
+
+def cell(folder, method, paper):
+    """Of the seeds of a cell: the last evaluation; the best of all, and the paper's figure in brackets."""
     runs = load(folder).values()
     if not runs:
-        return f"- ({paper:.0f})"
-    last, best = [run.scores[-1] for run in runs], [run.scores.max() for run in runs]
-    return f"{mean_and_interval(last, len(runs))} / {np.mean(best):.0f} ({paper:.0f})"
+        return "-", f"- ({paper:.0f})"
+    new = [run for run in runs if comparable(run, method)]
+    shown = new or list(runs)
+    last, best = [run.scores[-1] for run in shown], [run.scores.max() for run in shown]
+    seeds = f"n = {len(shown)}" if len(shown) > 1 else "one seed"
+    if not new:
+        seeds += ", older"
+    mean = mean_and_interval(last, len(shown))
+    return f"{mean} ({seeds})", f"{np.mean(best):.0f} ({paper:.0f})"
 
 
 def paper_tables(results):
-    """Two Markdown tables: RLIF's Tables 1 and 3, for the experts shipped."""
-    lines = [f"| task, expert | {' | '.join(METHODS)} | bc |", "|-|" + "-|" * (len(METHODS) + 1)]
+    """Markdown tables of RLIF's Tables 1 and 3, for the experts shipped: of each the last evaluation, and the best."""
+    header, rows = [*METHODS, "bc"], []
     for env_id, levels in EXPERTS.items():
         for level in levels:
-            folders = [results / "table1" / f"{env_id}-{level}-{method}" for method in METHODS]
-            cells = [
-                cell(folder, paper) for folder, paper in zip(folders, PAPER[f"{env_id}-{level}"])
-            ]
-            bc = f"{env_id}-bc"
-            cells.append(cell(results / "table1" / bc, *PAPER[bc]) if level == levels[0] else "")
             score = load_expert(env_id, level).facts["score_mean"]
-            lines.append(f"| {env_id}, {level} ({score:.0f}) | {' | '.join(cells)} |")
-    lines += ["", f"| expert \\ reference | {' | '.join(REFERENCES)} |", "|-|-|-|-|"]
+            cells = [(f"{env_id}, {level} ({score:.0f})",) * 2]
+            for method, paper in zip(METHODS, PAPER[f"{env_id}-{level}"]):
+                cells.append(cell(results / "table1" / f"{env_id}-{level}-{method}", method, paper))
+            if level == levels[0]:
+                cells.append(
+                    cell(results / "table1" / f"{env_id}-bc", "bc", *PAPER[f"{env_id}-bc"])
+                )
+            else:
+                cells.append(("", ""))
+            rows.append(cells)
+    yield from last_and_best("task, expert", header, rows)
+    rows = []
     for expert in PAPER_REFERENCES:
-        cells = []
+        cells = [(expert,) * 2]
         for reference, paper in zip(REFERENCES, PAPER_REFERENCES[expert]):
             folder = f"table3/{expert}-{reference}"
             if folder.removeprefix("table3/") not in suites()["table3"]:
                 folder = f"table1/Walker2d-v5-{expert}-rlif"
-            cells.append(cell(results / folder, paper))
-        lines.append(f"| {expert} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            cells.append(cell(results / folder, "rlif", paper))
+        rows.append(cells)
+    yield from last_and_best("expert \\ reference", REFERENCES, rows)
+
+
+def aggregate_rows(results):
+    """What benchmark/aggregate.py has found, a row for each method; nothing before it was run."""
+    path = results / "aggregate" / "table1.csv"
+    return read(path) if path.exists() else []
+
+
+def counted(found):
+    """How many seeds and tasks the rows of aggregate_rows() are from, in words."""
+    return f"{found[0]['seeds']} seeds of {found[0]['tasks']} tasks"
+
+
+def aggregate_table(results):
+    """A Markdown table: RLIF's Table 1 over all tasks, and which ones they are."""
+    header = ["over all tasks: method", "interquartile mean", "rlif is better with probability"]
+    found = aggregate_rows(results)
+    if not found:
+        return markdown(header, [["no task has three seeds of every method yet", "-", "-"]])
+    rows = []
+    for row in found:
+        mean = "{iqm:.1f} ({iqm_low:.1f} to {iqm_high:.1f})"
+        better = "{better:.2f} ({better_low:.2f} to {better_high:.2f})"
+        numbers = {name: float(row[name]) for name in re.findall(r"\w+(?=:)", mean + better)}
+        rows.append([row["method"], mean.format(**numbers), better.format(**numbers)])
+    rows[0][2] = ""  # rlif itself
+    rows.append([counted(found), found[0]["which"], ""])
+    return markdown(header, rows)
+
+
+def last_and_best(corner, header, rows):
+    """Two Markdown tables of cells that are pairs of texts."""
+    for i, what in enumerate(("last", "best")):
+        yield markdown([f"{what}: {corner}", *header], [[pair[i] for pair in row] for row in rows])
 
 
 def before(results, task):
@@ -296,32 +330,31 @@ def mile_scores(results, name, task, method, rounds):
     return [run.scores[run.columns["round"] == rounds][0] for run in runs]
 
 
+SETTINGS = [("figure3", task, 1) for task in TASKS]  # of MILE's figures: suite, task, rounds
+SETTINGS += [("figure4", task, rounds) for task in LONG_TASKS for rounds in (10, 20)]
+
+
 def mile_methods(results):
     """A Markdown table: what all methods reach in the settings of MILE's Figures 3 and 4."""
-    settings = [("figure3", task, 1) for task in TASKS]
-    settings += [("figure4", task, rounds) for task in LONG_TASKS for rounds in (10, 20)]
     header = ["figure", "task", "rounds", "alone at first", "with the person", "expert", "c"]
     header += ["interventions at first (%)", *MARKERS]
-    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
-    for name, task, rounds in settings:
+    rows = []
+    for name, task, rounds in SETTINGS:
         facts, cells = before(results, task), ["-"] * 5
         if facts:
             cells = [f"{facts[key]:.0f}" for key in LEVELS]
             cells += [f"{facts['intervention_cost']:g}", f"{100 * facts['intervention_rate']:.0f}"]
         for method in MARKERS:
             cells.append(mean_and_interval(mile_scores(results, name, task, method, rounds), SEEDS))
-        lines.append(f"| {name[-1]} | {task} | {rounds} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name[-1], task, f"{rounds}", *cells])
+    return markdown(header, rows)
 
 
 def mile_differences(results):
     """A Markdown table: how much more than MILE the others reach, seed by seed, in Figures 3 and 4."""
-    settings = [("figure3", task, 1) for task in TASKS]
-    settings += [("figure4", task, rounds) for task in LONG_TASKS for rounds in (10, 20)]
     others = [method for method in MARKERS if method != "mile"]
-    header = ["figure", "task", "rounds", *(f"{method} − mile" for method in others)]
-    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
-    for name, task, rounds in settings:
+    rows = []
+    for name, task, rounds in SETTINGS:
         found, cells = {}, []  # found: {method: {seed: score}}
         for method in MARKERS:
             seeds = load(results / name / f"{task}-{method}")
@@ -330,23 +363,18 @@ def mile_differences(results):
             both = found[method].keys() & found["mile"].keys()
             differences = [found[method][seed] - found["mile"][seed] for seed in both]
             cells.append(mean_and_interval(differences, SEEDS))
-        lines.append(f"| {name[-1]} | {task} | {rounds} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name[-1], task, f"{rounds}", *cells])
+    return markdown(["figure", "task", "rounds", *(f"{name} − mile" for name in others)], rows)
 
 
 def mile_costs(results):
     """A Markdown table: what all methods cost in the settings of MILE's Figures 3 and 4."""
-    settings = [("figure3", task) for task in TASKS] + [("figure4", task) for task in LONG_TASKS]
-    header = [
-        "figure",
-        "task: environment steps / interventions / their share / gradient steps",
-        *MARKERS,
-    ]
-    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
-    for name, task in settings:
+    what = "task: environment steps / interventions / their share / gradient steps"
+    rows = []
+    for name, task in dict.fromkeys((name, task) for name, task, _ in SETTINGS):
         cells = [cost(mile_runs(results, name, task, method)) for method in MARKERS]
-        lines.append(f"| {name[-1]} | {task} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name[-1], task, *cells])
+    return markdown(["figure", what, *MARKERS], rows)
 
 
 def cost(runs):
@@ -370,22 +398,19 @@ def gradient_steps(summary):
 
 def mile_demonstrations(results):
     """A Markdown table: all methods in the setting of Figure 5 of MILE's paper."""
-    lines = ["| drawer, one round | 0 demonstrations | 1 | 3 | 5 |", "|-|-|-|-|-|"]
+    rows = []
     for method in MARKERS:
         scores = [mile_scores(results, "figure3", "drawer", method, 1)]
-        scores += [
-            mile_scores(results, "figure5", "drawer", f"{method}-{demos}-demos", 1)
-            for demos in (1, 3, 5)
-        ]
-        lines.append(
-            f"| {method} | {' | '.join(mean_and_interval(values, SEEDS) for values in scores)} |"
-        )
-    return "\n".join(lines)
+        for demos in (1, 3, 5):
+            cell = f"{method}-{demos}-demos"
+            scores.append(mile_scores(results, "figure5", "drawer", cell, 1))
+        rows.append([method, *(mean_and_interval(values, SEEDS) for values in scores)])
+    return markdown(["drawer, one round", "0 demonstrations", "1", "3", "5"], rows)
 
 
 def mile_predictions(results):
     """A Markdown table: how well interventions were predicted, the mean over the rounds of Figure 4's setting."""
-    lines = ["| task | predicted by | accuracy | balanced accuracy | log-loss |", "|-|-|-|-|-|"]
+    rows = []
     for task in LONG_TASKS:
         runs = mile_runs(results, "figure4", task, "mile")
         for source in ("model", "network", "majority"):
@@ -394,8 +419,8 @@ def mile_predictions(results):
                 # two evaluations of each run, of ten rounds each; nan where no step, or every step, was an intervention
                 values = [np.nanmean(run.columns[f"{source}_{what}"]) for run in runs]
                 cells.append(mean_and_interval(values, SEEDS, digits=2))
-            lines.append(f"| {task} | {source} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([task, source, *cells])
+    return markdown(["task", "predicted by", "accuracy", "balanced accuracy", "log-loss"], rows)
 
 
 def one_round(results):
@@ -459,6 +484,22 @@ def twenty_rounds(results):
     return figure
 
 
+def intervals(rows, name, label, limits, level=None):
+    """A number of benchmark/aggregate.py with its 95 % interval, by method; level: where to draw a line."""
+    figure, axis = plt.subplots(figsize=(7, 0.4 + 0.32 * len(rows)), layout="constrained")
+    for i, row in enumerate(rows):
+        value, low, high = (float(row[name + end]) for end in ("", "_low", "_high"))
+        style = {"color": f"C{(*METHODS, 'bc').index(row['method'])}", "marker": "o", "capsize": 3}
+        axis.errorbar(value, i, xerr=[[value - low], [high - value]], **style)
+    if level is not None:
+        axis.axvline(level, color="0.5", linewidth=1, linestyle="--")
+    axis.set(xlabel=label, xlim=limits)
+    axis.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)  # the first method at the top
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def legend(figure, drawn):
     """Below a picture, the names of what is drawn and of LEVELS."""
     lines = {
@@ -472,17 +513,10 @@ def legend(figure, drawn):
 
 def speed_tables(folder):
     """Two Markdown tables: milliseconds of an update by number of critics and UTD ratio; the default run's speed."""
-    with open(folder / "updates.csv") as updates, open(folder / "runs.csv") as runs:
-        rows, runs = list(csv.DictReader(updates)), list(csv.DictReader(runs))
-    by_key = {
-        tuple(r[k] for k in ("device", "threads", "num_qs", "utd_ratio", "path", "precision")): r
-        for r in rows
-    }
+    names = "device", "threads", "num_qs", "utd_ratio", "path", "precision"
+    by_key = {tuple(row[k] for k in names): row for row in read(folder / "updates.csv")}
     forms = [("eager", "float32"), ("compiled", "float32"), ("compiled", "bfloat16")]
-    lines = [
-        "| | critics | critic updates | plain | `--compile` | `--compile --bf16` |",
-        "|-|-|-|-|-|-|",
-    ]
+    rows = []
     for device, threads, num_qs, utd in dict.fromkeys(key[:4] for key in by_key):
         cells = []
         for form in forms:
@@ -491,12 +525,69 @@ def speed_tables(folder):
             share = f" ({100 * float(row['share_of_product']):.0f} %{times_jax})"
             cells.append(f"{float(row['ms']):.1f} ms{share}")
         where = {"cpu1": "one core", "cpu2": "two cores", "cuda1": "GPU"}[device + threads]
-        lines.append(f"| {where} | {num_qs} | {utd} | {' | '.join(cells)} |")
-    lines += ["", "| command | steps/s | start-up | peak memory |", "|-|-|-|-|"]
-    for run in runs:
-        rest = f"{run['start_up_seconds']} s | {run['peak_mib']} MiB"
-        lines.append(f"| `{run['command']}` | {run['steps_per_second']} | {rest} |")
-    return "\n".join(lines)
+        rows.append([where, num_qs, utd, *cells])
+    header = ["device", "critics", "critic updates", "plain", "`--compile`", "`--compile --bf16`"]
+    updates = markdown(header, rows)
+    rows = [
+        [f"`{run['command']}`", run["steps_per_second"]]
+        + [f"{run['start_up_seconds']} s", f"{run['peak_mib']} MiB"]
+        for run in read(folder / "runs.csv")
+    ]
+    return updates, markdown(["command", "steps/s", "start-up", "peak memory"], rows)
+
+
+def option(command, name, default=None):
+    """The number that a command gives an option."""
+    found = re.search(rf"--{name} (\d+)", command)
+    return int(found[1]) if found else default
+
+
+def update_ms(results, utd):
+    """Milliseconds of an update with 10 critics on one core, bfloat16; between and beyond 1 and 10 on a line."""
+    measured = {}
+    for row in read(results / "speed" / "updates.csv"):
+        if (row["device"], row["threads"], row["num_qs"]) == ("cpu", "1", "10"):
+            measured[row["path"], row["precision"], int(row["utd_ratio"])] = float(row["ms"])
+    one, ten = (measured["compiled", "bfloat16", count] for count in (1, 10))
+    return one + (utd - 1) * (ten - one) / 9
+
+
+def hours(results, cell):
+    """Core-hours of a run of this cell of table1-full, by what Table 1's runs of the same cell took; nan: not run."""
+    command, found = suites()["table1-full"][cell], []
+    steps = option(command, "total-timesteps")
+    for run in load(results / "table1" / cell).values():
+        seconds = run.summary["seconds"]
+        if not command.startswith("rlif"):
+            # rounds of as many gradient steps as the script's default
+            taken = run.summary.get("gradient_steps") or 10_000 + 2_500 * run.summary["rounds"]
+            pretrain = option(command, "pretrain-updates")
+            found.append(seconds["total"] / taken * (pretrain + 100 * 2_500 if pretrain else steps))
+        elif isinstance(seconds, dict):  # of the runs that say how long their parts took
+            update = update_ms(results, option(command, "utd-ratio", 1)) / 1e3
+            step = update + seconds["environment"] / run.summary["env_steps"]
+            evaluations = steps / option(command, "eval-frequency")
+            found.append(steps * step + evaluations * seconds["evaluation"] / len(run.scores))
+    # other processes only make a run longer
+    return min(found) / 3600 if found else np.nan
+
+
+def full_budget(results):
+    """A Markdown table: the core-hours of Table 1 at the paper's budget."""
+    header = ["core-hours of a run: task", "critic updates", "update", *METHODS, "bc"]
+    rows, total = [], 0
+    for env_id, levels in EXPERTS.items():
+        utd = option(suites()["table1-full"][f"{env_id}-low-rlif"], "utd-ratio", 1)
+        by_method = [
+            [hours(results, f"{env_id}-{level}-{method}") for level in levels] for method in METHODS
+        ]
+        by_method.append([hours(results, f"{env_id}-bc")])
+        cells = [f"{np.median(values):.1f}" for values in by_method]
+        three = 3 * sum(map(sum, by_method))
+        total += three
+        rows.append([env_id, f"{utd}", f"{update_ms(results, utd):.1f} ms", *cells, f"{three:.0f}"])
+    rows.append(["all", *[""] * (len(header) - 1), f"{total:.0f}"])
+    return markdown([*header, "all runs, three seeds"], rows)
 
 
 ALPHAS = 0.9, 0.95, 0.975, 0.99, 0.995  # of rlif_rlpd.py's person; the last is its default
@@ -568,12 +659,7 @@ def gap_cells(judged):
 
 def judge_tables(results):
     """Two Markdown tables: the gap of a reference's Q and the true gap; what is flagged, and what is bad."""
-    header = ["gaps: task, judge", "novice", "states", "rank correlation", "attainable"]
-    header += ["true gap, median", "mean if flagged", "mean if not", "G", "Q − G"]
-    header += ["correlation of Q and G"]
-    gaps = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
-    header = ["flags: task, judge", "novice", *(f"α = {alpha}" for alpha in ALPHAS)]
-    flags = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
+    gaps, flags = [], []
     for env_id in judge.TASKS:
         for level in judge.references(env_id):
             paths = [results / "judge" / f"{env_id}-{level}-{name}.csv" for name in judge.NOVICES]
@@ -583,39 +669,38 @@ def judge_tables(results):
             if parts:
                 parts = {"all": judge.together(list(parts.values()))} | parts
             for name, judged in parts.items():
-                label = f"| {env_id}, {level} | {name}"
-                gaps.append(f"{label} | {' | '.join(gap_cells(judged))} |")
-                cells = [judge_rates(judged, alpha) for alpha in ALPHAS]
-                flags.append(f"{label} | {' | '.join(cells)} |")
-    return "\n".join(gaps), "\n".join(flags)
+                gaps.append([f"{env_id}, {level}", name, *gap_cells(judged)])
+                rates = [judge_rates(judged, alpha) for alpha in ALPHAS]
+                flags.append([f"{env_id}, {level}", name, *rates])
+    header = ["gaps: task, judge", "novice", "states", "rank correlation", "attainable"]
+    header += ["true gap, median", "mean if flagged", "mean if not", "G", "Q − G"]
+    header += ["correlation of Q and G"]
+    names = ["flags: task, judge", "novice", *(f"α = {alpha}" for alpha in ALPHAS)]
+    return markdown(header, gaps), markdown(names, flags)
 
 
 def all_tables(results):
     """Every table of README.md and docs/, as Markdown."""
-    options = [
-        results / "hopper" / "rlif",
-        *(results / "options" / cell for cell in suites()["options"]),
-    ]
+    hopper = results / "hopper"
+    methods = "bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif"
+    options = [hopper / "rlif", *(results / "options" / cell for cell in suites()["options"])]
     tried = [results / "tried" / cell for cell in suites()["tried"]]
-    methods = [
-        results / "hopper" / cell
-        for cell in ("bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif")
+    return [
+        table(load(hopper / "rlif")),
+        comparison([hopper / method for method in methods]),
+        *paper_tables(results),
+        aggregate_table(results),
+        overview("options on Hopper-v5", options),
+        overview("options on other tasks", tried),
+        mile_methods(results),
+        mile_differences(results),
+        mile_costs(results),
+        mile_demonstrations(results),
+        mile_predictions(results),
+        *judge_tables(results),
+        *speed_tables(results / "speed"),
+        full_budget(results),
     ]
-    parts = [table(load(results / "hopper" / "rlif")), comparison(methods)]
-    parts += paper_tables(results).split("\n\n")
-    parts += [overview("options on Hopper-v5", options), overview("options on other tasks", tried)]
-    parts += [
-        make(results)
-        for make in (
-            mile_methods,
-            mile_differences,
-            mile_costs,
-            mile_demonstrations,
-            mile_predictions,
-        )
-    ]
-    parts += judge_tables(results)
-    return parts + speed_tables(results / "speed").split("\n\n")
 
 
 def pages():
@@ -643,6 +728,11 @@ def main():
         if clones := load(results / "hopper" / "bc").values():
             levels["cloning the demonstrations"] = np.mean([run.scores[-1] for run in clones])
         pictures["hopper"] = curves(runs, levels)
+    if rows := aggregate_rows(results):
+        label = f"interquartile mean of the last evaluations (%), {counted(rows)}"
+        pictures["table1"] = intervals(rows, "iqm", label, (0, None))
+        label = f"probability that rlif does better, {counted(rows)}"
+        pictures["table1-better"] = intervals(rows[1:], "better", label, (-0.02, 1.02), 0.5)
     for name, picture in pictures.items():
         picture.savefig(figures / f"{name}.png", dpi=130, bbox_inches="tight")
     markdown = all_tables(results)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
+from scipy import stats
 
 import bc
 from experts import open_run
@@ -22,6 +23,7 @@ from tests import tiny
 from tests.tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmark"))
+import aggregate
 import report
 import run
 import speed
@@ -331,9 +333,13 @@ def test_without_ray_it_says_what_to_install(scripts, capsys, monkeypatch):
 SUITES = run.suites()
 
 
-@pytest.mark.parametrize("folder", sorted(
-    {path.name for path in (ROOT / "benchmark" / "results").iterdir()} - {".lock", "judge", "persons", "speed"}
-))  # fmt: skip
+NO_SUITES = {".lock", "aggregate", "judge", "persons", "speed"}
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({path.name for path in (ROOT / "benchmark" / "results").iterdir()} - NO_SUITES),
+)
 def test_the_files_that_are_there_are_of_the_commands_of_the_cells(folder):
     paths = sorted((ROOT / "benchmark" / "results" / folder).rglob("seed_*.json"))
     recorded = {path: json.loads(path.read_text())["command"] for path in paths}
@@ -669,6 +675,178 @@ def test_predictions_are_averaged_over_rounds_and_seeds(tmp_path):
     assert lines_of(predictions, "peg | network") == [
         ["peg", "network", usual, "0.75 ± 0.64 (n = 2)", usual]
     ]
+
+
+def write_cell(results, cell, scores, first=1, **summary):
+    """Runs of a cell of Table 1 from this seed on, which end with these scores."""
+    for seed, score in enumerate(scores, start=first):
+        rows = [{"normalized_score": score + 1}, {"normalized_score": score}]
+        write_run(results / "table1" / cell, seed, "x.py", rows, **summary)
+
+
+def test_a_cell_says_its_seeds_and_leaves_older_runs_out_when_there_are_newer(tmp_path):
+    name = "Hopper-v5-low-hg-dagger"
+
+    def shown(method="hg-dagger"):
+        return report.cell(tmp_path / "table1" / name, method, 25.2)
+
+    assert shown() == ("-", "- (25)")
+    write_cell(tmp_path, name, [10])
+    assert shown() == ("10 (one seed, older)", "11 (25)")
+    assert shown("rlif") == ("10 (one seed)", "11 (25)")  # which was not corrected
+    write_cell(tmp_path, name, [20], first=2, main_metric="normalized_score")
+    assert shown() == ("20 (one seed)", "21 (25)")
+    write_cell(tmp_path, name, [22, 24], first=3, main_metric="normalized_score")
+    assert shown() == ("22 ± 5 (n = 3)", "23 (25)")  # t(0.975, 2) = 4.303; 4.303 * 2 / sqrt(3)
+    assert shown("rlif") == ("19 ± 10 (n = 4)", "20 (25)")
+
+
+def write_table(results, env_id, seeds):
+    """All cells of an environment: the k-th method and k-th level end with 100 - 10 k, the first seed with 3 more."""
+    for i, level in enumerate(report.EXPERTS[env_id]):
+        for j, method in enumerate((*report.METHODS, "bc")):
+            scores = np.full(seeds, 100.0 - 10 * j - i * (method != "bc"))
+            scores[0] += 3
+            cell = aggregate.cell_of(env_id, level, method)
+            write_cell(results, cell, scores, main_metric="normalized_score")
+
+
+def test_only_tasks_with_three_seeds_of_every_method_are_summed_up(tmp_path):
+    assert aggregate.complete(tmp_path) == {}
+    write_table(tmp_path, "Hopper-v5", 4)
+    write_table(tmp_path, "Walker2d-v5", 2)
+    write_cell(tmp_path, "Walker2d-v5-low-rlif", [1, 2, 3], main_metric="normalized_score")
+    levels = [("Hopper-v5", level) for level in ("top", "middle", "low")]
+    scores = aggregate.complete(tmp_path)
+    assert list(scores) == levels
+    assert {len(values) for task in scores.values() for values in task.values()} == {4}
+    # as many of every cell as the one with the fewest has, its first ones
+    (tmp_path / "table1" / "Hopper-v5-low-dagger" / "seed_2.json").unlink()
+    scores = aggregate.complete(tmp_path)
+    assert list(scores) == levels and scores["Hopper-v5", "low"]["dagger"] == [61, 58, 58]
+    assert {len(values) for task in scores.values() for values in task.values()} == {3}
+    # older runs do not count, but of the methods that were not corrected
+    write_cell(tmp_path, "Hopper-v5-low-rlif", [7, 7])
+    assert list(aggregate.complete(tmp_path)) == levels
+    write_cell(tmp_path, "Hopper-v5-low-dagger", [7])
+    assert list(aggregate.complete(tmp_path)) == levels[:2]
+    shutil.rmtree(tmp_path / "table1" / "Hopper-v5-bc")
+    assert aggregate.complete(tmp_path) == {}
+
+
+def test_the_one_cell_of_cloning_stands_beside_every_expert(tmp_path):
+    write_table(tmp_path, "Hopper-v5", 3)
+    write_table(tmp_path, "Walker2d-v5", 3)
+    scores = aggregate.complete(tmp_path)
+    cells, columns = aggregate.matrix(scores, "bc")
+    assert cells.shape == (3, 2) and columns == [0, 0, 0, 1, 1, 1]
+    cells, columns = aggregate.matrix(scores, "dagger")
+    assert cells.tolist() == [[63, 62, 61] * 2, [60, 59, 58] * 2, [60, 59, 58] * 2]
+    assert columns == [0, 1, 2, 3, 4, 5]
+
+
+def test_aggregates_of_known_scores(tmp_path, monkeypatch):
+    pytest.importorskip("rliable")
+    monkeypatch.setattr(aggregate, "DRAWS", 50)
+    monkeypatch.setattr(speed, "ROOT", tmp_path)
+    write_table(tmp_path, "Hopper-v5", 3)
+    for level in report.EXPERTS["Hopper-v5"]:  # the same as RLIF
+        for file in (tmp_path / "table1" / f"Hopper-v5-{level}-rlif").iterdir():
+            shutil.copy(file, tmp_path / "table1" / f"Hopper-v5-{level}-rlif-random")
+    write_cell(tmp_path, "Hopper-v5-bc", [90, 200, 10], main_metric="normalized_score")
+    rows = aggregate.aggregates(aggregate.complete(tmp_path))
+    assert rows == aggregate.aggregates(aggregate.complete(tmp_path))  # the draws are fixed
+    rlif, same, worse, *_, bc = rows
+    # 98 98 99 99 100 100 101 102 103, without the first and the last two
+    assert rlif["iqm"] == "99.8000" and rlif["better"] == "nan"
+    assert same["better"] == "0.5000" and worse["better"] == "1.0000"
+    assert worse["better_low"] == worse["better_high"] == "1.0000"
+    # each of the three thrice: 10 90 90 90 200 are the middle; RLIF is above two of three
+    assert bc["iqm"] == "96.0000" and bc["better"] == "0.6667"
+    assert float(bc["better_low"]) < 0.5 < float(bc["better_high"])
+    assert (bc["seeds"], bc["tasks"], bc["which"]) == (3, 3, "Hopper-v5 (top, middle, low)")
+    folder = tmp_path / "aggregate"
+    folder.mkdir()
+    assert report.aggregate_table(tmp_path).splitlines()[2:] == [
+        "| no task has three seeds of every method yet | - | - |"
+    ]
+    aggregate.write(folder / "table1.csv", rows)
+    *_, worst, counted = report.aggregate_table(tmp_path).splitlines()
+    assert worst.startswith("| bc | 96.0 (") and " | 0.67 (" in worst
+    assert counted == "| 3 seeds of 3 tasks | Hopper-v5 (top, middle, low) |  |"
+    axis = report.intervals(rows[1:], "better", "", (0, 1), 0.5).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == [*report.METHODS[1:], "bc"]
+    report.plt.close("all")
+
+
+def test_the_aggregates_are_of_the_runs_that_are_there():
+    results = ROOT / "benchmark" / "results"
+    scores = aggregate.complete(results)
+    rows = {row["method"]: row for row in report.aggregate_rows(results)}
+    assert rows.keys() == ({*report.METHODS, "bc"} if scores else set())
+    for method, row in rows.items():
+        cells, columns = aggregate.matrix(scores, method)
+        # the interquartile mean, by hand
+        middle = stats.trim_mean(cells[:, columns], 0.25, axis=None)
+        assert float(row["iqm"]) == pytest.approx(middle, abs=1e-4), "run benchmark/aggregate.py"
+        assert (int(row["seeds"]), int(row["tasks"])) == (len(cells), len(scores))
+
+
+def test_without_rliable_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    with pytest.raises(SystemExit) as caught:
+        aggregate.main()
+    assert caught.value.code == 2
+    assert 'python -m pip install rliable==1.2.0 "pandas<3"' in capsys.readouterr().err
+
+
+def test_the_paper_budget_is_measured_on_a_line():
+    results = ROOT / "benchmark" / "results"
+    one, ten = (report.update_ms(results, utd) for utd in (1, 10))
+    assert (one, ten) == (11.51, 68.73)
+    assert report.update_ms(results, 19) == pytest.approx(2 * ten - one)
+
+
+def test_core_hours_of_the_paper_budget(tmp_path):
+    shutil.copytree(ROOT / "benchmark" / "results" / "speed", tmp_path / "speed")
+    rows = [{"normalized_score": 1}] * 10
+    seconds = {"environment": 100, "update": 1, "evaluation": 20}
+    write_run(
+        tmp_path / "table1" / "Walker2d-v5-low-rlif",
+        1,
+        "x.py",
+        rows,
+        env_steps=50_000,
+        seconds=seconds,
+    )
+    # a million steps of 11.51 + 2 ms, and 100 evaluations of 2 s
+    expected = (1e6 * 13.51e-3 + 200) / 3600
+    assert report.hours(tmp_path, "Walker2d-v5-low-rlif") == pytest.approx(expected)
+    write_run(
+        tmp_path / "table1" / "Hopper-v5-low-dagger",
+        1,
+        "x.py",
+        rows,
+        rounds=36,
+        seconds={"total": 100},
+    )
+    # a millisecond a gradient step, 100,000 at first and 100 times 2,500
+    assert report.hours(tmp_path, "Hopper-v5-low-dagger") == pytest.approx(350 / 3600)
+    slow = {"total": 500}  # a seed on a busy machine
+    write_run(
+        tmp_path / "table1" / "Hopper-v5-low-dagger", 2, "x.py", rows, rounds=36, seconds=slow
+    )
+    assert report.hours(tmp_path, "Hopper-v5-low-dagger") == pytest.approx(350 / 3600)
+    write_run(
+        tmp_path / "table1" / "Hopper-v5-bc",
+        1,
+        "x.py",
+        rows,
+        gradient_steps=20_000,
+        seconds={"total": 20},
+    )
+    assert report.hours(tmp_path, "Hopper-v5-bc") == pytest.approx(100 / 3600)
+    assert np.isnan(report.hours(tmp_path, "Hopper-v5-low-rlif"))
 
 
 def test_how_long_the_measurement_takes_is_said_alike():
