@@ -25,7 +25,7 @@ class Pilot:
     """Lands the lander: leans towards the pad, and fires when it sinks too fast."""
 
     def __init__(self):
-        self.steps = 0  # in the air
+        self.aloft, self.down = 0, 0  # steps in the air, and on the ground
 
     def keys(self, obs):
         """Keys for x, y, their speeds, angle, its speed, and the two legs' contacts, (8,)."""
@@ -40,27 +40,20 @@ class Pilot:
         return keys
 
     def bad(self, obs):
-        """Does it tilt, drift off, sink too fast for its height, or hang about?"""
+        """Does it tilt, drift off, sink too fast, hang about, or fire on the ground, where it could rest?"""
         x, y, vx, vy, angle, spin, *legs = obs
-        self.steps = 0 if any(legs) else self.steps + 1
+        self.aloft = 0 if any(legs) else self.aloft + 1
+        self.down = self.down + 1 if all(legs) else 0
+        late = self.aloft > 350 or self.down > 40
         off = abs(x) > 0.3 and x * vx > 0.1
-        return (
-            abs(angle) > 0.4
-            or abs(spin) > 0.6
-            or off
-            or vy < -0.35 - 0.5 * max(y, 0)
-            or self.steps > 350
-        )
+        sinks = vy < -0.35 - 0.5 * max(y, 0)
+        return abs(angle) > 0.4 or abs(spin) > 0.6 or off or sinks or late
 
     def good(self, obs):
+        """Is it upright and slow, with time left?"""
         x, y, vx, vy, angle, spin, *legs = obs
-        return (
-            abs(angle) < 0.2
-            and abs(spin) < 0.3
-            and abs(vx) < 0.3
-            and abs(vy) < 0.4
-            and self.steps < 350
-        )
+        slow = abs(spin) < 0.3 and abs(vx) < 0.3 and abs(vy) < 0.4
+        return abs(angle) < 0.2 and slow and self.aloft < 350 and not all(legs)
 
 
 class Presser:

@@ -20,8 +20,10 @@ import tyro
 from run import ROOT, results_of
 
 from experts import exit_codes, write_file
+from experts.record import read_record
 
-STEPS = 18_000  # fifteen minutes
+STEPS_A_MINUTE = 1_200  # at 20 a second, as in experts/keys.toml
+STEPS = 15 * STEPS_A_MINUTE
 TASKS = {
     "lander": {"env": "LunarLanderContinuous-v3", "demos": 5, "rounds": 14},
     "button": {"env": "Meta-World/button-press-v3", "demos": 1, "rounds": 20},
@@ -40,10 +42,10 @@ def commands(task, demos):
     dataset = json.loads((demos / "args.json").read_text())["dataset_id"]
     data = f"--dataset-id {dataset} --demo-episodes {number}"
     return {
-        "rlif": f"rlif_rlpd {data} --offline-ratio 0.25 --bc-weight 1 --total-timesteps {STEPS} --eval-frequency 3000",
-        "hg-dagger": f"hg_dagger {data} --doubt-novices 0 --total-timesteps {STEPS} --eval-frequency 3000",
+        "rlif": f"rlif_rlpd {data} --offline-ratio 0.25 --bc-weight 1 --total-timesteps {STEPS} --eval-frequency 6000",
+        "hg-dagger": f"hg_dagger {data} --doubt-novices 0 --total-timesteps {STEPS} --eval-frequency 6000",
         "mile": f"mile --initial-policy {demos}/model.safetensors --rounds {rounds} --round-episodes 5 "
-        f"--eval-frequency {rounds // 7}",
+        f"--eval-frequency {rounds // 3}",
     }
 
 
@@ -67,6 +69,10 @@ def keep(task, name, command, seed, folder):
     write_file(place / f"seed_{seed}.csv", (folder / "eval.csv").read_bytes())
     summary = json.loads((folder / "summary.json").read_text())
     summary["command"] = f"python benchmark/scripted_person.py {command}"
+    lines = [line for episode in read_record(folder).values() for line in episode]
+    summary["interventions"] = sum(line["started"] for line in lines)
+    summary["minutes"] = len(lines) / STEPS_A_MINUTE
+    summary["minutes_of_control"] = sum(line["control"] for line in lines) / STEPS_A_MINUTE
     write_file(place / f"seed_{seed}.json", json.dumps(summary, indent=2).encode())
 
 

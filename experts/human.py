@@ -146,11 +146,11 @@ class Person(gym.Wrapper):
         window = self.window
         self._wait()
         motion = self.keys.motion(window.pressed, window.pushed)  # (A,), or None
-        if motion is not None:
-            self.hold = round(HYSTERESIS * self.rate)
         control = self.demonstrates or motion is not None or self.hold > 0
         if motion is None:
-            self.hold, motion = self.hold - 1, self.keys.still
+            self.hold, motion = max(0, self.hold - 1), self.keys.still
+        else:
+            self.hold = round(HYSTERESIS * self.rate)
         started = (control and not self.control) or (window.bad and not control)
         line = {"time": time.time(), "control": control, "started": started}
         line |= {"given_up": window.given_up, "updates": self.made}
