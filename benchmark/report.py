@@ -433,19 +433,16 @@ STUDIED = "lander", "button"  # tasks of benchmark/study.py
 STEPS_A_MINUTE = 1_200
 
 
-def study_tables(results):
-    """Two Markdown tables of benchmark/study.py: what a scripted person's minutes gave; how they were predicted."""
+def study_table(results):
+    """A Markdown table of benchmark/study.py: what a scripted person's minutes gave."""
     header = ["a scripted person: task", "method", "cloned at first", "after 5 minutes", "10", "15"]
     header += ["minutes in all", "interventions", "minutes of control"]
-    rows, of_mile = [], {}
+    rows = []
     for task in STUDIED:
-        first = [
-            run.scores[-1] for run in load(results / "study" / f"{task}-demonstrations").values()
-        ]
-        of_mile[task] = list(load(results / "study" / f"{task}-mile").values())
+        clones = load(results / "study" / f"{task}-demonstrations").values()
         for method in ("rlif", "hg-dagger", "mile"):
             runs = load(results / "study" / f"{task}-{method}").values()
-            columns = [first]
+            columns = [[run.scores[-1] for run in clones]]
             for minutes in (5, 10, 15):  # the evaluation that comes nearest
                 steps = minutes * STEPS_A_MINUTE
                 nearest = [np.abs(run.columns["global_step"] - steps).argmin() for run in runs]
@@ -453,8 +450,14 @@ def study_tables(results):
             for name in ("minutes", "interventions", "minutes_of_control"):
                 columns.append([run.summary[name] for run in runs])
             rows.append([task, method, *(mean_and_interval(values, SEEDS) for values in columns)])
-    predicted = ["a scripted person: takeovers", "predicted by", "accuracy", "balanced accuracy"]
-    return markdown(header, rows), markdown([*predicted, "log-loss"], prediction_rows(of_mile))
+    return markdown(header, rows)
+
+
+def study_predictions(results):
+    """A Markdown table of benchmark/study.py: how well the scripted person's takeovers were predicted."""
+    runs = {task: list(load(results / "study" / f"{task}-mile").values()) for task in STUDIED}
+    header = ["a scripted person: takeovers", "predicted by", "accuracy", "balanced accuracy"]
+    return markdown([*header, "log-loss"], prediction_rows(runs))
 
 
 def one_round(results):
@@ -732,7 +735,8 @@ def all_tables(results):
         mile_demonstrations(results),
         mile_predictions(results),
         *judge_tables(results),
-        *study_tables(results),
+        study_table(results),
+        study_predictions(results),
         *speed_tables(results / "speed"),
         full_budget(results),
     ]
