@@ -25,7 +25,7 @@ class Pilot:
     """Lands the lander: leans towards the pad, and fires when it sinks too fast."""
 
     def __init__(self):
-        self.aloft, self.down = 0, 0  # steps in the air, and on the ground
+        self.lowest, self.stuck = np.inf, 0  # height, and steps since it was that
 
     def keys(self, obs):
         """Keys for x, y, their speeds, angle, its speed, and the two legs' contacts, (8,)."""
@@ -40,20 +40,22 @@ class Pilot:
         return keys
 
     def bad(self, obs):
-        """Does it tilt, drift off, sink too fast, hang about, or fire on the ground, where it could rest?"""
-        x, y, vx, vy, angle, spin, *legs = obs
-        self.aloft = 0 if any(legs) else self.aloft + 1
-        self.down = self.down + 1 if all(legs) else 0
-        late = self.aloft > 350 or self.down > 40
+        """Does it tilt, drift off, sink too fast, or come no lower for two seconds (nor to rest on the ground)?"""
+        x, y, vx, vy, angle, spin, *_ = obs
+        self.stuck = 0 if y < self.lowest - 0.01 else self.stuck + 1
+        self.lowest = min(self.lowest, y)
         off = abs(x) > 0.3 and x * vx > 0.1
         sinks = vy < -0.35 - 0.5 * max(y, 0)
-        return abs(angle) > 0.4 or abs(spin) > 0.6 or off or sinks or late
+        return abs(angle) > 0.4 or abs(spin) > 0.6 or off or sinks or self.stuck > 40
 
     def good(self, obs):
-        """Is it upright and slow, with time left?"""
+        """Is it upright and slow, and has it come lower, in the air?"""
         x, y, vx, vy, angle, spin, *legs = obs
-        slow = abs(spin) < 0.3 and abs(vx) < 0.3 and abs(vy) < 0.4
-        return abs(angle) < 0.2 and slow and self.aloft < 350 and not all(legs)
+        slow = abs(angle) < 0.2 and abs(spin) < 0.3 and abs(vx) < 0.3 and abs(vy) < 0.4
+        if not slow or all(legs) or (self.stuck > 40 and y > self.lowest - 0.2):
+            return False
+        self.lowest, self.stuck = y, 0
+        return True
 
 
 class Presser:
