@@ -52,7 +52,7 @@ class Pilot:
         """Is it upright and slow, and has it come lower, in the air?"""
         x, y, vx, vy, angle, spin, *legs = obs
         slow = abs(angle) < 0.2 and abs(spin) < 0.3 and abs(vx) < 0.3 and abs(vy) < 0.4
-        if not slow or all(legs) or (self.stuck > 40 and y > self.lowest - 0.2):
+        if not slow or all(legs) or (self.stuck > 40 and y > self.lowest - 0.1):
             return False
         self.lowest, self.stuck = y, 0
         return True

@@ -25,7 +25,7 @@ from experts.record import read_record
 STEPS_A_MINUTE = 1_200  # at 20 a second, as in experts/keys.toml
 STEPS = 15 * STEPS_A_MINUTE
 TASKS = {
-    "lander": {"env": "LunarLanderContinuous-v3", "demos": 5, "rounds": 14},
+    "lander": {"env": "LunarLanderContinuous-v3", "demos": 10, "rounds": 14},
     "button": {"env": "Meta-World/button-press-v3", "demos": 1, "rounds": 20},
 }
 
@@ -42,7 +42,8 @@ def commands(task, demos):
     dataset = json.loads((demos / "args.json").read_text())["dataset_id"]
     data = f"--dataset-id {dataset} --demo-episodes {number}"
     return {
-        "rlif": f"rlif_rlpd {data} --offline-ratio 0.25 --bc-weight 1 --total-timesteps {STEPS} --eval-frequency 6000",
+        "rlif": f"rlif_rlpd {data} --offline-ratio 0.5 --bc-weight 1 --gamma 0.95 --utd-ratio 2 "
+        f"--total-timesteps {STEPS} --eval-frequency 6000",
         "hg-dagger": f"hg_dagger {data} --doubt-novices 0 --total-timesteps {STEPS} --eval-frequency 6000",
         "mile": f"mile --initial-policy {demos}/model.safetensors --rounds {rounds} --round-episodes 5 "
         f"--eval-frequency {rounds // 3}",
