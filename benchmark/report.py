@@ -180,6 +180,28 @@ def overview(what, folders):
     return markdown([what, "seeds", "at 30,000 steps", "at the end", "best"], rows)
 
 
+def tries(results):
+    """A Markdown table of the suite walker2d, one thing changed at a time; all seeds in their order, mean action."""
+    header = ["tried on Walker2d-v5", "seeds", "at 50,000 steps", "at the end", "best"]
+    header += ["flagged at the end (%)", "steps of the expert at the end (%)"]
+    cells, rows = suites()["walker2d"], []
+    for cell, command in cells.items():
+        runs = load(results / "walker2d" / cell)
+        if not runs:
+            continue
+        columns = [list(runs), [], [], [], [], []]
+        for run in runs.values():
+            middle = run.scores[run.columns["global_step"] >= 50_000][0]
+            rates = run.columns["flagged_rate"][-1], run.columns["intervention_rate"][-1]
+            numbers = middle, run.scores[-1], run.scores.max(), *(100 * rate for rate in rates)
+            for column, number in zip(columns[1:], numbers):
+                column.append("-" if np.isnan(number) else f"{number:.0f}")
+        changed = command.split(cells["base"].split(" ", 1)[1])[1].strip()
+        label = f"`{changed}`" if changed else "nothing"
+        rows.append([label, *(", ".join(map(str, column)) for column in columns)])
+    return markdown(header, rows)
+
+
 def comparison(folders):
     """A Markdown table of methods by their default commands: what they reach and what the expert is asked for."""
     header = ["command", "seeds", "last", "last, sampled actions", "environment steps", "labels"]
@@ -729,6 +751,7 @@ def all_tables(results):
         aggregate_table(results),
         overview("options on Hopper-v5", options),
         overview("options on other tasks", tried),
+        tries(results),
         mile_methods(results),
         mile_differences(results),
         mile_costs(results),

@@ -252,6 +252,8 @@ def run_all(runs, args):
             args.folder or "~/runs-of-interventions",
         )
     else:
+        # where all cores are busy a node answers late, and is not dead
+        os.environ.setdefault("RAY_health_check_failure_threshold", "100")
         ray.init(num_cpus=args.jobs or os.cpu_count(), include_dashboard=False, log_to_driver=False)
         source, folder = str(ROOT), args.folder or str(ROOT)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
