@@ -26,7 +26,8 @@ from experts import MAX_ACTION, TRAINING_TASKS, Checked, RunError, Stop, UnitAct
 from experts import check_rendering, evaluate, exit_codes, film, finish_run, load_demonstrations
 from experts import main_metric, open_run, open_task, parse, restore, save_run, seed_for, unused
 from experts import write_rows
-from experts.options import Count, NonNegative, Positive, Seed
+from experts.human import record_demonstrations
+from experts.options import Count, Natural, NonNegative, Positive, Seed
 
 
 @dataclass
@@ -46,6 +47,8 @@ class Args:
     eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
 
     # --- data ---
+    record_demos: Natural = 0  # drive so many episodes yourself, in a window, and clone those
+    keys: str | None = None  # record_demos: a file that says what they do, as experts/keys.toml
     demo_episodes: Count = 50  # demonstrations to clone
     dataset_id: str | None = None  # a Minari dataset; default: rollouts of the shipped top expert
     demo_noise: NonNegative = 0.09  # standard deviation of noise on these rollouts' actions
@@ -64,6 +67,10 @@ class Args:
 
 def check(args, typed):
     """Refuse options that do nothing beside others."""
+    if args.record_demos:
+        unused(typed, "dataset_id demo_episodes demo_noise", "the demonstrations are yours")
+    else:
+        unused(typed, "keys", "nobody is at the keys without --record-demos")
     if args.dataset_id:
         unused(typed, "demo_noise", "a dataset is taken as it is")
 
@@ -171,7 +178,10 @@ def main(args):
         check_rendering(make_env, *task)
 
     # demonstrations are recorded in the environment that the others learn in
-    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
+    training = TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps
+    if args.record_demos and args.dataset_id is None:
+        args = record_demonstrations(make_env(*training, render_mode="rgb_array"), args)
+    env = make_env(*training)
     eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
     demos = load_demonstrations(
         env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise

@@ -40,6 +40,7 @@ from experts import (
     seed_for,
 )
 from experts import unused, write_rows
+from experts.human import Person, check_person
 from experts.options import Count, Finite, Natural, NonNegative, Percentage, Positive, Seed, Share
 
 
@@ -61,8 +62,8 @@ class Args:
 
     # --- person ---
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
-    # when: where the two actions differ, by value (RLIF's Eq. 1), at random
-    intervention: Literal["threshold", "value", "random"] = "threshold"
+    # when: where the two actions differ, by value (RLIF's Eq. 1), at random, or when you do
+    intervention: Literal["threshold", "value", "random", "human"] = "threshold"
     # tau, an L1 distance of actions; default: what 95 % of the expert's own pairs stay below
     threshold: NonNegative | None = None
     reference: str = "top"  # value: whose policy and Q function judge
@@ -71,6 +72,8 @@ class Args:
     intervention_beta: Share = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     random_rate: Percentage = 50.0  # random: percentage of the steps under expert control
     takeover_steps: Count = 4  # steps that the expert keeps control
+    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
+    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
     doubt_novices: Natural = 2  # more novices, trained alike, whose disagreement is the doubt
 
     # --- data ---
@@ -100,11 +103,13 @@ def check(args, typed):
         "threshold": "threshold intervention_beta",
         "value": "reference intervention_alpha intervention_delta intervention_beta",
         "random": "random_rate",
+        "human": "",
     }
     own = of_persons[args.intervention].split()
     for person, names in of_persons.items():
         others = " ".join(name for name in names.split() if name not in own)
         unused(typed, others, f"it belongs to --intervention {person}")
+    check_person(args, typed, "expert takeover_steps")
     if args.intervention == "threshold" and args.threshold is None and not args.demo_episodes:
         raise InputError("--threshold is needed where no demonstrations are there to choose it by")
     if args.dataset_id:
@@ -139,11 +144,12 @@ class ThresholdHuman:
         self.args, self.expert, self.threshold, self.rng = args, expert, threshold, rng
 
     def check(self, obs, proposal):
-        """Is the proposal flagged as bad, and does a takeover start? (O,), (A,) -> two booleans."""
+        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
         distance = np.abs(self.expert.act(obs[None])[0].numpy() - proposal).sum()
         flagged = bool(distance >= self.threshold)
         chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
-        return flagged, self.rng.random() < chance
+        started = self.rng.random() < chance
+        return flagged, started, self.args.takeover_steps if started else 0
 
 
 def own_spread(expert, obs):
@@ -169,7 +175,7 @@ class ValueHuman:
         self.args, self.reference, self.rng = args, reference, rng
 
     def check(self, obs, proposal):
-        """Is the proposal flagged as bad, and does a takeover start? (O,), (A,) -> two booleans."""
+        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
         obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
         actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
         q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
@@ -177,7 +183,8 @@ class ValueHuman:
         margin = (1 - self.args.intervention_alpha) * abs(q_reference)
         flagged = q_novice < q_reference - margin - self.args.intervention_delta  # Eq. 1
         chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
-        return flagged, self.rng.random() < chance
+        started = self.rng.random() < chance
+        return flagged, started, self.args.takeover_steps if started else 0
 
 
 class RandomHuman:
@@ -188,11 +195,13 @@ class RandomHuman:
     def __init__(self, args, rng):
         # takeovers of k steps hold that share if k (1 - p) / p steps of the novice lie between two
         k, p, self.rng = args.takeover_steps, args.random_rate / 100, rng
+        self.takeover_steps = k
         self.chance = 1 / (1 + k * (1 - p) / p)
 
     def check(self, obs, proposal):
-        """Flags nothing; does a takeover start? (O,), (A,) -> two booleans."""
-        return False, self.rng.random() < self.chance
+        """Flags nothing; does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
+        started = self.rng.random() < self.chance
+        return False, started, self.takeover_steps if started else 0
 
 
 # --- network --------------------------------------------------------------------------------------
@@ -322,21 +331,26 @@ def main(args):
     if args.capture_video:
         check_rendering(make_env, *task)
 
-    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
+    training = TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps
+    env = make_env(*training)
     eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
     source = args.demo_episodes, args.dataset_id, args.demo_noise
     demos = load_demonstrations(env, args.env_id, *source)
     obs, actions = torch.from_numpy(demos["obs"]), torch.from_numpy(demos["actions"])
     data = {"obs": obs.to(device), "actions": actions.to(device)}  # D: (n, O), (n, A)
-    expert = load_expert(args.env_id, args.expert, env)
-    policies, threshold = [expert], args.threshold
+    policies, threshold = [], args.threshold
+    if args.intervention == "human":
+        env = expert = human = Person(make_env(*training, render_mode="rgb_array"), args)
+    else:
+        expert = load_expert(args.env_id, args.expert, env)
+        policies = [expert]
     if args.intervention == "threshold":
         threshold = own_spread(expert, obs) if threshold is None else threshold
         human = ThresholdHuman(args, expert, threshold, rng)
     elif args.intervention == "value":
         policies.append(load_expert(args.env_id, args.reference, env, with_q=True))
         human = ValueHuman(args, policies[-1], rng)
-    else:
+    elif args.intervention == "random":
         human = RandomHuman(args, rng)
 
     novices = [make_actor(env, args.hidden_sizes) for _ in range(1 + args.doubt_novices)]
@@ -407,14 +421,14 @@ def main(args):
             while not ended:
                 actions = actor.act(obs[None])[0]  # (A,)
                 if t >= next_check:
-                    flagged, started = human.check(obs, actions)
+                    flagged, started, steps = human.check(obs, actions)
                     counts["checks"] += 1
                     counts["flags"] += flagged
                     if started:
-                        expert_until = t + args.takeover_steps
-                        next_check = expert_until + human.grace_steps
                         counts["takeovers"] += 1
                         doubts.append(doubt(novices, obs))
+                    if steps:
+                        expert_until, next_check = t + steps, t + steps + human.grace_steps
                 if t < expert_until:
                     actions = expert.act(obs[None])[0].numpy()  # (A,)
                     counts["expert_steps"] += 1

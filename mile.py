@@ -16,6 +16,7 @@ import functools
 import math
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +30,7 @@ from tqdm import tqdm
 from experts import MAX_ACTION, Checked, InputError, RunError, Stop, UnitActions, check_rendering
 from experts import evaluate, exit_codes, film, finish_run, load_expert, main_metric, open_run
 from experts import open_task, parse, restore, save_run, seed_for, unused, write_rows
+from experts.human import Person, check_person
 from experts.options import Count, Finite, Natural, Positive, Seed, Share
 
 
@@ -50,11 +52,15 @@ class Args:
     eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
 
     # --- person ---
+    # when: as MILE's Eq. 2 has it, or when you do (a window opens)
+    intervention: Literal["model", "human"] = "model"
     expert: str = "top"  # who takes over: a shipped level or a .safetensors file
     human_model: str = "mental"  # what the person expects of the robot: a level or a file
     intervention_cost: Finite = 16.0  # c, what it takes to take over: benchmark/person.py finds it
     intervention_scale: Positive = 10.0  # by which the advantage minus c is divided
     takeover_steps: Count = 1  # steps that the expert keeps control
+    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
+    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
 
     # --- data ---
     initial_policy: str = "initial"  # what the robot can do at first: a level or a file
@@ -77,6 +83,7 @@ class Args:
 
 def check(args, typed):
     """Refuse options that do nothing beside others."""
+    check_person(args, typed, "expert human_model takeover_steps")
     if not args.mental_model:
         why = "there is no mental model to train"
         unused(typed, "intervention_weight warm_up_episodes warm_up_updates", why)
@@ -376,9 +383,8 @@ def main(args):
 
     env = make_env(*task)
     eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
-    levels = args.expert, args.initial_policy, args.human_model
-    policies = [load_expert(args.env_id, level, env) for level in levels]
-    expert, initial, human_model = policies
+    initial = load_expert(args.env_id, args.initial_policy, env)
+    policies = [initial]
     if not env.discrete and args.mental_model and args.intervention_scale < 1:
         raise InputError(
             f"--intervention-scale {args.intervention_scale}: with continuous actions it must be 1 "
@@ -399,7 +405,12 @@ def main(args):
     parameters = [parameter for network in learned for parameter in network.parameters()]
     optimizer = torch.optim.Adam(parameters, args.learning_rate, fused=True)
     estimator_optimizer = torch.optim.Adam(estimator.parameters(), args.learning_rate, fused=True)
-    human = ProbitHuman(args, expert, human_model)
+    if args.intervention == "human":
+        env = human = Person(make_env(*task, render_mode="rgb_array"), args)
+    else:
+        levels = args.expert, args.human_model
+        policies += [load_expert(args.env_id, level, env) for level in levels]
+        human = ProbitHuman(args, *policies[1:])
 
     kept = {"actor": actor, "estimator": estimator, "optimizer": optimizer}  # what learns
     kept["estimator_optimizer"] = estimator_optimizer

@@ -34,6 +34,7 @@ from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, S
 from experts import check_rendering, end_is, evaluate, exit_codes, film, finish_run
 from experts import load_demonstrations, load_expert, main_metric, open_run, open_task, parse
 from experts import restore, save_run, seed_for, unused, write_rows
+from experts.human import Person, check_person
 from experts.options import Count, Discount, Finite, Natural, NonNegative, Percentage, Positive
 from experts.options import Seed, Share
 from experts.speed import CudaGraph, compiled
@@ -57,14 +58,16 @@ class Args:
 
     # --- person ---
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
-    # when: by value (Eq. 1), at random, never
-    intervention: Literal["value", "random", "none"] = "value"
+    # when: by value (Eq. 1), at random, never, or when you do (a window opens)
+    intervention: Literal["value", "random", "none", "human"] = "value"
     reference: str = "top"  # whose policy and Q function judge: a level or a .safetensors file
     intervention_alpha: Finite = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
     intervention_delta: Finite = 0.0  # and this, Eq. 1's delta, less; in units of Q
     intervention_beta: Share = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: Count = 4  # steps that the expert keeps control
     random_rate: Percentage = 50.0  # random: percentage of the steps under expert control
+    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
+    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
 
     # --- data ---
     demo_episodes: Natural = 50  # demonstrations to begin with, without their rewards; 0: none
@@ -105,6 +108,7 @@ def check(args, typed):
         unused(typed, "reference intervention_alpha intervention_delta intervention_beta", why)
     if args.intervention != "random":
         unused(typed, "random_rate", f"--intervention {args.intervention} does not act at random")
+    check_person(args, typed, "expert takeover_steps")
     if args.intervention == "none":
         unused(typed, "expert takeover_steps", "nobody takes over")
         if args.reward != "task":
@@ -154,7 +158,7 @@ class ValueHuman:
         self.discount = args.gamma ** (args.takeover_steps + self.grace_steps)
 
     def check(self, obs, proposal):
-        """Is the proposal flagged as bad, and does a takeover start? (O,), (A,) -> two booleans."""
+        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
         obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
         actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
         q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
@@ -162,7 +166,8 @@ class ValueHuman:
         margin = (1 - self.args.intervention_alpha) * abs(q_reference)
         flagged = q_novice < q_reference - margin - self.args.intervention_delta  # Eq. 1
         chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
-        return flagged, self.rng.random() < chance
+        started = self.rng.random() < chance
+        return flagged, started, self.args.takeover_steps if started else 0
 
 
 class RandomHuman:
@@ -173,13 +178,15 @@ class RandomHuman:
     def __init__(self, args, rng):
         # takeovers of k steps hold that share if k (1 - p) / p steps of the novice lie between two
         k, p, self.rng = args.takeover_steps, args.random_rate / 100, rng
+        self.takeover_steps = k
         self.chance = 1 / (1 + k * (1 - p) / p)
         # E[gamma^m] as above: m is k and a geometric number of the novice's steps
         self.discount = args.gamma**k * self.chance / (1 - (1 - self.chance) * args.gamma)
 
     def check(self, obs, proposal):
-        """Flags nothing; does a takeover start? (O,), (A,) -> two booleans."""
-        return False, self.rng.random() < self.chance
+        """Flags nothing; does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
+        started = self.rng.random() < self.chance
+        return False, started, self.takeover_steps if started else 0
 
 
 # --- networks -------------------------------------------------------------------------------------
@@ -395,9 +402,10 @@ class ReplayBuffer:
 
 def usual_termination(args):
     """What --termination is where it is known whether an end is a fall or a success."""
-    if args.reward == "task" or end_is(args.env_id) == "success":
+    if args.reward == "task":
         return "mask"
-    return "penalty" if end_is(args.env_id) == "fall" else None
+    usual = {"fall": "penalty", "success": "mask", "either": "bootstrap"}
+    return usual.get(end_is(args.env_id))
 
 
 def end_of_episode(args, human, transition, terminated):
@@ -424,15 +432,16 @@ def main(args):
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
     task = args.env_id, args.max_episode_steps
+    training = TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps
     if args.capture_video:
         check_rendering(make_env, *task)
 
-    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
+    env = make_env(*training)
     eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
     if env.discrete:
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
     expert, reference, human = None, None, None
-    if args.intervention != "none":
+    if args.intervention in ("value", "random"):
         expert = load_expert(args.env_id, args.expert, env)
         human = RandomHuman(args, rng)
     if args.intervention == "value":
@@ -441,6 +450,8 @@ def main(args):
     policies = [policy for policy in (expert, reference) if policy]
     source = args.demo_episodes, args.dataset_id, args.demo_noise, args.reward == "task"
     demos = load_demonstrations(env, args.env_id, *source)
+    if args.intervention == "human":
+        env = expert = human = Person(make_env(*training, render_mode="rgb_array"), args)
 
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     agent = Agent(obs_dim, act_dim, args, device)
@@ -500,13 +511,12 @@ def main(args):
             actions = agent.actor.act(obs[None])[0]  # (A,)
             started = False
             if human and t >= next_check:
-                flagged, started = human.check(obs, actions)
+                flagged, started, steps = human.check(obs, actions)
                 counts["checks"] += 1
                 counts["flags"] += flagged
-            if started:
-                expert_until = t + args.takeover_steps
-                next_check = expert_until + human.grace_steps
-                counts["takeovers"] += 1
+                counts["takeovers"] += started
+                if steps:
+                    expert_until, next_check = t + steps, t + steps + human.grace_steps
             if t < expert_until:
                 actions = expert.act(obs[None])[0].numpy()  # (A,)
                 counts["expert_steps"] += 1
@@ -531,15 +541,18 @@ def main(args):
                 rb.add(end_of_episode(args, human, last, terminated))  # no takeover can follow it
 
             # Train pi on D by reinforcement learning. (Alg. 2, line 2; as RLPD does, at every step)
-            if rb.size - rb.apart >= args.batch_size:
+            updates = 1 if rb.size - rb.apart >= args.batch_size else 0
+            if updates and args.intervention == "human":
+                updates = human.updates(ended)  # as many as there is time for, of those owed
+            for _ in range(updates):
                 agent.set_learning_rate(global_step / args.total_timesteps)
                 sizes = args.utd_ratio, args.batch_size, args.offline_ratio
                 losses = update(rb.sample(rng, *sizes, device))  # on batches (G, B, ...)
                 if not math.isfinite(losses["qf_loss"] + losses["actor_loss"]):
                     raise RunError(f"step {global_step}: learning broke down, {losses}")
-                if global_step % 500 == 0:
-                    for name, value in losses.items():
-                        writer.add_scalar(f"losses/{name}", value.item(), global_step)
+            if updates and global_step % 500 == 0:
+                for name, value in losses.items():
+                    writer.add_scalar(f"losses/{name}", value.item(), global_step)
             bar.update()
         writer.add_scalar("charts/episodic_return", episodic_return, global_step)
         episode += 1

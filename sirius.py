@@ -14,6 +14,7 @@ Read main() first, then label() and weights(). Shapes: O observation, A action, 
 import math
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +28,7 @@ from experts import MAX_ACTION, Checked, InputError, RunError, Stop, UnitActions
 from experts import evaluate, exit_codes, film, finish_run, load_demonstrations, load_expert
 from experts import main_metric, open_run, open_task, parse, restore, save_run, seed_for, unused
 from experts import write_rows
+from experts.human import Person, check_person
 from experts.options import Count, Finite, Natural, NonNegative, Positive, Seed
 
 
@@ -48,11 +50,15 @@ class Args:
     eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
 
     # --- person ---
+    # when: as MILE's Eq. 2 has it, or when you do (a window opens)
+    intervention: Literal["model", "human"] = "model"
     expert: str = "top"  # who takes over: a shipped level or a .safetensors file
     human_model: str = "mental"  # what the person expects of the robot: a level or a file
     intervention_cost: Finite = 16.0  # c, what it takes to take over: benchmark/person.py finds it
     intervention_scale: Positive = 10.0  # by which the advantage minus c is divided
     takeover_steps: Count = 1  # steps that the expert keeps control
+    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
+    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
 
     # --- data ---
     initial_policy: str = "initial"  # what the robot can do at first: a level or a file
@@ -74,6 +80,8 @@ class Args:
 
 def check(args, typed):
     """Refuse options that do nothing beside others."""
+    of_model = "expert human_model intervention_cost intervention_scale takeover_steps"
+    check_person(args, typed, of_model)
     if args.dataset_id:
         unused(typed, "demo_noise", "a dataset is taken as it is")
     if args.demo_episodes == 0:
@@ -279,18 +287,22 @@ def main(args):
 
     env = make_env(*task)
     eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
-    levels = args.expert, args.initial_policy, args.human_model
-    policies = [load_expert(args.env_id, level, env) for level in levels]
-    expert, initial, human_model = policies
+    initial = load_expert(args.env_id, args.initial_policy, env)
+    policies = [initial]
     if env.discrete and args.min_std != 0.1:
         raise InputError("--min-std does nothing where actions are discrete")
     actor = load_actor(env, initial)  # pi_theta
     actor.min_log_std = max(actor.min_log_std, math.log(args.min_std))
     actor.to(device)
     optimizer = torch.optim.Adam(actor.parameters(), args.learning_rate, fused=True)
-    human = ProbitHuman(args, expert, human_model)
     source = args.demo_episodes, args.dataset_id, args.demo_noise
     demos = load_demonstrations(env, args.env_id, *source)
+    if args.intervention == "human":
+        env = human = Person(make_env(*task, render_mode="rgb_array"), args)
+    else:
+        levels = args.expert, args.human_model
+        policies += [load_expert(args.env_id, level, env) for level in levels]
+        human = ProbitHuman(args, *policies[1:])
     data = {name: torch.from_numpy(demos[name]) for name in ("obs", "actions")}  # (n, O), (n, A)
     data["labels"] = torch.full((len(data["obs"]),), DEMO)  # (n,)
     data = {name: values.to(device) for name, values in data.items()}

@@ -71,10 +71,9 @@ def play(options, policy, seed, first, steps):
         episode["value"].append(policy.q(state, policy.act(state, deterministic=True)).item())
         actions, flagged, started = policy.act(state)[0].numpy(), False, False  # (A,)
         if t >= next_check:
-            flagged, started = human.check(obs, actions)
-        if started:
-            expert_until = t + options.takeover_steps
-            next_check = expert_until + human.grace_steps
+            flagged, started, length = human.check(obs, actions)
+            if length:
+                expert_until, next_check = t + length, t + length + human.grace_steps
         if t < expert_until:
             actions = expert.act(state)[0].numpy()
         obs, reward, terminated, truncated, _ = env.step(actions)

@@ -432,17 +432,54 @@ def mile_demonstrations(results):
 
 def mile_predictions(results):
     """A Markdown table: how well interventions were predicted, the mean over the rounds of Figure 4's setting."""
+    header = ["task", "predicted by", "accuracy", "balanced accuracy", "log-loss"]
+    runs = {task: mile_runs(results, "figure4", task, "mile") for task in LONG_TASKS}
+    return markdown(header, prediction_rows(runs))
+
+
+def prediction_rows(runs):
+    """How well mile.py's runs {task: [run, ...]} predicted interventions, by model, network and frequency."""
     rows = []
-    for task in LONG_TASKS:
-        runs = mile_runs(results, "figure4", task, "mile")
-        for source in ("model", "network", "majority"):
+    for task, of_task in runs.items():
+        for source in ("model", "network", "majority") if of_task else ():
             cells = []
             for what in ("accuracy", "balanced_accuracy", "log_loss"):
-                # two evaluations of each run, of ten rounds each; nan where no step, or every step, was an intervention
-                values = [np.nanmean(run.columns[f"{source}_{what}"]) for run in runs]
+                # of several evaluations; nan where no step, or every step, was an intervention
+                values = [np.nanmean(run.columns[f"{source}_{what}"]) for run in of_task]
                 cells.append(mean_and_interval(values, SEEDS, digits=2))
             rows.append([task, source, *cells])
-    return markdown(["task", "predicted by", "accuracy", "balanced accuracy", "log-loss"], rows)
+    return rows
+
+
+STUDIED = "lander", "button"  # tasks of benchmark/study.py
+STEPS_A_MINUTE = 1_200
+
+
+def study_table(results):
+    """A Markdown table of benchmark/study.py: what a scripted person's minutes gave."""
+    header = ["a scripted person: task", "method", "cloned at first", "after 5 minutes", "10", "15"]
+    header += ["minutes in all", "interventions", "minutes of control"]
+    rows = []
+    for task in STUDIED:
+        clones = load(results / "study" / f"{task}-demonstrations").values()
+        for method in ("rlif", "hg-dagger", "mile"):
+            runs = load(results / "study" / f"{task}-{method}").values()
+            columns = [[run.scores[-1] for run in clones]]
+            for minutes in (5, 10, 15):  # the evaluation that comes nearest
+                steps = minutes * STEPS_A_MINUTE
+                nearest = [np.abs(run.columns["global_step"] - steps).argmin() for run in runs]
+                columns.append([run.scores[i] for run, i in zip(runs, nearest)])
+            for name in ("minutes", "interventions", "minutes_of_control"):
+                columns.append([run.summary[name] for run in runs])
+            rows.append([task, method, *(mean_and_interval(values, SEEDS) for values in columns)])
+    return markdown(header, rows)
+
+
+def study_predictions(results):
+    """A Markdown table of benchmark/study.py: how well the scripted person's takeovers were predicted."""
+    runs = {task: list(load(results / "study" / f"{task}-mile").values()) for task in STUDIED}
+    header = ["a scripted person: takeovers", "predicted by", "accuracy", "balanced accuracy"]
+    return markdown([*header, "log-loss"], prediction_rows(runs))
 
 
 def one_round(results):
@@ -721,6 +758,8 @@ def all_tables(results):
         mile_demonstrations(results),
         mile_predictions(results),
         *judge_tables(results),
+        study_table(results),
+        study_predictions(results),
         *speed_tables(results / "speed"),
         full_budget(results),
     ]

@@ -53,7 +53,8 @@ class AdaptiveHuman(rlif_rlpd.ValueHuman):
         self.gaps.append((q_reference - q_novice) / abs(q_reference))
         flagged = bool(self.gaps[-1] > np.quantile(self.gaps, 1 - self.args.flag_share))
         chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
-        return flagged, self.rng.random() < chance
+        started = self.rng.random() < chance
+        return flagged, started, self.args.takeover_steps if started else 0
 
 
 def same_episode(rb, i):

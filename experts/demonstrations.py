@@ -246,25 +246,11 @@ def _record_demonstrations(env, env_id, episodes, noise):
     root, place = get_dataset_path(), get_dataset_path(dataset_id)
     if place.exists():
         return dataset_id
-    # Written in a folder of its own and moved into place: whatever stops it leaves no half-written dataset. The folder
-    # is there before the episodes are played, so that a place where nothing can be written is found out at once.
     try:
-        with tempfile.TemporaryDirectory(prefix=".recording-", dir=root) as staging:
+        # a place where nothing can be written is found out before the episodes are played
+        with tempfile.TemporaryDirectory(prefix=".recording-", dir=root):
             played = _play(env, env_id, expert, episodes, noise)
-            _write_dataset(
-                Path(staging) / "dataset",
-                dataset_id,
-                env,
-                played,
-                f"shipped top expert {fingerprint}",
-            )
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.replace(Path(staging) / "dataset", place)
-            except OSError:
-                # another run has recorded the same meanwhile, which is as good
-                if not place.exists():
-                    raise
+        write_dataset(dataset_id, env, played, f"shipped top expert {fingerprint}")
     except OSError as error:
         raise OSError(
             f"cannot write the demonstrations of {env_id} in {root}: {error.strerror or error}"
@@ -295,13 +281,34 @@ def _play(env, env_id, expert, episodes, noise):
                 rewards.append(reward)
             last = np.arange(len(rewards)) == len(rewards) - 1  # (n,)
             ends = {"terminations": last & terminated, "truncations": last & truncated}
+            ends |= {"seed": episode, "infos": {}}
             arrays = {"observations": observations, "actions": actions, "rewards": rewards}
             played.append({name: np.array(values) for name, values in arrays.items()} | ends)
     return played
 
 
-def _write_dataset(folder, dataset_id, env, played, algorithm_name):
-    """Write the episodes of _play as a Minari dataset in this new folder. Raises OSError.
+def write_dataset(dataset_id, env, played, algorithm_name):
+    """Write episodes as a local Minari dataset, unless it is there. Raises OSError.
+
+    played: dicts of arrays, as _play makes them; infos: arrays by name, (n + 1, ...) like the observations.
+    It is written in a folder of its own and moved into place: whatever stops it leaves no half-written dataset.
+    """
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    root, place = get_dataset_path(), get_dataset_path(dataset_id)
+    with tempfile.TemporaryDirectory(prefix=".recording-", dir=root) as staging:
+        _write_files(Path(staging) / "dataset", dataset_id, env, played, algorithm_name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.replace(Path(staging) / "dataset", place)
+        except OSError:
+            # another run has recorded the same meanwhile, which is as good
+            if not place.exists():
+                raise
+
+
+def _write_files(folder, dataset_id, env, played, algorithm_name):
+    """Write a dataset's files in this new folder.
 
     HDF5 writes to memory, and the file is written from there: on a full disk HDF5 crashes the whole process.
     """
@@ -312,10 +319,13 @@ def _write_dataset(folder, dataset_id, env, played, algorithm_name):
     with h5py.File("in memory", "w", driver="core", backing_store=False, track_order=True) as file:
         for i, episode in enumerate(played):
             group = file.create_group(f"episode_{i}")
-            group.attrs.update({"id": i, "seed": i, "total_steps": len(episode["rewards"])})
-            group.create_group("infos")
-            for name, values in episode.items():
-                group.create_dataset(name, data=values)
+            steps = len(episode["rewards"])
+            group.attrs.update({"id": i, "seed": episode["seed"], "total_steps": steps})
+            infos = group.create_group("infos")
+            for name, values in episode["infos"].items():
+                infos.create_dataset(name, data=values)
+            for name in ("observations", "actions", "rewards", "terminations", "truncations"):
+                group.create_dataset(name, data=episode[name])
         file.flush()
         data = file.id.get_file_image()
     folder.mkdir()

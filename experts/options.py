@@ -49,6 +49,11 @@ def parse(Args, check, argv=None):
     """
     words = sys.argv[1:] if argv is None else argv
     args = tyro.cli(Args, args=words)
+    if (
+        getattr(args, "replay", None) and args.resume is None
+    ):  # the options of that run, but for those that are typed
+        own = replace(_options_of(args.replay, Args, "--replay"), resume=None, replay=args.replay)
+        args = tyro.cli(Args, args=words, default=own)
     if args.resume is None:
         typed = {}
         for word in words:
@@ -56,7 +61,7 @@ def parse(Args, check, argv=None):
                 option = word.split("=")[0].replace("_", "-")
                 typed[option.removeprefix("--").removeprefix("no-").replace("-", "_")] = option
     else:
-        typed, args = {}, _options_of(args.resume, Args)
+        typed, args = {}, _options_of(args.resume, Args, "--resume")
         for name, value in vars(tyro.cli(Args, args=words, default=args)).items():
             if value != getattr(args, name):
                 runs_with = f"it runs with {getattr(args, name)} as {_flag(name)}"
@@ -115,8 +120,8 @@ def _range(hint):
     return None
 
 
-def _options_of(folder, Args):
-    """The options that the run in this folder was started with."""
+def _options_of(folder, Args, option):
+    """The options that the run in this folder was started with; option: what named it."""
     try:
         saved = json.loads((Path(folder) / "args.json").read_text())
         values = {
@@ -128,7 +133,7 @@ def _options_of(folder, Args):
             return replace(Args(**values), resume=folder)
     except (OSError, TypeError, ValueError, AttributeError):
         pass
-    raise InputError(f"--resume {folder}: no run of this script lies there (by its args.json)")
+    raise InputError(f"{option} {folder}: no run of this script lies there (by its args.json)")
 
 
 def _is(value, hint):

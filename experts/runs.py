@@ -222,7 +222,11 @@ class Stop:
 def how_to_go_on():
     """The command that goes on with this process's run, as it is typed."""
     folder = _run["folder"]
-    if folder is None or not (folder / "checkpoint.pt").exists():
+    files = (
+        "checkpoint.pt",
+        "person.csv",
+    )  # what a person did is gone through from the start, if need be
+    if folder is None or not any((folder / name).exists() for name in files):
         return "there is no checkpoint yet: start it again"
     return f"go on with: {shlex.join(['python', sys.argv[0], '--resume', str(folder)])}"
 

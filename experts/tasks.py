@@ -17,9 +17,11 @@ TRAINING_TASKS = {"AdroitHandPen-v1": "D4RL/AdroitHandPen-v1"}
 
 
 def end_is(env_id):
-    """What it means if an episode ends before its time: a "fall", a "success", or None where that is not known."""
+    """What it means if an episode ends before its time: a "fall", a "success", "either", or None: not known."""
     if env_id.startswith("Meta-World/"):
         return "success"
+    if env_id.startswith("LunarLander"):  # it comes to rest, or crashes
+        return "either"
     falls = (
         "Hopper",
         "Walker2d",

@@ -21,8 +21,8 @@ VARIANTS = {
     "ValueHuman": ({"rlif_rlpd"}, {"hg_dagger"}),
     "RandomHuman": ({"rlif_rlpd"}, {"hg_dagger"}),
 }
-LINES = {"rlif_rlpd": 560, "mile": 500, "hg_dagger": 460} | dict.fromkeys(
-    ("sirius", "iwr", "dagger"), 370
+LINES = {"rlif_rlpd": 575, "mile": 515, "hg_dagger": 475} | dict.fromkeys(
+    ("sirius", "iwr", "dagger"), 385
 )
 LINES |= {"bc": 320}
 SECTIONS = {  # name: must every script have it?
@@ -113,4 +113,4 @@ def test_a_script_stays_short(script):
 
 def test_rlif_rlpd_has_the_most_options_and_not_too_many():
     counts = {script: len(fields(importlib.import_module(script).Args)) for script in SCRIPTS}
-    assert max(counts.values()) == counts["rlif_rlpd"] <= 40
+    assert max(counts.values()) == counts["rlif_rlpd"] <= 42

@@ -175,7 +175,7 @@ def test_options_of_continuous_actions_are_refused(script, option, message):
 
 def test_policies_of_the_other_kind_are_refused():
     tiny.write_expert("continuous.safetensors", [[0.0, 0.0]] * 3)
-    message = refusal(iwr, "--env-id", "Switched-v0", "--expert", "continuous.safetensors")
+    message = refusal(iwr, "--env-id", "Switched-v0", "--initial-policy", "continuous.safetensors")
     assert message == "continuous.safetensors: is not for discrete actions, unlike Switched-v0"
-    message = refusal(iwr, "--env-id", "Walled-v0", "--expert", EXPERT)
+    message = refusal(iwr, "--env-id", "Walled-v0", "--initial-policy", EXPERT)
     assert message == f"{EXPERT}: is for discrete actions, unlike Walled-v0"

@@ -443,7 +443,7 @@ def test_the_value_rule_flags_a_random_policy_often_and_the_top_expert_hardly_ev
         obs, flags = env.reset(seed=0)[0], []
         for step in range(400):
             action = act(obs)
-            flagged, _ = human.check(obs, action)
+            flagged, *_ = human.check(obs, action)
             flags.append(flagged)
             obs, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:

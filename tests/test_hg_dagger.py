@@ -29,7 +29,8 @@ def scripted(monkeypatch, starts, grace_steps=0):
 
     def check(self, obs, proposal):
         checked.append(int(obs[0]))
-        return checked[-1] in starts, checked[-1] in starts
+        started = checked[-1] in starts
+        return started, started, self.args.takeover_steps if started else 0
 
     monkeypatch.setattr(hg_dagger.ThresholdHuman, "check", check)
     monkeypatch.setattr(hg_dagger.ThresholdHuman, "grace_steps", grace_steps)
@@ -132,7 +133,9 @@ def test_a_run_with_an_initial_policy_begins_as_that(monkeypatch):
     path = tiny.write_expert("initial.safetensors", [[0.0, 0.0]], bias=0.6, noise=0.3)
     proposals = []
     monkeypatch.setattr(
-        hg_dagger.ThresholdHuman, "check", lambda *what: proposals.append(what[2]) or (False, False)
+        hg_dagger.ThresholdHuman,
+        "check",
+        lambda *what: proposals.append(what[2]) or (False, False, 0),
     )
     options = list(tiny.ROUNDS)
     own = "--initial-policy", path, "--threshold", 1, "--total-timesteps", 300

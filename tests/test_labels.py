@@ -44,7 +44,9 @@ def script_person(monkeypatch, starts, grace_steps=0):
 
     def check(self, obs, proposal):
         looked.append(int(obs[0]))
-        return starts(looked[-1]), starts(looked[-1])
+        started = starts(looked[-1])
+        of = self if isinstance(self, rlif_rlpd.RandomHuman) else self.args
+        return started, started, of.takeover_steps if started else 0
 
     for human in (rlif_rlpd.ValueHuman, rlif_rlpd.RandomHuman):
         monkeypatch.setattr(human, "check", check)
@@ -314,6 +316,7 @@ def test_the_reference_judges_at_the_observed_state():
 def test_takeover_with_probability_beta_if_flagged_and_one_minus_beta_if_not(proposal, rate):
     human = person(intervention_beta=0.8)
     obs, action = np.zeros(1, dtype=np.float32), np.array([proposal], dtype=np.float32)
-    flagged, started = zip(*(human.check(obs, action) for _ in range(5_000)))
+    flagged, started, steps = zip(*(human.check(obs, action) for _ in range(5_000)))
     assert set(flagged) == {proposal == 1.0}
+    assert set(zip(started, steps)) == {(True, 4), (False, 0)}
     assert np.mean(started) == pytest.approx(rate, abs=0.025)  # 4 sigma

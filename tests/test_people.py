@@ -57,10 +57,11 @@ def episode(human, takeover_steps, steps):
     proposal, expert_until, next_check = np.array([0.5], dtype=np.float32), 0, 0
     in_control, started = np.zeros(steps, dtype=bool), np.zeros(steps, dtype=bool)
     for t in range(steps):
-        started[t] = t >= next_check and human.check(OBS, proposal)[1]
-        if started[t]:
-            expert_until = t + takeover_steps
-            next_check = expert_until + human.grace_steps
+        steps = 0
+        if t >= next_check:
+            _, started[t], steps = human.check(OBS, proposal)
+        if steps:
+            expert_until, next_check = t + steps, t + steps + human.grace_steps
         in_control[t] = t < expert_until
     return in_control, started
 
@@ -181,7 +182,7 @@ def test_without_labels_a_falls_charge_stays_as_it_is(reward, label):
 @pytest.mark.parametrize("kind", ["value", "random"])
 def test_who_takes_over_does_not_their_mean_but_what_they_draw(monkeypatch, kind):
     human = rlif_rlpd.ValueHuman if kind == "value" else rlif_rlpd.RandomHuman
-    monkeypatch.setattr(human, "check", lambda *_: (True, True))
+    monkeypatch.setattr(human, "check", lambda *_: (True, True, 4))
     steps = "--total-timesteps", 1_000, "--max-episode-steps", 1_000
     _, rb = run_with_expert("TimesOut-v0", kind, *steps, bias=0.5, noise=0.1)
     by_expert = np.arange(1_000) % 5 < 4 if kind == "value" else np.ones(1_000, dtype=bool)
@@ -194,7 +195,7 @@ def test_who_takes_over_does_not_their_mean_but_what_they_draw(monkeypatch, kind
 def test_who_takes_over_in_hg_dagger_does_not_their_mean_but_what_they_draw(monkeypatch, kind):
     human = {"threshold": hg_dagger.ThresholdHuman, "value": hg_dagger.ValueHuman}
     human = human.get(kind, hg_dagger.RandomHuman)
-    monkeypatch.setattr(human, "check", lambda *_: (True, True))
+    monkeypatch.setattr(human, "check", lambda *_: (True, True, 4))
     expert = tiny.write_expert("expert.safetensors", [[0.0]], 0.5, 0.1, qf=tiny.critics(1, 1))
     own = {"threshold": ("--threshold", 1), "value": ("--reference", expert)}.get(kind, ())
     options = (

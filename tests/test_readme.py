@@ -29,7 +29,10 @@ SCRIPTS = {
 PARSERS = {name: script.Args for name, script in SCRIPTS.items()} | {
     "-m experts.train": experts.train.Args
 }
-PAGES = "README.md", "docs/options.md", "docs/results.md", "docs/speed.md", "experts/README.md"
+PAGES = (
+    "README.md", "docs/keys.md", "docs/options.md", "docs/results.md", "docs/speed.md", "docs/study.md",
+    "experts/README.md",
+)  # fmt: skip
 COMMAND = re.compile(rf"python ({'|'.join(map(re.escape, PARSERS))})(?!\w)(.*)")
 
 
@@ -64,7 +67,7 @@ def test_command_is_understood(file, script, options):
         assert caught.value.code == 0
         return
     args = tyro.cli(PARSERS[script], args=argv)
-    if script in SCRIPTS and args.resume is None:
+    if script in SCRIPTS and args.resume is None and not getattr(args, "replay", None):
         parsed(SCRIPTS[script], *argv)
 
 

@@ -77,6 +77,21 @@ class SwitchedFrom5(Switched):
         return super().step(action - 5)
 
 
+class Shown(Walled):
+    """Walled, with a picture: the point is white."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 100}
+
+    def render(self):
+        picture = np.zeros((20, 41, 3), dtype=np.uint8)
+        picture[:, round(20 * self.x) + 20] = 255
+        return picture
+
+
+class ShownSwitched(Switched):
+    metadata, render = Shown.metadata, Shown.render
+
+
 class Count(gym.Env):
     """Observes stride * (episodes so far) + (steps so far); the steps of an episode are worth 10, 20, 30, 40."""
 
@@ -270,6 +285,8 @@ class Broken(gym.Env):
 
 gym.register("Point-v0", "tests.tiny:Point", max_episode_steps=50)
 gym.register("Walled-v0", "tests.tiny:Walled", max_episode_steps=50)
+gym.register("Shown-v0", "tests.tiny:Shown", max_episode_steps=50)
+gym.register("ShownSwitched-v0", "tests.tiny:ShownSwitched", max_episode_steps=50)
 gym.register("Switched-v0", "tests.tiny:Switched", max_episode_steps=50)
 gym.register("SwitchedFrom5-v0", "tests.tiny:SwitchedFrom5", max_episode_steps=50)
 gym.register("Nan-v0", "tests.tiny:Point", max_episode_steps=50, kwargs={"nan_after": 159})
