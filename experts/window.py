@@ -79,7 +79,8 @@ def _dimensions(env):
         return f"the actions 0 to {size - 1}"
     names = ""
     if model is not None and model.nu == size:
-        names = f" ({', '.join(model.actuator(i).name for i in range(size))})"
+        joints = [model.joint(joint).name for joint, _ in model.actuator_trnid]
+        names = f" ({', '.join(model.actuator(i).name or joints[i] for i in range(size))})"
     return f"actions of {size} components{names}"
 
 

@@ -435,6 +435,17 @@ def test_bad_keys_in_one_line(at_keys, ending):
     assert not tiny.Path("runs").exists()
 
 
+def test_a_task_without_keys_says_what_its_actions_are(ending):
+    code, line = ending(
+        rlif_rlpd, "--env-id", "Hopper-v5", "--intervention", "human", "--demo-episodes", 0
+    )
+    names = "actions of 3 components (thigh_joint, leg_joint, foot_joint)"
+    assert (
+        code == 2
+        and f"no keys are known for Hopper-v5, which has {names}: give --keys FILE" in line
+    )
+
+
 def test_no_screen_is_said_in_one_line(at_keys, ending, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
