@@ -7,8 +7,8 @@
 Actions are always in [-1, 1], or one-hot where they are discrete. policies.py loads and saves policies,
 demonstrations.py records and loads demonstrations, tasks.py registers tasks and makes any environment fit,
 evaluation.py plays fresh episodes, options.py reads the command line, runs.py keeps a run's folder, files.py writes
-files, speed.py compiles; human.py, window.py, record.py and keys.toml are for a person at the keys. The file format, and
-the score of every shipped file, are in experts/README.md.
+files, speed.py compiles; human.py, window.py, record.py and keys.toml are for a person at the keys. The file format
+and the score of every shipped file are in experts/README.md.
 """
 
 from experts.demonstrations import load_demonstrations
