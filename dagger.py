@@ -48,7 +48,7 @@ class Args:
     exp_name: str = "dagger"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: Seed = 1  # of everything: on the CPU, the same seed gives the same run to the bit
     resume: str | None = None  # go on with this folder, runs/<run>, and its options
-    capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
+    capture_video: bool = False  # at the end, film what it can do (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
     # --- task ---

@@ -40,7 +40,7 @@ class Args:
     exp_name: str = "iwr"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: Seed = 1  # of everything: on the CPU, the same seed gives the same run to the bit
     resume: str | None = None  # go on with this folder, runs/<run>, and its options
-    capture_video: bool = False  # at the end, film an episode (python -m pip install moviepy)
+    capture_video: bool = False  # at the end, film what it can do (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
 
     # --- task ---
@@ -361,7 +361,7 @@ def main(args):
     summary |= {"demo_episodes": int(demos["ends"].sum()), "seconds": rows[-1]["wall_seconds"]}
     finish_run(folder, writer, args, rows, actor, **summary)
     if args.capture_video:
-        film(make_env(*task, render_mode="rgb_array"), actor, folder, args.seed)
+        film(make_env(*task, render_mode="rgb_array"), actor, folder, args.seed, human)
 
 
 if __name__ == "__main__":

@@ -76,16 +76,63 @@ def main_metric(rows):
     return "return_mean"
 
 
-def film(env, actor, folder, seed):
-    """Film an episode of the policy's mean actions into folder/videos; env has the render mode rgb_array."""
-    env = gym.wrappers.RecordVideo(env, f"{folder}/videos", disable_logger=True)
+class _Edged(gym.Wrapper):
+    """Pictures with a red edge where the expert acts."""
+
+    by_expert = False
+
+    def render(self):
+        picture = np.array(self.env.render())  # (height, width, 3)
+        if self.by_expert:
+            width = max(1, len(picture) // 40)
+            for edge in (
+                picture[:width],
+                picture[-width:],
+                picture[:, :width],
+                picture[:, -width:],
+            ):
+                edge[:] = 220, 40, 40
+        return picture
+
+
+def film(env, actor, folder, seed, human=None, expert=None):
+    """Film an episode of the policy's mean actions into folder/videos, and one with its simulated person.
+
+    env has the render mode rgb_array. In the second film the picture has a red edge where the expert acts, by default
+    the human's own.
+    """
+    env = _Edged(env)
+    _film_episode(env, actor, f"{folder}/videos", "alone", seed)
+    if human and not isinstance(human, gym.Wrapper):  # who is at the keys has gone
+        _film_episode(
+            env, actor, f"{folder}/videos", "with-the-person", seed, human, expert or human.expert
+        )
+    env.close()
+
+
+def _film_episode(edged, actor, folder, name, seed, human=None, expert=None):
+    env = gym.wrappers.RecordVideo(edged, folder, name_prefix=name, disable_logger=True)
     obs, _ = env.reset(seed=seed)
-    ended = False
+    t, expert_until, next_check, ended, rng = 0, 0, 0, False, np.random.default_rng(seed)
     while not ended:
         action = actor.act(obs[None], deterministic=True)[0]  # (A,)
+        if human and t >= next_check:
+            steps, grace_steps = _takeover(human, obs, action, rng)
+            if steps:
+                expert_until, next_check = t + steps, t + steps + grace_steps
+        edged.by_expert = t < expert_until
+        if edged.by_expert:
+            action = expert.act(obs[None])[0].numpy()
         obs, _, terminated, truncated, _ = env.step(action)
-        ended = terminated or truncated
-    env.close()
+        t, ended = t + 1, terminated or truncated
+    env.stop_recording()
+
+
+def _takeover(human, obs, action, rng):
+    """For how many steps a person takes over, who is asked as in rlif_rlpd.py or as in mile.py; and steps of grace."""
+    if hasattr(human, "takes_over"):
+        return human.takeover_steps if human.takes_over(obs, rng) else 0, 0
+    return human.check(obs, action)[2], human.grace_steps
 
 
 def check_rendering(make_env, *args):

@@ -14,6 +14,7 @@ import bc
 import dagger
 import hg_dagger
 import iwr
+import mile
 import rlif_rlpd
 from experts import InputError, RunError, evaluate, load_checkpoint, policies
 from tests import tiny
@@ -353,8 +354,36 @@ def test_a_constructor_without_render_mode(people):
 
 def test_a_film_shows_the_last_policy(people, moviepy):
     folder = tiny.short_run(hg_dagger, "--env-id", "Filmed-v0", "--capture-video")
-    (film,) = (folder / "videos").glob("*.mp4")
-    assert len(json.loads(film.read_text())) == 51
+    names = sorted(path.name.split("-episode")[0] for path in (folder / "videos").glob("*.mp4"))
+    assert names == ["alone", "with-the-person"]
+    for film in (folder / "videos").glob("*.mp4"):
+        assert len(json.loads(film.read_text())) == 51
+
+
+@pytest.mark.parametrize("script", [rlif_rlpd, hg_dagger, mile])
+def test_a_film_has_a_red_edge_where_the_expert_acts(people, moviepy, monkeypatch, script):
+    """The picture is black; an edge is 12 of its 16 pixels, with a mean of 100."""
+    monkeypatch.setattr(tiny.Filmed, "render", lambda self: np.zeros((4, 4, 3), dtype=np.uint8))
+    asked = []
+
+    def every_tenth(self, obs, _):
+        asked.append(len(asked) % 10 == 0)
+        steps = 4 if asked[-1] else 0
+        return asked[-1] if script is mile else (asked[-1], asked[-1], steps)
+
+    person = {rlif_rlpd: "ValueHuman", hg_dagger: "ThresholdHuman", mile: "ProbitHuman"}[script]
+    name = "takes_over" if script is mile else "check"
+    monkeypatch.setattr(getattr(script, person), name, every_tenth)
+    folder = tiny.short_run(script, "--env-id", "Filmed-v0", "--capture-video")
+    films = {path.name[:5]: json.loads(path.read_text()) for path in folder.glob("videos/*.mp4")}
+    assert set(films["alone"]) == {0} and len(films["with-"]) == 51
+    shown = np.array(films["with-"][1:]) > 0  # the first is that of reset
+    length, grace = (1, 0) if script is mile else (4, 1)
+    starts = [t for t in range(50) if shown[t] and not shown[t - 1]]
+    assert len(starts) >= 2 and set(np.diff(starts)) == {
+        10 + (length - 1 + grace if length > 1 else 0)
+    }
+    assert np.array(films["with-"]).max() == pytest.approx(12 / 16 * 100, abs=1)
 
 
 def test_a_film_that_fails_costs_nothing_else(people, moviepy, ending, monkeypatch):
