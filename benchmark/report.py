@@ -9,7 +9,7 @@ benchmark/figures.
 import csv
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib
 
@@ -590,6 +590,44 @@ def judge_tables(results):
     return "\n".join(gaps), "\n".join(flags)
 
 
+def blur_table(results):
+    """A Markdown table: is the true gap another one a little beside the state?"""
+    header = ["beside the state: task, judge", "novice"]
+    for blur in judge.BLURS:
+        header += [f"blur {blur:g}: with the gap", "attainable", "with Q's gap"]
+    lines = [f"| {' | '.join(header)} |", "|" + "-|" * len(header)]
+    for env_id in judge.BLURRED:
+        stages = {name: results / "judge" / f"{env_id}-top-{name}" for name in judge.NOVICES}
+        for name, chosen in ({"all": list(judge.NOVICES)} | {n: [n] for n in stages}).items():
+            exact = judge.together([judge.read(f"{stages[n]}.csv") for n in chosen])
+            cells = [f"{env_id}, top", name]
+            for blur in judge.BLURS:
+                files = [f"{stages[n]}-blur-{blur}.csv" for n in chosen]
+                blurred = judge.together([judge.read(path) for path in files])
+                # the gap beside the state by that in it, as if the latter were what a judge says
+                pair = replace(blurred, q_novice=-exact.gaps.mean(1), q_reference=0 * exact.episode)
+                cells.append("{:.2f} ({:.2f} to {:.2f})".format(*rank_correlation(pair)))
+                cells.append(f"{attainable(blurred):.2f}")
+                cells.append("{:.2f} ({:.2f} to {:.2f})".format(*rank_correlation(blurred)))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sharpen_table(results):
+    """A Markdown table: what critics that were fitted to comparisons know."""
+    header = ["critics of Walker2d-v5, top", "states", "learned", "held out"]
+    lines = [f"| {' | '.join([*header, *judge.NOVICES, 'all'])} |", "|" + "-|" * 8]
+    with open(results / "judge" / "sharpened.csv") as file:
+        for row in csv.DictReader(file):
+            cells = [row["attempt"], row["states"], row["learned"] or "-", row["held_out"]]
+            cells[2:] = [cell if cell == "-" else f"{float(cell):.2f}" for cell in cells[2:]]
+            for name in (*judge.NOVICES, "all"):
+                shown = [float(row[name + end]) for end in ("", "_low", "_high")]
+                cells.append("{:.2f} ({:.2f} to {:.2f})".format(*shown))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def all_tables(results):
     """Every table of README.md and docs/, as Markdown."""
     options = [
@@ -614,7 +652,7 @@ def all_tables(results):
             mile_predictions,
         )
     ]
-    parts += judge_tables(results)
+    parts += [*judge_tables(results), blur_table(results), sharpen_table(results)]
     return parts + speed_tables(results / "speed").split("\n\n")
 
 
