@@ -8,6 +8,9 @@ a network, and can err. The truth can be had from the simulator: put it back int
 reference's policy go on, and add up the task's rewards, discounted; the same with a_ref first. This
 is done from states that a novice visits in training's task, without a person. What comes out goes
 to benchmark/results/judge/: a .csv with a line for each state, a .json with the settings.
+
+With --blur every rollout begins a little beside the state. If the gap is another one there, then
+only a Q function that tells such close states apart can know it.
 """
 
 import csv
@@ -32,6 +35,9 @@ TASKS = {  # states and rollouts: a rollout on Walker2d can end in a fall, one o
     "Walker2d-v5": {"states": 80, "rollouts": 6},
     "AdroitHandPen-v1": {"states": 80, "rollouts": 2},
 }
+# the top references are also judged beside the states; the first of these is a check of the rest
+BLURS = 0.0001, 0.02, 0.1
+BLURRED = dict.fromkeys(("Hopper-v5", "Walker2d-v5"), {"rollouts": 6, "horizon": 100})
 NOVICES = "early", "middle", "late"  # after 2,000, 8,000 and 20,000 steps of rlif_rlpd.py
 PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION  # all that a step depends on, but for the model
 SLOTS = 128  # rollouts that are played at the same time
@@ -48,6 +54,7 @@ class Args:
     episodes: int = 20  # of the novice; more, if they are too short for so many states
     rollouts: int = 4  # with --novice: from each state with each of the two actions
     horizon: int = 500  # steps of a rollout that does not end before
+    blur: float = 0.0  # noise on positions and velocities, in their deviations over the states
     gamma: float = 0.99  # experts/train.py's critics have this discount
     seed: int = 1
 
@@ -80,6 +87,28 @@ def restore_model(env, state):
         env.pen_length, env.tar_length = state["lengths"]
 
 
+def displaced(env, states, blur, seeds):
+    """S states with noise on their positions and velocities: S lists, one of a state for each seed.
+
+    The noise is `blur` times the standard deviation that each number has over the states.
+    """
+    env = env.unwrapped
+    motions = []
+    for state in states:
+        restore_state(env, state)
+        motions.append(np.concatenate([env.data.qpos, env.data.qvel]))
+    spread = np.std(motions, axis=0)  # (positions + velocities,)
+    moved = []
+    for s, (state, motion) in enumerate(zip(states, motions)):
+        moved.append([])
+        for seed in seeds:
+            noise = blur * spread * np.random.default_rng((*seed, s)).normal(size=len(spread))
+            restore_state(env, state)
+            env.set_state(*np.split(motion + noise, [env.model.nq]))
+            moved[s].append(state | {"physics": save_state(env)["physics"]})
+    return moved
+
+
 # --- the two gaps ---------------------------------------------------------------------------------
 
 
@@ -107,11 +136,12 @@ def act(reference, obs, noise):
     return action.clamp(-MAX_ACTION, MAX_ACTION).numpy()
 
 
-def monte_carlo(env, reference, starts, horizon, gamma, progress=None):
+def monte_carlo(env, reference, starts, horizon, gamma, progress=None, bootstrap=False):
     """Discounted returns of rollouts, (n,): a first action, then the reference's policy.
 
     starts: (state, first action (A,), seed of the policy's noise) of each. There is no time limit
-    but the horizon; an end of the task is one. Many rollouts share one model, each has its MjData.
+    but the horizon; an end of the task is one. What comes after the horizon counts as nothing, or
+    if bootstrap, as the reference's Q. Many rollouts share one model, each has its MjData.
     """
     core = env.unwrapped
     own_data, returns = core.data, np.zeros(len(starts))
@@ -134,6 +164,10 @@ def monte_carlo(env, reference, starts, horizon, gamma, progress=None):
             slot["obs"], reward, terminated, _, _ = core.step(action)
             returns[slot["i"]] += gamma**t * reward
             slot["t"] = t + 1
+            if bootstrap and t + 1 == horizon and not terminated:
+                last = slot["obs"][None]
+                value = reference.q(last, reference.act(last, deterministic=True)).item()
+                returns[slot["i"]] += gamma**horizon * value
             if terminated or t + 1 == horizon:
                 free.append(slot["data"])
                 if progress:
@@ -158,11 +192,15 @@ def judge(args, novice, reference, env, training_env):
     proposals = np.stack([one["action"] for one in sample])  # (S, A)
     answers = reference.act(obs).numpy()  # (S, A), a_ref
     q = [reference.q(obs, actions).numpy() for actions in (proposals, answers)]
-    # rollout r of a state has the same noise for both of its first actions
+    states = [[one["state"]] * args.rollouts for one in sample]
+    if args.blur:
+        seeds = [(args.seed, 9, r) for r in range(args.rollouts)]
+        states = displaced(env, [one["state"] for one in sample], args.blur, seeds)
+    # rollout r of a state has the same beginning and noise for both of its first actions
     starts = [
-        (one["state"], actions[s], (args.seed, s, r))
+        (states[s][r], actions[s], (args.seed, s, r))
         for actions in (proposals, answers)
-        for s, one in enumerate(sample)
+        for s in range(args.states)
         for r in range(args.rollouts)
     ]
     with tqdm(total=len(starts), unit="rollout", dynamic_ncols=True) as bar:
@@ -267,6 +305,8 @@ def references(env_id):
 def run_one(args, folder):
     """Judge one novice by one reference, unless that was done before."""
     name = f"{args.env_id}-{Path(args.reference).stem}-{Path(args.novice).stem}"
+    if args.blur:
+        name += f"-blur-{args.blur}"
     path = folder / f"{name}.csv"
     if path.exists():
         return
@@ -291,6 +331,8 @@ def main(args):
     for name in ("states", "episodes", "rollouts", "horizon"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} must be positive, not {getattr(args, name)}")
+    if not 0 <= args.blur < np.inf:
+        raise InputError(f"--blur must be zero or more, not {args.blur}")
     torch.set_num_threads(1)
     folder = results_of("judge")
     if args.novice:
@@ -301,6 +343,12 @@ def main(args):
             for reference in references(env_id):
                 one = {"novice": novice, "env_id": env_id, "reference": reference}
                 run_one(Args(**vars(args) | size | one), folder)
+    for env_id, size in BLURRED.items():
+        for blur in BLURS:
+            for stage in NOVICES:
+                novice = str(folder / "novices" / env_id / f"{stage}.safetensors")
+                one = {"novice": novice, "env_id": env_id, "reference": "top", "blur": blur}
+                run_one(Args(**vars(args) | TASKS[env_id] | size | one), folder)
 
 
 if __name__ == "__main__":

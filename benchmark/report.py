@@ -9,7 +9,7 @@ benchmark/figures.
 import csv
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib
 
@@ -738,6 +738,43 @@ def judge_tables(results):
     return markdown(header, gaps), markdown(names, flags)
 
 
+def blur_table(results):
+    """A Markdown table: is the true gap another one a little beside the state?"""
+    header = ["beside the state: task, judge", "novice"]
+    for blur in judge.BLURS:
+        header += [f"blur {blur:g}: with the gap", "attainable", "with Q's gap"]
+    rows = []
+    for env_id in judge.BLURRED:
+        stages = {name: results / "judge" / f"{env_id}-top-{name}" for name in judge.NOVICES}
+        for name, chosen in ({"all": list(judge.NOVICES)} | {n: [n] for n in stages}).items():
+            exact = judge.together([judge.read(f"{stages[n]}.csv") for n in chosen])
+            cells = [f"{env_id}, top", name]
+            for blur in judge.BLURS:
+                files = [f"{stages[n]}-blur-{blur}.csv" for n in chosen]
+                blurred = judge.together([judge.read(path) for path in files])
+                # the gap beside the state by that in it, as if the latter were what a judge says
+                pair = replace(blurred, q_novice=-exact.gaps.mean(1), q_reference=0 * exact.episode)
+                cells.append("{:.2f} ({:.2f} to {:.2f})".format(*rank_correlation(pair)))
+                cells.append(f"{attainable(blurred):.2f}")
+                cells.append("{:.2f} ({:.2f} to {:.2f})".format(*rank_correlation(blurred)))
+            rows.append(cells)
+    return markdown(header, rows)
+
+
+def sharpen_table(results):
+    """A Markdown table: what critics that were fitted to comparisons know."""
+    rows = []
+    for row in read(results / "judge" / "sharpened.csv"):
+        cells = [row["attempt"], row["states"], row["learned"] or "-", row["held_out"]]
+        cells[2:] = [cell if cell == "-" else f"{float(cell):.2f}" for cell in cells[2:]]
+        for name in (*judge.NOVICES, "all"):
+            shown = [float(row[name + end]) for end in ("", "_low", "_high")]
+            cells.append("{:.2f} ({:.2f} to {:.2f})".format(*shown))
+        rows.append(cells)
+    header = ["critics of Walker2d-v5, top", "states", "learned", "held out"]
+    return markdown([*header, *judge.NOVICES, "all"], rows)
+
+
 def all_tables(results):
     """Every table of README.md and docs/, as Markdown."""
     hopper = results / "hopper"
@@ -758,6 +795,8 @@ def all_tables(results):
         mile_demonstrations(results),
         mile_predictions(results),
         *judge_tables(results),
+        blur_table(results),
+        sharpen_table(results),
         study_table(results),
         study_predictions(results),
         *speed_tables(results / "speed"),

@@ -1,6 +1,7 @@
 """benchmark/judge.py: states are restored to the bit, returns and flags are what they should be."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,6 +99,35 @@ def test_the_return_of_a_scripted_case_is_that_of_a_sum_by_hand(monkeypatch):
     assert core.data is None  # the environment has its own data again
 
 
+def test_after_the_horizon_the_references_q_goes_on_if_wanted():
+    env, expert = rlif_rlpd.make_env("Hopper-v5"), load_expert("Hopper-v5", "top")
+    obs, _ = env.reset(seed=1)
+    state, action = judge.save_state(env), expert.act(obs[None])[0].numpy()
+    next_obs, reward, *_ = env.step(action)
+    value = expert.q(next_obs[None], expert.act(next_obs[None], deterministic=True)).item()
+    start = [(state, action, 0)]
+    got = judge.monte_carlo(env, expert, start, horizon=1, gamma=0.5, bootstrap=True)
+    assert got == pytest.approx(reward + 0.5 * value, rel=1e-5)
+
+
+def test_states_are_moved_by_their_own_spread():
+    env = rlif_rlpd.make_env("Walker2d-v5")
+    states, motions = [], []
+    for seed in range(30):
+        env.reset(seed=seed)
+        states.append(judge.save_state(env))
+        motions.append(env.unwrapped.state_vector())
+    moved = judge.displaced(env, states, 0.1, [(1, 9, r) for r in range(20)])
+    errors = []
+    for own, motion in zip(moved, motions):
+        for state in own:
+            judge.restore_state(env, state)
+            errors.append(env.unwrapped.state_vector() - motion)
+    errors = np.array(errors)  # (30 * 20, positions + velocities)
+    assert errors.std(0) == pytest.approx(0.1 * np.std(motions, axis=0), rel=0.2)
+    assert len(np.unique(errors[:, 1])) == len(errors)
+
+
 def test_the_noise_is_that_of_the_policy():
     expert = load_expert("Hopper-v5", "top")
     obs = np.random.default_rng(0).normal(size=(4, 11))
@@ -170,6 +200,8 @@ def test_what_a_perfect_judge_would_reach_is_estimated_right():
 def test_a_number_that_is_not_positive_is_refused():
     with pytest.raises(InputError, match="--rollouts must be positive, not 0"):
         judge.main(judge.Args(rollouts=0))
+    with pytest.raises(InputError, match="--blur must be zero or more, not -0.1"):
+        judge.main(judge.Args(blur=-0.1))
 
 
 def test_what_is_there_is_not_done_again(tmp_path, monkeypatch):
@@ -190,6 +222,17 @@ def test_one_command_judges_a_novice(tmp_path):
     judge.run_one(args, tmp_path / "again")
     names = [f"{folder}Hopper-v5-top-low.csv" for folder in ("", "again/")]
     assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+
+
+def test_a_blurred_state_has_the_same_q_and_another_return(tmp_path):
+    novice = ROOT / "experts" / "Hopper-v5" / "low.safetensors"
+    args = judge.Args(str(novice), states=3, rollouts=2, horizon=3, episodes=1)
+    judge.run_one(args, tmp_path)
+    judge.run_one(replace(args, blur=0.1), tmp_path)
+    exact = judge.read(tmp_path / "Hopper-v5-top-low.csv")
+    blurred = judge.read(tmp_path / "Hopper-v5-top-low-blur-0.1.csv")
+    assert np.array_equal(exact.q_novice, blurred.q_novice)
+    assert (exact.novice != blurred.novice).all()
 
 
 def test_all_references_with_critics_are_judged():
