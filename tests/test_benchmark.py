@@ -333,7 +333,7 @@ def test_without_ray_it_says_what_to_install(scripts, capsys, monkeypatch):
 SUITES = run.suites()
 
 
-NO_SUITES = {".lock", "aggregate", "judge", "persons", "speed"}
+NO_SUITES = {".lock", "aggregate", "judge", "persons", "speed", "study", "watched"}
 
 
 @pytest.mark.parametrize(
