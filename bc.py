@@ -28,6 +28,7 @@ from experts import main_metric, open_run, open_task, parse, restore, save_run, 
 from experts import write_rows
 from experts.human import record_demonstrations
 from experts.options import Count, Natural, NonNegative, Positive, Seed
+from experts.window import require_screen
 
 
 @dataclass
@@ -69,6 +70,8 @@ def check(args, typed):
     """Refuse options that do nothing beside others."""
     if args.record_demos:
         unused(typed, "dataset_id demo_episodes demo_noise", "the demonstrations are yours")
+        if args.dataset_id is None:
+            require_screen()
     else:
         unused(typed, "keys", "nobody is at the keys without --record-demos")
     if args.dataset_id:

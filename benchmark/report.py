@@ -202,6 +202,18 @@ def tries(results):
     return markdown(header, rows)
 
 
+def watched_table(results):
+    """A Markdown table of benchmark/watched.py: what policies reach alone and with their person."""
+    header = ["with the person: run", "actions", "score alone", "with the person"]
+    header += ["takeovers for a flag in 1,000 steps", "steps of the expert (%)"]
+    rows = []
+    for path in sorted((results / "watched").glob("*.csv")):
+        for row in read(path):
+            names = "actions", "alone", "with_person", "catches_per_1000", "expert_share"
+            rows.append([path.stem, *(row[name] for name in names)])
+    return markdown(header, rows)
+
+
 def comparison(folders):
     """A Markdown table of methods by their default commands: what they reach and what the expert is asked for."""
     header = ["command", "seeds", "last", "last, sampled actions", "environment steps", "labels"]
@@ -793,6 +805,7 @@ def all_tables(results):
         overview("options on Hopper-v5", options),
         overview("options on other tasks", tried),
         tries(results),
+        watched_table(results),
         mile_methods(results),
         mile_differences(results),
         mile_costs(results),

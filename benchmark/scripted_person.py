@@ -9,6 +9,7 @@ so fifteen minutes at the keys pass as fast as the script learns. All else is as
 the keys of experts/keys.toml, the record, --resume and --replay.
 """
 
+import os
 import sys
 from collections import deque
 from importlib import import_module
@@ -158,6 +159,7 @@ def main():
     scripts = "bc", "rlif_rlpd", "hg_dagger", "mile", "iwr", "sirius"
     if len(sys.argv) < 2 or sys.argv[1] not in scripts:
         raise InputError(f"give a script ({', '.join(scripts)}) and its options")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # nobody looks
     script = import_module(sys.argv.pop(1))
     human.Window, human.Person = Hands, ScriptedPerson
     script.Person = ScriptedPerson

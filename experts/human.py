@@ -25,7 +25,7 @@ from experts.options import this_run, unused
 from experts.record import Record, export, read_record
 from experts.runs import open_run
 from experts.tasks import seed_for
-from experts.window import Keys, Window
+from experts.window import Keys, Window, require_screen
 
 HYSTERESIS = 0.3  # seconds of control after the last key: a chain of taps is one takeover
 ABSENCE = 2.0  # seconds without a picture, while the robot learns or is tested, after which it waits for P
@@ -219,6 +219,8 @@ def check_person(args, typed, names=""):
     unused(typed, names, "you are the expert")
     if args.cuda:
         raise InputError("--intervention human learns on the CPU, where a run repeats to the bit")
+    if not args.replay:
+        require_screen()
 
 
 def record_demonstrations(env, args):

@@ -16,6 +16,16 @@ from experts.tasks import reason
 DEAD_ZONE = 0.15  # of a gamepad's axes
 
 
+def require_screen():
+    """Raises InputError where no window can be."""
+    screens = "DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in screens):
+        raise InputError(
+            "you need a screen, and this machine has none (DISPLAY is not set): run this where you "
+            "can see a window, or train from a session that was recorded there, --replay runs/<run>"
+        )
+
+
 class Keys:
     """What keys and axes do in a task, by experts/keys.toml or a file like it."""
 
@@ -101,12 +111,6 @@ class Window:
         import pygame
 
         self.pygame, self.keys = pygame, keys
-        screens = "DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"
-        if sys.platform == "linux" and not any(os.environ.get(name) for name in screens):
-            raise InputError(
-                "you need a screen, and this machine has none (DISPLAY is not set): run this where you "
-                "can see a window, or train from a session that was recorded there, --replay runs/<run>"
-            )
         # a key is known by its place, which is the same on a keyboard with other letters
         self.codes = {}
         for key in keys.of_keys:

@@ -18,6 +18,7 @@ from tests import tiny  # registers the environments
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # a screen that nobody sees
     monkeypatch.setitem(runs._run, "folder", None)  # the last test's
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     torch.set_num_threads(1)

@@ -49,7 +49,6 @@ START = [typed("p")]  # a session begins paused
 @pytest.fixture
 def at_keys(monkeypatch, people, tmp_path):
     """A function that sets what is pressed before which step of the session: {step: [event, ...]}."""
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.setattr(human, "HYSTERESIS", HOLD / 1_000)
     monkeypatch.setattr(human, "ABSENCE", 1e9)
     (tmp_path / "keys.toml").write_text(KEYS)
@@ -449,8 +448,9 @@ def test_a_task_without_keys_says_what_its_actions_are(ending):
 def test_no_screen_is_said_in_one_line(at_keys, ending, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
-    code, line = ending(rlif_rlpd, *options(rlif_rlpd))
-    assert code == 2 and "you need a screen" in line and "--replay" in line
+    for script, own in ((rlif_rlpd, ()), (bc, ("--record-demos", 1))):
+        code, line = ending(script, *options(script, *own))
+        assert code == 2 and "you need a screen" in line and "--replay" in line
 
 
 def test_a_replay_keeps_its_options_but_for_those_that_are_typed(at_keys, ending):
