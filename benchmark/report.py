@@ -208,9 +208,10 @@ def watched_table(results):
     header += ["takeovers for a flag in 1,000 steps", "steps of the expert (%)"]
     rows = []
     for path in sorted((results / "watched").glob("*.csv")):
+        exp_name, seed = path.stem.rsplit("-", 1)
         for row in read(path):
             names = "actions", "alone", "with_person", "catches_per_1000", "expert_share"
-            rows.append([path.stem, *(row[name] for name in names)])
+            rows.append([f"{exp_name}, seed {seed}", *(row[name] for name in names)])
     return markdown(header, rows)
 
 
