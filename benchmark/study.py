@@ -45,7 +45,7 @@ def commands(task, demos):
         "rlif": f"rlif_rlpd {data} --offline-ratio 0.5 --bc-weight 1 --gamma 0.95 --utd-ratio 2 "
         f"--total-timesteps {STEPS} --eval-frequency 6000",
         "hg-dagger": f"hg_dagger {data} --doubt-novices 0 --total-timesteps {STEPS} --eval-frequency 6000",
-        "mile": f"mile --initial-policy {demos}/model.safetensors --rounds {rounds} --round-episodes 5 "
+        "mile": f"mile --initial-policy {demos.relative_to(ROOT)}/model.safetensors --rounds {rounds} --round-episodes 5 "
         f"--eval-frequency {rounds // 3}",
     }
 
