@@ -29,17 +29,8 @@ from tqdm import tqdm
 
 from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, Stop, UnitActions
 from experts import check_rendering, evaluate, exit_codes, film, finish_run, load_demonstrations
-from experts import (
-    load_expert,
-    main_metric,
-    open_run,
-    open_task,
-    parse,
-    restore,
-    save_run,
-    seed_for,
-)
-from experts import unused, write_rows
+from experts import load_expert, main_metric, open_run, open_task, parse, restore, save_run
+from experts import seed_for, unused, write_rows
 from experts.human import Person, check_person
 from experts.options import Count, Finite, Natural, NonNegative, Percentage, Positive, Seed, Share
 

@@ -50,8 +50,7 @@ class Args:
     eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
 
     # --- person ---
-    # when: as MILE's Eq. 2 has it, or when you do (a window opens)
-    intervention: Literal["model", "human"] = "model"
+    intervention: Literal["model", "human"] = "model"  # by MILE's Eq. 2, or you, in a window
     expert: str = "top"  # who takes over: a shipped level or a .safetensors file
     human_model: str = "mental"  # what the person expects of the robot: a level or a file
     intervention_cost: Finite = 16.0  # c, what it takes to take over: benchmark/person.py finds it
@@ -300,8 +299,7 @@ def main(args):
     if args.intervention == "human":
         env = human = Person(make_env(*task, render_mode="rgb_array"), args)
     else:
-        levels = args.expert, args.human_model
-        policies += [load_expert(args.env_id, level, env) for level in levels]
+        policies += [load_expert(args.env_id, x, env) for x in (args.expert, args.human_model)]
         human = ProbitHuman(args, *policies[1:])
     data = {name: torch.from_numpy(demos[name]) for name in ("obs", "actions")}  # (n, O), (n, A)
     data["labels"] = torch.full((len(data["obs"]),), DEMO)  # (n,)
