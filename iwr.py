@@ -27,9 +27,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from experts import MAX_ACTION, Checked, InputError, RunError, Stop, UnitActions, check_rendering
-from experts import evaluate, exit_codes, film, finish_run, load_demonstrations, load_expert
-from experts import main_metric, open_run, open_task, parse, restore, save_run, seed_for, unused
-from experts import write_rows
+from experts import check_demonstrations, evaluate, exit_codes, film, finish_run
+from experts import load_demonstrations, load_expert, main_metric, open_run, open_task, parse
+from experts import restore, save_run, seed_for, write_rows
 from experts.human import Person, check_person
 from experts.options import Count, Finite, Natural, NonNegative, Positive, Seed
 
@@ -83,11 +83,7 @@ def check(args, typed):
     """Refuse options that do nothing beside others."""
     of_model = "expert human_model intervention_cost intervention_scale takeover_steps"
     check_person(args, typed, of_model)
-    if args.dataset_id:
-        unused(typed, "demo_noise", "a dataset is taken as it is")
-    if args.demo_episodes == 0:
-        why = "there are no demonstrations with --demo-episodes 0"
-        unused(typed, "dataset_id demo_noise", why)
+    check_demonstrations(args, typed)
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -269,14 +265,12 @@ def main(args):
     task = args.env_id, args.max_episode_steps
     if args.capture_video:
         check_rendering(make_env, *task)
-
     env = make_env(*task)
     eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
-    initial = load_expert(args.env_id, args.initial_policy, env)
-    policies = [initial]
+    policies = [load_expert(args.env_id, args.initial_policy, env)]
     if env.discrete and args.min_std != 0.1:
         raise InputError("--min-std does nothing where actions are discrete")
-    actor = load_actor(env, initial)  # pi_theta
+    actor = load_actor(env, policies[0])  # pi_theta
     actor.min_log_std = max(actor.min_log_std, math.log(args.min_std))
     actor.to(device)
     optimizer = torch.optim.Adam(actor.parameters(), args.learning_rate, fused=True)
@@ -309,8 +303,7 @@ def main(args):
         before = rows[-1] if rows else {"global_step": 0, "round": 0} | dict.fromkeys(counts, 0)
         due = over or rounds // args.eval_frequency > before["round"] // args.eval_frequency
         if due or stop.asked:
-            progress = global_step, rounds, rows, counts, data
-            save_run(folder, args, kept, progress, policies)
+            save_run(folder, args, kept, (global_step, rounds, rows, counts, data), policies)
             stop.heed()
         if due:
             row = {"global_step": global_step, "round": rounds, **counts}

@@ -5,7 +5,6 @@ Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519; "Eq. 1" t
     python mile.py                                                      # Meta-World's peg insertion
     python mile.py --rounds 1 --round-episodes 15 --round-updates 1000  # the single iteration
     python mile.py --no-mental-model                                    # BC-intervention
-    python mile.py --help                                               # every option
     python mile.py --resume runs/<run>                                  # go on, to the bit
 
 Read main() first, then intervention_log_probs() (Eq. 2: when does a person take over?) and losses()
@@ -379,11 +378,9 @@ def main(args):
     task = args.env_id, args.max_episode_steps
     if args.capture_video:
         check_rendering(make_env, *task)
-
     env = make_env(*task)
     eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
-    initial = load_expert(args.env_id, args.initial_policy, env)
-    policies = [initial]
+    policies = [load_expert(args.env_id, args.initial_policy, env)]
     if not env.discrete and args.mental_model and args.intervention_scale < 1:
         raise InputError(
             f"--intervention-scale {args.intervention_scale}: with continuous actions it must be 1 "
@@ -391,7 +388,7 @@ def main(args):
         )
     if env.discrete and (args.min_std, args.intervention_weight) != (0.1, 0.5):
         raise InputError("--min-std, --intervention-weight do nothing where actions are discrete")
-    actor = load_actor(env, initial)  # pi_theta
+    actor = load_actor(env, policies[0])  # pi_theta
     actor.min_log_std = max(actor.min_log_std, math.log(args.min_std))
     mental_model = None
     if args.mental_model:

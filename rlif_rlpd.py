@@ -10,7 +10,6 @@ Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948), SAC wi
 critics and prior data.
 
     python rlif_rlpd.py                        # Hopper-v5: an expert of 16 %, a policy near 110 %
-    python rlif_rlpd.py --help                 # every option
     python rlif_rlpd.py --resume runs/<run>    # go on after a stop, to the bit
 
 Read the loop in main() first: it is Algorithm 2. Then ValueHuman (when to intervene), Agent (RLPD),
@@ -31,9 +30,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, Stop, UnitActions
-from experts import check_rendering, end_is, evaluate, exit_codes, film, finish_run
-from experts import load_demonstrations, load_expert, main_metric, open_run, open_task, parse
-from experts import restore, save_run, seed_for, unused, write_rows
+from experts import check_demonstrations, check_rendering, end_is, evaluate, exit_codes, film
+from experts import finish_run, load_demonstrations, load_expert, main_metric, open_run, open_task
+from experts import parse, restore, save_run, seed_for, unused, write_rows
 from experts.human import Person, check_person
 from experts.options import Count, Discount, Finite, Natural, NonNegative, Percentage, Positive
 from experts.options import Seed, Share
@@ -113,13 +112,9 @@ def check(args, typed):
         unused(typed, "expert takeover_steps", "nobody takes over")
         if args.reward != "task":
             raise InputError("--intervention none leaves no reward but --reward task")
-    if args.dataset_id:
-        unused(typed, "demo_noise", "a dataset is taken as it is")
-    if args.demo_episodes == 0:
-        why = "there are no demonstrations with --demo-episodes 0"
-        unused(typed, "dataset_id demo_noise standardize_obs", why)
-        if args.offline_ratio:
-            raise InputError("--offline-ratio needs demonstrations, not --demo-episodes 0")
+    check_demonstrations(args, typed, "standardize_obs")
+    if args.demo_episodes == 0 and args.offline_ratio:
+        raise InputError("--offline-ratio needs demonstrations, not --demo-episodes 0")
     if args.bc_weight and not args.offline_ratio:
         raise InputError("--bc-weight needs an --offline-ratio above 0")
     if args.num_min_qs > args.num_qs:
@@ -402,10 +397,8 @@ class ReplayBuffer:
 
 def usual_termination(args):
     """What --termination is where it is known whether an end is a fall or a success."""
-    if args.reward == "task":
-        return "mask"
     usual = {"fall": "penalty", "success": "mask", "either": "bootstrap"}
-    return usual.get(end_is(args.env_id))
+    return "mask" if args.reward == "task" else usual.get(end_is(args.env_id))
 
 
 def end_of_episode(args, human, transition, terminated):
@@ -435,7 +428,6 @@ def main(args):
     training = TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps
     if args.capture_video:
         check_rendering(make_env, *task)
-
     env = make_env(*training)
     eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
     if env.discrete:
@@ -562,8 +554,8 @@ def main(args):
     summary["seconds"] = rows[-1]["wall_seconds"]
     finish_run(folder, writer, args, rows, agent.actor, agent.qf, **summary)
     if args.capture_video:
-        filmed = make_env(*task, render_mode="rgb_array")
-        film(filmed, agent.actor, folder, args.seed, human, expert)
+        shown = make_env(*task, render_mode="rgb_array")
+        film(shown, agent.actor, folder, args.seed, human, expert)
 
 
 if __name__ == "__main__":

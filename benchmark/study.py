@@ -41,11 +41,12 @@ def commands(task, demos):
     number, rounds = TASKS[task]["demos"], TASKS[task]["rounds"]
     dataset = json.loads((demos / "args.json").read_text())["dataset_id"]
     data = f"--dataset-id {dataset} --demo-episodes {number}"
+    clone = demos.relative_to(ROOT) / "model.safetensors"
     return {
         "rlif": f"rlif_rlpd {data} --offline-ratio 0.5 --bc-weight 1 --gamma 0.95 --utd-ratio 2 "
         f"--total-timesteps {STEPS} --eval-frequency 6000",
         "hg-dagger": f"hg_dagger {data} --doubt-novices 0 --total-timesteps {STEPS} --eval-frequency 6000",
-        "mile": f"mile --initial-policy {demos.relative_to(ROOT)}/model.safetensors --rounds {rounds} --round-episodes 5 "
+        "mile": f"mile --initial-policy {clone} --rounds {rounds} --round-episodes 5 "
         f"--eval-frequency {rounds // 3}",
     }
 

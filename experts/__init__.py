@@ -11,7 +11,7 @@ files, speed.py compiles; human.py, window.py, record.py and keys.toml are for a
 and the score of every shipped file are in experts/README.md.
 """
 
-from experts.demonstrations import load_demonstrations
+from experts.demonstrations import check_demonstrations, load_demonstrations
 from experts.evaluation import check_rendering, evaluate, film, main_metric, normalized_score
 from experts.files import InputError, RunError, load_checkpoint, save_checkpoint, write_file
 from experts.options import parse, unused
@@ -30,7 +30,8 @@ from experts.tasks import TRAINING_TASKS, Checked, UnitActions, end_is, open_tas
 
 __all__ = [
     "FOLDER", "MAX_ACTION", "TRAINING_TASKS", "Checked", "Expert", "InputError", "RunError", "Stop", "UnitActions",
-    "check_rendering", "end_is", "evaluate", "exit_codes", "film", "finish_run", "how_to_go_on", "list_experts",
-    "load_checkpoint", "load_demonstrations", "load_expert", "main_metric", "normalized_score", "open_run", "open_task",
-    "parse", "restore", "save_checkpoint", "save_expert", "save_run", "seed_for", "unused", "write_file", "write_rows",
+    "check_demonstrations", "check_rendering", "end_is", "evaluate", "exit_codes", "film", "finish_run",
+    "how_to_go_on", "list_experts", "load_checkpoint", "load_demonstrations", "load_expert", "main_metric",
+    "normalized_score", "open_run", "open_task", "parse", "restore", "save_checkpoint", "save_expert", "save_run",
+    "seed_for", "unused", "write_file", "write_rows",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from gymnasium.spaces.utils import flatten
 from gymnasium.wrappers import FlattenObservation
 
 from experts.files import InputError, write_file
+from experts.options import unused
 from experts.policies import MAX_ACTION, list_experts, load_expert
 from experts.tasks import reason
 
@@ -86,6 +87,15 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep
     if not keep_rewards:
         data["rewards"][:] = 0
     return data
+
+
+def check_demonstrations(args, typed, more=""):
+    """Refuse options of demonstrations that would do nothing; more: others that need some. Raises InputError."""
+    if args.dataset_id:
+        unused(typed, "demo_noise", "a dataset is taken as it is")
+    if args.demo_episodes == 0:
+        why = "there are no demonstrations with --demo-episodes 0"
+        unused(typed, f"dataset_id demo_noise {more}", why)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
