@@ -406,7 +406,6 @@ def main(args):
     else:
         policies += [load_expert(args.env_id, x, env) for x in (args.expert, args.human_model)]
         human = ProbitHuman(args, *policies[1:])
-
     kept = {"actor": actor, "estimator": estimator, "optimizer": optimizer}  # what learns
     kept["estimator_optimizer"] = estimator_optimizer
     if mental_model:

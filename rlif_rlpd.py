@@ -444,7 +444,6 @@ def main(args):
     demos = load_demonstrations(env, args.env_id, *source)
     if args.intervention == "human":
         env = expert = human = Person(make_env(*training, render_mode="rgb_array"), args)
-
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     agent = Agent(obs_dim, act_dim, args, device)
     rb = ReplayBuffer(len(demos["rewards"]) + args.total_timesteps, obs_dim, act_dim)
@@ -458,7 +457,6 @@ def main(args):
         agent.critic_gradients = compiled(agent.critic_gradients)
         agent.actor_gradients = compiled(agent.actor_gradients)
     update = CudaGraph(agent.update) if args.cuda else agent.update
-
     kept = {"agent": agent, "rb": rb, "rng": rng}  # what learns or draws
     kept |= {"actor_optimizer": agent.actor_optimizer, "qf_optimizer": agent.qf_optimizer}
     counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0}
@@ -548,7 +546,6 @@ def main(args):
             bar.update()
         writer.add_scalar("charts/episodic_return", episodic_return, global_step)
         episode += 1
-
     bar.close()
     summary = {"env_steps": global_step, "demo_episodes": int(demos["ends"].sum()), **counts}
     summary["seconds"] = rows[-1]["wall_seconds"]

@@ -297,7 +297,6 @@ def main(args):
     data = {name: torch.from_numpy(demos[name]) for name in ("obs", "actions")}  # (n, O), (n, A)
     data["labels"] = torch.full((len(data["obs"]),), DEMO)  # (n,)
     data = {name: values.to(device) for name, values in data.items()}
-
     kept = {"actor": actor, "optimizer": optimizer}  # what learns
     counts = {"expert_steps": 0, "takeovers": 0}
     global_step, rounds, rows = 0, 0, []  # rows: of eval.csv
@@ -358,7 +357,6 @@ def main(args):
         writer.add_scalar("losses/nll", loss, global_step)
         rounds += 1
         bar.update()
-
     bar.close()
     summary = {"env_steps": global_step, "rounds": rounds, **counts}
     summary |= {"demo_episodes": int(demos["ends"].sum()), "seconds": rows[-1]["wall_seconds"]}

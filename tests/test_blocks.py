@@ -21,8 +21,8 @@ VARIANTS = {
     "ValueHuman": ({"rlif_rlpd"}, {"hg_dagger"}),
     "RandomHuman": ({"rlif_rlpd"}, {"hg_dagger"}),
 }
-LINES = {"rlif_rlpd": 575, "mile": 515, "hg_dagger": 475} | dict.fromkeys(
-    ("sirius", "iwr", "dagger"), 385
+LINES = {"rlif_rlpd": 560, "mile": 500, "hg_dagger": 460} | dict.fromkeys(
+    ("sirius", "iwr", "dagger"), 370
 )
 LINES |= {"bc": 320}
 SECTIONS = {  # name: must every script have it?
