@@ -618,14 +618,23 @@ def option(command, name, default=None):
     return int(found[1]) if found else default
 
 
-def update_ms(results, utd):
-    """Milliseconds of an update with 10 critics on one core, bfloat16; between and beyond 1 and 10 on a line."""
+def on_a_line(x, first, second):
+    """The value at x of the line through two points (x, y)."""
+    (x1, y1), (x2, y2) = first, second
+    return y1 + (x - x1) * (y2 - y1) / (x2 - x1)
+
+
+def update_ms(results, num_qs, utd):
+    """Milliseconds of an update on one core, bfloat16; on a line between 2 and 10 critics, and 1 and 10 updates."""
     measured = {}
     for row in read(results / "speed" / "updates.csv"):
-        if (row["device"], row["threads"], row["num_qs"]) == ("cpu", "1", "10"):
-            measured[row["path"], row["precision"], int(row["utd_ratio"])] = float(row["ms"])
-    one, ten = (measured["compiled", "bfloat16", count] for count in (1, 10))
-    return one + (utd - 1) * (ten - one) / 9
+        fast = row["path"] == "compiled" and row["precision"] == "bfloat16"
+        if fast and row["device"] == "cpu" and row["threads"] == "1":
+            measured[int(row["num_qs"]), int(row["utd_ratio"])] = float(row["ms"])
+    one, ten = (
+        on_a_line(num_qs, (2, measured[2, count]), (10, measured[10, count])) for count in (1, 10)
+    )
+    return on_a_line(utd, (1, one), (10, ten))
 
 
 def hours(results, cell):
@@ -634,16 +643,18 @@ def hours(results, cell):
     steps = option(command, "total-timesteps")
     for run in load(results / "table1" / cell).values():
         seconds = run.summary["seconds"]
-        if not command.startswith("rlif"):
+        if isinstance(seconds, dict):  # older runs also say how long their parts took
+            seconds = seconds["total"]
+        if command.startswith("rlif"):
+            # all but the update, which has 3 critics there and happens once a step
+            rest = seconds / run.summary["env_steps"] - update_ms(results, 3, 1) / 1e3
+            update = update_ms(results, 10, option(command, "utd-ratio", 1)) / 1e3
+            found.append(steps * (rest + update))
+        else:
             # rounds of as many gradient steps as the script's default
             taken = run.summary.get("gradient_steps") or 10_000 + 2_500 * run.summary["rounds"]
             pretrain = option(command, "pretrain-updates")
-            found.append(seconds["total"] / taken * (pretrain + 100 * 2_500 if pretrain else steps))
-        elif isinstance(seconds, dict):  # of the runs that say how long their parts took
-            update = update_ms(results, option(command, "utd-ratio", 1)) / 1e3
-            step = update + seconds["environment"] / run.summary["env_steps"]
-            evaluations = steps / option(command, "eval-frequency")
-            found.append(steps * step + evaluations * seconds["evaluation"] / len(run.scores))
+            found.append(seconds / taken * (pretrain + 100 * 2_500 if pretrain else steps))
     # other processes only make a run longer
     return min(found) / 3600 if found else np.nan
 
@@ -661,7 +672,9 @@ def full_budget(results):
         cells = [f"{np.median(values):.1f}" for values in by_method]
         three = 3 * sum(map(sum, by_method))
         total += three
-        rows.append([env_id, f"{utd}", f"{update_ms(results, utd):.1f} ms", *cells, f"{three:.0f}"])
+        rows.append(
+            [env_id, f"{utd}", f"{update_ms(results, 10, utd):.1f} ms", *cells, f"{three:.0f}"]
+        )
     rows.append(["all", *[""] * (len(header) - 1), f"{total:.0f}"])
     return markdown([*header, "all runs, three seeds"], rows)
 
@@ -794,13 +807,14 @@ def sharpen_table(results):
 
 def all_tables(results):
     """Every table of README.md and docs/, as Markdown."""
-    hopper = results / "hopper"
-    methods = "bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif"
+    hopper, table1 = results / "hopper", results / "table1"
+    methods = [table1 / "Hopper-v5-bc", table1 / "Hopper-v5-low-dagger"]
+    methods += [table1 / "Hopper-v5-low-hg-dagger", hopper / "hg-dagger-value", hopper / "rlif"]
     options = [hopper / "rlif", *(results / "options" / cell for cell in suites()["options"])]
     tried = [results / "tried" / cell for cell in suites()["tried"]]
     return [
         table(load(hopper / "rlif")),
-        comparison([hopper / method for method in methods]),
+        comparison(methods),
         *paper_tables(results),
         aggregate_table(results),
         overview("options on Hopper-v5", options),
@@ -844,7 +858,7 @@ def main():
     }
     if runs := load(results / "hopper" / "rlif"):
         levels = {"the expert who takes over": load_expert("Hopper-v5", "low").facts["score_mean"]}
-        if clones := load(results / "hopper" / "bc").values():
+        if clones := load(results / "table1" / "Hopper-v5-bc").values():
             levels["cloning the demonstrations"] = np.mean([run.scores[-1] for run in clones])
         pictures["hopper"] = curves(runs, levels)
     if rows := aggregate_rows(results):

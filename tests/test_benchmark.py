@@ -488,7 +488,7 @@ def test_an_unfinished_benchmark_can_be_reported(tmp_path):
     for folder in (
         "options/reward-none",
         "tried/pen-lax",
-        "hopper/hg-dagger",
+        "hopper/hg-dagger-value",
         "figure4/drawer-mile",
     ):
         (results / folder).mkdir(parents=True, exist_ok=True)
@@ -802,49 +802,30 @@ def test_without_rliable_it_says_what_to_install(monkeypatch, capsys):
 
 def test_the_paper_budget_is_measured_on_a_line():
     results = ROOT / "benchmark" / "results"
-    one, ten = (report.update_ms(results, utd) for utd in (1, 10))
-    assert (one, ten) == (11.51, 68.73)
-    assert report.update_ms(results, 19) == pytest.approx(2 * ten - one)
+    one, ten = (report.update_ms(results, 10, utd) for utd in (1, 10))
+    assert (one, ten) == pytest.approx((11.51, 68.73))
+    assert report.update_ms(results, 10, 19) == pytest.approx(2 * ten - one)
+    assert report.update_ms(results, 6, 1) == pytest.approx((4.41 + 11.51) / 2)
 
 
 def test_core_hours_of_the_paper_budget(tmp_path):
     shutil.copytree(ROOT / "benchmark" / "results" / "speed", tmp_path / "speed")
     rows = [{"normalized_score": 1}] * 10
-    seconds = {"environment": 100, "update": 1, "evaluation": 20}
-    write_run(
-        tmp_path / "table1" / "Walker2d-v5-low-rlif",
-        1,
-        "x.py",
-        rows,
-        env_steps=50_000,
-        seconds=seconds,
+    walker, dagger, bc = (
+        tmp_path / "table1" / cell
+        for cell in ("Walker2d-v5-low-rlif", "Hopper-v5-low-dagger", "Hopper-v5-bc")
     )
-    # a million steps of 11.51 + 2 ms, and 100 evaluations of 2 s
-    expected = (1e6 * 13.51e-3 + 200) / 3600
+    write_run(walker, 1, "x.py", rows, env_steps=50_000, seconds=400)
+    # a million steps of 8 ms, but with an update of 11.51 ms in the place of one with 3 critics
+    update = 4.41 + (11.51 - 4.41) / 8
+    expected = 1e6 * (8 - update + 11.51) * 1e-3 / 3600
     assert report.hours(tmp_path, "Walker2d-v5-low-rlif") == pytest.approx(expected)
-    write_run(
-        tmp_path / "table1" / "Hopper-v5-low-dagger",
-        1,
-        "x.py",
-        rows,
-        rounds=36,
-        seconds={"total": 100},
-    )
+    write_run(dagger, 1, "x.py", rows, rounds=36, seconds={"total": 100})
     # a millisecond a gradient step, 100,000 at first and 100 times 2,500
     assert report.hours(tmp_path, "Hopper-v5-low-dagger") == pytest.approx(350 / 3600)
-    slow = {"total": 500}  # a seed on a busy machine
-    write_run(
-        tmp_path / "table1" / "Hopper-v5-low-dagger", 2, "x.py", rows, rounds=36, seconds=slow
-    )
+    write_run(dagger, 2, "x.py", rows, rounds=36, seconds=500)  # on a busy machine
     assert report.hours(tmp_path, "Hopper-v5-low-dagger") == pytest.approx(350 / 3600)
-    write_run(
-        tmp_path / "table1" / "Hopper-v5-bc",
-        1,
-        "x.py",
-        rows,
-        gradient_steps=20_000,
-        seconds={"total": 20},
-    )
+    write_run(bc, 1, "x.py", rows, gradient_steps=20_000, seconds=20)
     assert report.hours(tmp_path, "Hopper-v5-bc") == pytest.approx(100 / 3600)
     assert np.isnan(report.hours(tmp_path, "Hopper-v5-low-rlif"))
 
