@@ -641,7 +641,11 @@ def hours(results, cell):
     """Core-hours of a run of this cell of table1-full, by what Table 1's runs of the same cell took; nan: not run."""
     command, found = suites()["table1-full"][cell], []
     steps = option(command, "total-timesteps")
-    for run in load(results / "table1" / cell).values():
+    # a run by random takeovers takes as long as one by value
+    runs = load(results / "table1" / cell) or load(
+        results / "table1" / cell.removesuffix("-random")
+    )
+    for run in runs.values():
         seconds = run.summary["seconds"]
         if isinstance(seconds, dict):  # older runs also say how long their parts took
             seconds = seconds["total"]
