@@ -270,18 +270,22 @@ def comparable(run, method):
     return method in ("rlif", "dagger-85") or "main_metric" in run.summary
 
 
+def shown(folder, method):
+    """The runs of a cell of Table 1 that count: those from before the corrections only where there are no others."""
+    runs = list(load(folder).values())
+    return [run for run in runs if comparable(run, method)] or runs
+
+
 def cell(folder, method, paper):
     """Of the seeds of a cell: the last evaluation; the best of all, and the paper's figure in brackets."""
-    runs = load(folder).values()
+    runs = shown(folder, method)
     if not runs:
         return "-", f"- ({paper:.0f})"
-    new = [run for run in runs if comparable(run, method)]
-    shown = new or list(runs)
-    last, best = [run.scores[-1] for run in shown], [run.scores.max() for run in shown]
-    seeds = f"n = {len(shown)}" if len(shown) > 1 else "one seed"
-    if not new:
+    last, best = [run.scores[-1] for run in runs], [run.scores.max() for run in runs]
+    seeds = f"n = {len(runs)}" if len(runs) > 1 else "one seed"
+    if not comparable(runs[0], method):
         seeds += ", older"
-    mean = mean_and_interval(last, len(shown))
+    mean = mean_and_interval(last, len(runs))
     return f"{mean} ({seeds})", f"{np.mean(best):.0f} ({paper:.0f})"
 
 
@@ -312,6 +316,39 @@ def paper_tables(results):
             cells.append(cell(results / folder, "rlif", paper))
         rows.append(cells)
     yield from last_and_best("expert \\ reference", REFERENCES, rows)
+
+
+def gradient_steps_of(summary):
+    """Of a run of Table 1: those of the policy; RLIF's critics have as many."""
+    if "rlif_rlpd.py" in summary["command"]:
+        return summary["env_steps"]  # one a step
+    # an imitator's rounds have as many as the script's default
+    return summary.get("gradient_steps") or 10_000 + 2_500 * summary["rounds"]
+
+
+def paper_costs(results):
+    """A Markdown table: what the methods of RLIF's Table 1 cost, means over experts and seeds."""
+    what = "task: environment steps / labels / steps of the expert / gradient steps"
+    rows = []
+    for env_id, levels in EXPERTS.items():
+        cells = []
+        for method in METHODS:
+            numbers = []
+            for level in levels:
+                for run in shown(results / "table1" / f"{env_id}-{level}-{method}", method):
+                    asked = [run.summary.get(name, np.nan) for name in ("labels", "expert_steps")]
+                    numbers.append(
+                        (run.summary["env_steps"], *asked, gradient_steps_of(run.summary))
+                    )
+            cells.append(" / ".join(mean_of(column) for column in zip(*numbers)) or "-")
+        rows.append([env_id, *cells])
+    return markdown([what, *METHODS], rows)
+
+
+def mean_of(values):
+    """For a table: the mean of those values that are known."""
+    known = [value for value in values if not np.isnan(value)]
+    return f"{np.mean(known):.0f}" if known else "-"
 
 
 def aggregate_rows(results):
@@ -655,8 +692,7 @@ def hours(results, cell):
             update = update_ms(results, 10, option(command, "utd-ratio", 1)) / 1e3
             found.append(steps * (rest + update))
         else:
-            # rounds of as many gradient steps as the script's default
-            taken = run.summary.get("gradient_steps") or 10_000 + 2_500 * run.summary["rounds"]
+            taken = gradient_steps_of(run.summary)
             pretrain = option(command, "pretrain-updates")
             found.append(seconds / taken * (pretrain + 100 * 2_500 if pretrain else steps))
     # other processes only make a run longer
@@ -820,6 +856,7 @@ def all_tables(results):
         table(load(hopper / "rlif")),
         comparison(methods),
         *paper_tables(results),
+        paper_costs(results),
         aggregate_table(results),
         overview("options on Hopper-v5", options),
         overview("options on other tasks", tried),

@@ -830,6 +830,20 @@ def test_core_hours_of_the_paper_budget(tmp_path):
     assert np.isnan(report.hours(tmp_path, "Hopper-v5-low-rlif"))
 
 
+def test_what_table_1_cost_is_a_mean_over_experts_and_seeds_without_the_older_runs(tmp_path):
+    table1, new = tmp_path / "table1", {"main_metric": "success_rate"}
+    asked = {"labels": 50, "expert_steps": 300}
+    write_run(table1 / "Walker2d-v5-top-rlif", 1, "rlif_rlpd.py", env_steps=100, **asked)
+    write_run(table1 / "Walker2d-v5-low-rlif", 1, "rlif_rlpd.py", env_steps=400)  # not recorded
+    folder = table1 / "Walker2d-v5-low-dagger"
+    asked = {"labels": 6, "expert_steps": 0}
+    write_run(folder, 1, "dagger.py", env_steps=99, rounds=9, **asked)  # an older one
+    write_run(folder, 2, "dagger.py", env_steps=10, rounds=2, **asked, **new)
+    write_run(folder, 3, "dagger.py", env_steps=30, rounds=4, **asked, **new)
+    cells = lines_of(report.paper_costs(tmp_path), "Walker2d-v5")[0]
+    assert cells[1:] == ["250 / 50 / 300 / 250", "-", "-", "-", "20 / 6 / 0 / 17500", "-"]
+
+
 def test_how_long_the_measurement_takes_is_said_alike():
     page = (ROOT / "docs" / "speed.md").read_text()
     (time,) = re.findall(r"`python benchmark/speed.py` measures all this in (.*?);", page)
