@@ -6,7 +6,7 @@ docs/results.md says what came out. Without an option of its own this is rlif_rl
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class Args(rlif_rlpd.Args):
     label_steps: Count = 1  # the last so many steps before a takeover share its -1
     flag_share: Share | None = None  # about this share of the checks is flagged, the worst of late
     n_step: Count = 1  # rewards of so many steps, then the critics
+    fade_bc_weight: bool = False  # --bc-weight is halved after each quarter of training
 
 
 def check(args, typed):
@@ -34,6 +35,8 @@ def check(args, typed):
         raise InputError("--resume is not there in this script")
     if args.flag_share is not None and args.intervention != "value":
         raise InputError("--flag-share needs --intervention value")
+    if args.fade_bc_weight and not args.bc_weight:
+        raise InputError("--fade-bc-weight needs a --bc-weight above 0")
 
 
 class AdaptiveHuman(rlif_rlpd.ValueHuman):
@@ -55,6 +58,22 @@ class AdaptiveHuman(rlif_rlpd.ValueHuman):
         chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
         started = self.rng.random() < chance
         return flagged, started, self.args.takeover_steps if started else 0
+
+
+class FadingAgent(rlif_rlpd.Agent):
+    """RLPD's learner with a pull towards the demonstrations that gets weaker, in four stages.
+
+    The weight is a constant of the compiled gradients, so each stage compiles them again.
+    """
+
+    def __init__(self, obs_dim, act_dim, args, device):
+        super().__init__(obs_dim, act_dim, replace(args), device)
+        self.first_weight = args.bc_weight
+
+    def set_learning_rate(self, progress):
+        super().set_learning_rate(progress)
+        stage = min(3, int(4 * progress))
+        self.args.bc_weight = self.first_weight / 2**stage
 
 
 def same_episode(rb, i):
@@ -109,6 +128,8 @@ def main(args):
     rlif_rlpd.ReplayBuffer = Buffer
     if args.flag_share is not None:
         rlif_rlpd.ValueHuman = AdaptiveHuman
+    if args.fade_bc_weight:
+        rlif_rlpd.Agent = FadingAgent
     rlif_rlpd.main(args)
 
 

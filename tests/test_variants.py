@@ -41,6 +41,7 @@ def as_before(monkeypatch):
         monkeypatch.setattr(variants.Buffer, name, getattr(variants.Buffer, name))
     monkeypatch.setattr(rlif_rlpd, "ReplayBuffer", rlif_rlpd.ReplayBuffer)
     monkeypatch.setattr(rlif_rlpd, "ValueHuman", rlif_rlpd.ValueHuman)
+    monkeypatch.setattr(rlif_rlpd, "Agent", rlif_rlpd.Agent)
 
 
 def test_a_label_is_shared_by_the_steps_before_it():
@@ -94,6 +95,24 @@ def test_the_adaptive_person_flags_a_fixed_share(tmp_path):
     assert (steps == 4 * started).all()
 
 
+def test_the_pull_is_halved_after_each_quarter():
+    def gradients(kind, weight, progress):
+        torch.manual_seed(0)
+        pull = "--offline-ratio", 0.5, "--bc-weight", weight
+        args = tiny.parsed(variants, *pull, "--hidden-sizes", 8)
+        agent = kind(2, 1, args, torch.device("cpu"))
+        agent.set_learning_rate(progress)
+        batch = {"obs": torch.randn(6, 2), "actions": torch.rand(6, 1)}
+        assert args.bc_weight == weight
+        return agent.actor_gradients(batch, torch.randn(6, 1))[1]
+
+    for progress, weight in ((0, 4), (0.24, 4), (0.25, 2), (0.6, 1), (0.75, 0.5), (1, 0.5)):
+        faded = gradients(variants.FadingAgent, 4, progress)
+        expected = gradients(rlif_rlpd.Agent, weight, progress)
+        assert all(map(torch.equal, faded, expected))
+    assert not all(map(torch.equal, faded, gradients(rlif_rlpd.Agent, 4, progress)))
+
+
 def test_without_an_option_of_its_own_it_is_rlif_rlpd(people):
     one = tiny.short_run(rlif_rlpd)
     before = set(tiny.Path("runs").iterdir())
@@ -109,3 +128,5 @@ def test_without_an_option_of_its_own_it_is_rlif_rlpd(people):
 def test_what_it_cannot_do_is_refused():
     with pytest.raises(variants.InputError, match="--flag-share needs --intervention value"):
         tiny.parsed(variants, "--flag-share", 0.2, "--intervention", "random")
+    with pytest.raises(variants.InputError, match="--fade-bc-weight needs a --bc-weight above 0"):
+        tiny.parsed(variants, "--fade-bc-weight")
