@@ -162,7 +162,10 @@ def test_every_option_that_the_readme_names_exists():
     known = {"help", "logdir", "head"}  # of Python's scripts, tensorboard, ray
     names = (
         "experts/train.py",
-        *(f"benchmark/{name}.py" for name in ("run", "speed", "person", "rlif_rounds", "episode")),
+        *(
+            f"benchmark/{name}.py"
+            for name in ("run", "speed", "person", "rlif_rounds", "episode", "variants")
+        ),
     )
     for script in (*SCRIPTS, *names):
         known |= set(re.findall(r"^    (\w+): ", (ROOT / script).read_text(), re.M))
