@@ -31,7 +31,8 @@ def compiled(function):
                 outputs = fast(*inputs)
             chosen.append(fast)
         except Exception as error:  # no compiler, or none that works
-            said = str(error).splitlines()[0]
+            # the first line may only say which part of torch failed, the next one why
+            said = " ".join(str(error).splitlines()[:2]).strip()
             tqdm.write(f"not compiled ({said}), going on without, slower: is g++ installed?")
             outputs = function(*inputs)
             chosen.append(function)
