@@ -49,7 +49,7 @@ class Args:
     seeds: tuple[int, ...] = (1,)
     jobs: int | None = None  # runs at a time on this machine; default: one for each core
     address: str | None = None  # of a Ray cluster, or auto; default: only this machine
-    gpus: float = 0.0  # of each run, e.g. 0.25; the commands have to say --cuda
+    gpus: float = 0.0  # of each run, e.g. 0.25: it learns on the GPU, by --cuda
     folder: str | None = (
         None  # where runs/ lies on every node; default: here, and ~/runs-of-interventions on a cluster
     )
@@ -115,7 +115,8 @@ def check(runs):
         path = results_of(name) / f"seed_{seed}.json"
         if path.exists():
             ran = json.loads(path.read_text())["command"]
-            if ran != f"python {command}":
+            # where it learned, on the CPU or on the GPU, does not make it another command
+            if ran.removesuffix(" --cuda") != f"python {command}".removesuffix(" --cuda"):
                 where = path.relative_to(ROOT)
                 refuse(f"{where} is of another command, {ran}; delete it to run this one")
             print(f"{name}, seed {seed}: there already")
@@ -303,6 +304,8 @@ def main(args):
     if args.suite not in suites():
         refuse(f"no suite {args.suite!r} in benchmark/cells.toml, which has {', '.join(suites())}")
     cells = {cell: command for cell, command in suites()[args.suite].items() if args.only in cell}
+    if args.gpus:
+        cells = {cell: f"{command} --cuda" for cell, command in cells.items()}
     if not cells:
         refuse(
             f"--only {args.only}: no such cell; to see them: python benchmark/run.py {args.suite} --list"

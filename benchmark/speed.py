@@ -1,6 +1,7 @@
 """Measures how fast rlif_rlpd.py learns, and writes it to benchmark/results/speed/, in about five minutes.
 
     python benchmark/speed.py
+    python benchmark/speed.py --devices cuda:1 --results speed-gpu    # on another machine, the GPU alone
 
 updates.csv: one RLPD update (the critics --utd-ratio times, then the actor) on batches of 256 with 17 observations and
 6 actions, for 2 and 10 critics, plain and compiled, in float32 and bfloat16, on one and two cores, and on the GPU where
@@ -41,7 +42,10 @@ JAX_MS, JAX_GFLOPS = {(2, 1): 7.3, (10, 1): 32.7, (10, 10): 216.0}, 160.0
 class Args:
     rounds: int = 15  # of all settings in turn
     steps: int = 2_500  # of each run from start to end
-    worker: str | None = None  # internal: measure updates on this device, e.g. cpu:2 for two cores
+    # with their numbers of threads, e.g. cpu:1 cuda:1; default: one core, two cores, the GPU if there is one
+    devices: tuple[str, ...] = ()
+    results: str = "speed"  # the folder of benchmark/results where they go
+    worker: str | None = None  # internal: print the updates of this one device
 
 
 def gflop(num_qs, utd):
@@ -219,26 +223,36 @@ def main(args):
     for name in ("rounds", "steps"):
         if getattr(args, name) < 1:
             refuse(f"--{name} must be positive, not {getattr(args, name)}")
+    usual = ["cpu:1", "cpu:2"][: os.cpu_count()] + ["cuda:1"] * torch.cuda.is_available()
+    devices = list(args.devices) or usual
     if args.worker is not None:
-        if not re.fullmatch(r"(cpu|cuda):[1-9]\d*", args.worker):
-            refuse(f"--worker is a device and a number of threads, e.g. cpu:2, not {args.worker!r}")
-        if args.worker.startswith("cuda") and not torch.cuda.is_available():
-            refuse(f"--worker {args.worker}: torch finds no GPU here; for one core: --worker cpu:1")
+        devices = [args.worker]
+    for device in devices:
+        if not re.fullmatch(r"(cpu|cuda):[1-9]\d*", device):
+            refuse(
+                f"a device and its number of threads are e.g. cpu:2 for two cores, not {device!r}"
+            )
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            refuse(f"{device}: torch finds no GPU here; for one core: --devices cpu:1")
+    if args.worker is not None:
         json.dump(measure_updates(args.worker, args.rounds), sys.stdout)
         return
     print(machine(), flush=True)
-    folder = results_of("speed")
+    folder = results_of(args.results)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for worker in ["cpu:1", "cpu:2"][: os.cpu_count()] + ["cuda:1"] * torch.cuda.is_available():
+    for worker in devices:
         command = [sys.executable, __file__, "--worker", worker, "--rounds", str(args.rounds)]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows += json.loads(output.splitlines()[-1])
     write(folder / "updates.csv", rows)
-    gpu = ["--cuda", "--cuda --bf16"] * torch.cuda.is_available()
+    runs, options_of_runs = [], []
+    if any(device.startswith("cpu") for device in devices):
+        options_of_runs += ["--no-compile", "", "--bf16"]
+    if any(device.startswith("cuda") for device in devices):
+        options_of_runs += ["--cuda", "--cuda --bf16"]
     with tempfile.TemporaryDirectory() as parent:
-        runs = []
-        for i, options in enumerate(["--no-compile", "", "--bf16", *gpu]):
+        for i, options in enumerate(options_of_runs):
             (Path(parent) / str(i)).mkdir()
             runs.append(measure_run(options, args.steps, Path(parent) / str(i)))
     write(folder / "runs.csv", runs)

@@ -27,11 +27,11 @@ def nothing_compiled_yet():
     torch._dynamo.reset()
 
 
-def learner(**options):
+def learner(device="cpu", **options):
     """An agent and the inputs of its gradients: a batch, noise and the members of the target."""
     torch.manual_seed(0)
-    args = rlif_rlpd.Args(**SIZES | options)
-    agent, n = rlif_rlpd.Agent(OBS, ACT, args, torch.device("cpu")), args.batch_size
+    args = rlif_rlpd.Args(**SIZES | options, cuda=device == "cuda")
+    agent, n = rlif_rlpd.Agent(OBS, ACT, args, torch.device(device)), args.batch_size
     agent.standardize(torch.randn(100, OBS) * 3 + 1)
     batch = {
         "obs": torch.randn(n, OBS),
@@ -40,7 +40,8 @@ def learner(**options):
         "rewards": -torch.randint(2, (n,)).float(),
         "terminations": torch.zeros(n).index_fill(0, torch.tensor([3, 7]), 1.0),
     }
-    return agent, batch, torch.randn(n, ACT), torch.tensor([1, 0])
+    batch = {name: values.to(device) for name, values in batch.items()}
+    return agent, batch, torch.randn(n, ACT).to(device), torch.tensor([1, 0], device=device)
 
 
 def compile_gradients(agent):
