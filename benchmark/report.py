@@ -112,7 +112,9 @@ def mean_and_interval(values, planned, digits=0):
 
 def without_threads(command):
     """A command but for what does not change what comes out."""
-    return command.removeprefix("python ").replace(" --num-threads 1", "")
+    for option in (" --num-threads 1", " --cuda"):
+        command = command.replace(option, "")
+    return command.removeprefix("python ")
 
 
 def curves(runs, levels):
@@ -626,10 +628,11 @@ def legend(figure, drawn):
     )
 
 
-def speed_tables(folder):
+def speed_tables(results):
     """Two Markdown tables: milliseconds of an update by number of critics and UTD ratio; the default run's speed."""
     names = "device", "threads", "num_qs", "utd_ratio", "path", "precision"
-    by_key = {tuple(row[k] for k in names): row for row in read(folder / "updates.csv")}
+    measured = read(results / "speed" / "updates.csv") + read(results / "speed-gpu" / "updates.csv")
+    by_key = {tuple(row[k] for k in names): row for row in measured}
     forms = [("eager", "float32"), ("compiled", "float32"), ("compiled", "bfloat16")]
     rows = []
     for device, threads, num_qs, utd in dict.fromkeys(key[:4] for key in by_key):
@@ -638,7 +641,7 @@ def speed_tables(folder):
             row = by_key[device, threads, num_qs, utd, *form]
             times_jax = f", {row['times_jax']} × JAX" if row["times_jax"] else ""
             share = f" ({100 * float(row['share_of_product']):.0f} %{times_jax})"
-            cells.append(f"{float(row['ms']):.1f} ms{share}")
+            cells.append(f"{float(row['ms']):.{2 if device == 'cuda' else 1}f} ms{share}")
         where = {"cpu1": "one core", "cpu2": "two cores", "cuda1": "GPU"}[device + threads]
         rows.append([where, num_qs, utd, *cells])
     header = ["device", "critics", "critic updates", "plain", "`--compile`", "`--compile --bf16`"]
@@ -646,7 +649,7 @@ def speed_tables(folder):
     rows = [
         [f"`{run['command']}`", run["steps_per_second"]]
         + [f"{run['start_up_seconds']} s", f"{run['peak_mib']} MiB"]
-        for run in read(folder / "runs.csv")
+        for run in read(results / "speed" / "runs.csv")
     ]
     return updates, markdown(["command", "steps/s", "start-up", "peak memory"], rows)
 
@@ -676,15 +679,18 @@ def update_ms(results, num_qs, utd):
     return on_a_line(utd, (1, one), (10, ten))
 
 
+def on_the_cpu(folder):
+    """The runs in a folder of results that did not learn on a GPU."""
+    return [run for run in load(folder).values() if "--cuda" not in run.summary["command"]]
+
+
 def hours(results, cell):
     """Core-hours of a run of this cell of table1-full, by what Table 1's runs of the same cell took; nan: not run."""
     command, found = suites()["table1-full"][cell], []
     steps = option(command, "total-timesteps")
     # a run by random takeovers takes as long as one by value
-    runs = load(results / "table1" / cell) or load(
-        results / "table1" / cell.removesuffix("-random")
-    )
-    for run in runs.values():
+    runs = on_the_cpu(results / "table1" / cell)
+    for run in runs or on_the_cpu(results / "table1" / cell.removesuffix("-random")):
         seconds = run.summary["seconds"]
         if isinstance(seconds, dict):  # older runs also say how long their parts took
             seconds = seconds["total"]
@@ -874,7 +880,7 @@ def all_tables(results):
         sharpen_table(results),
         study_table(results),
         study_predictions(results),
-        *speed_tables(results / "speed"),
+        *speed_tables(results),
         full_budget(results),
     ]
 

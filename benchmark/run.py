@@ -4,6 +4,7 @@
     python benchmark/run.py hopper --seeds 1 2 3 4 5          # on this machine, a run a core
     python benchmark/run.py table1 --only Hopper-v5-low       # the cells whose name contains this
     python benchmark/run.py figure3 --only=-iwr --list        # only print the commands
+    python benchmark/run.py table1 --gpus 0.1                 # on a GPU, ten runs at a time
     python benchmark/run.py table1 --address auto             # on the Ray cluster that this machine belongs to
     python benchmark/report.py                                # then: the tables and pictures
 
@@ -33,6 +34,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,10 +101,13 @@ def begun(folder, name, command, seed):
 def understood(name, script, options):
     """What a script makes of its options, as its args.json holds them."""
     module = import_module(Path(script).stem)
+    # the GPU has to be where it runs, not here
+    elsewhere = [option for option in options if option != "--cuda"]
     try:
-        args = parse(module.Args, module.check, options)
+        args = parse(module.Args, module.check, elsewhere)
     except InputError as error:
         refuse(f"{name}: {error}")
+    args.cuda = "--cuda" in options
     if script == "rlif_rlpd.py":  # which saves what its default stands for
         args.termination = args.termination or module.usual_termination(args)
     return json.loads(json.dumps(vars(args)))  # with lists for tuples
@@ -301,6 +306,8 @@ def main(args):
         refuse("--seeds needs at least one, e.g. --seeds 1")
     if args.jobs is not None and args.jobs < 1:
         refuse(f"--jobs must be positive, not {args.jobs}")
+    if args.gpus and not args.address and not torch.cuda.is_available():
+        refuse("--gpus: torch finds no GPU here")
     if args.suite not in suites():
         refuse(f"no suite {args.suite!r} in benchmark/cells.toml, which has {', '.join(suites())}")
     cells = {cell: command for cell, command in suites()[args.suite].items() if args.only in cell}

@@ -229,9 +229,7 @@ def main(args):
         devices = [args.worker]
     for device in devices:
         if not re.fullmatch(r"(cpu|cuda):[1-9]\d*", device):
-            refuse(
-                f"a device and its number of threads are e.g. cpu:2 for two cores, not {device!r}"
-            )
+            refuse(f"a device with its number of threads is needed, e.g. cpu:2, not {device!r}")
         if device.startswith("cuda") and not torch.cuda.is_available():
             refuse(f"{device}: torch finds no GPU here; for one core: --devices cpu:1")
     if args.worker is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tyro
 from scipy import stats
 
@@ -172,6 +173,22 @@ def test_the_list_shows_the_commands_and_runs_nothing(scripts, capsys, tmp_path)
         f"several/high, seed {seed}: python bc.py --batch-size 8 --num-threads 1" for seed in (3, 4)
     ]
     assert not scripts.calls and not list((tmp_path / "benchmark" / "results").iterdir())
+
+
+def test_on_a_gpu_the_commands_say_so_and_results_of_the_cpu_are_not_made_again(
+    scripts, capsys, monkeypatch
+):
+    change("rlif_rlpd.py")
+    assert start("run", "one", "--gpus", 0.5) == 2
+    assert capsys.readouterr().err.endswith(": --gpus: torch finds no GPU here\n")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert start("run", "one", "--seeds", 1) == 0
+    assert start("run", "one", "--gpus", 0.5, "--seeds", 1, 2) == 0
+    assert [call[1:-4] for call in scripts.calls] == [[], ["--cuda"]]  # seeds 1 and 2
+    path = run.results_of("one/a") / "seed_2.json"
+    assert json.loads(path.read_text())["command"] == "python rlif_rlpd.py --cuda"
+    assert start("run", "one", "--seeds", 2) == 0  # nor is one of the GPU made again on the CPU
+    assert len(scripts.calls) == 2
 
 
 @pytest.mark.parametrize(("line", "said"), [
@@ -333,7 +350,7 @@ def test_without_ray_it_says_what_to_install(scripts, capsys, monkeypatch):
 SUITES = run.suites()
 
 
-NO_SUITES = {".lock", "aggregate", "judge", "persons", "speed", "study", "watched"}
+NO_SUITES = {".lock", "aggregate", "judge", "persons", "speed", "speed-gpu", "study", "watched"}
 
 
 @pytest.mark.parametrize(
@@ -342,7 +359,9 @@ NO_SUITES = {".lock", "aggregate", "judge", "persons", "speed", "study", "watche
 )
 def test_the_files_that_are_there_are_of_the_commands_of_the_cells(folder):
     paths = sorted((ROOT / "benchmark" / "results" / folder).rglob("seed_*.json"))
-    recorded = {path: json.loads(path.read_text())["command"] for path in paths}
+    recorded = {
+        path: json.loads(path.read_text())["command"].removesuffix(" --cuda") for path in paths
+    }
     assert folder in SUITES and recorded == {
         path: f"python {SUITES[folder][path.parent.name]}" for path in paths
     }

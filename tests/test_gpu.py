@@ -1,4 +1,4 @@
-"""On a GPU: what is learned there is what is learned on the CPU. Skipped where torch finds none."""
+"""On a GPU: the updates are those of the CPU to rounding, and a run goes on to the bit. Skipped where there is none."""
 
 import copy
 import importlib
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experts import load_checkpoint, load_expert
+from experts import load_expert
 from experts.speed import CudaGraph
 from tests import tiny
 from tests.test_environments import stop_after
@@ -66,7 +66,7 @@ def test_a_cuda_graph_is_the_update_that_it_recorded(options, compile_first):
 
 
 @pytest.mark.parametrize("name", tiny.SHORT)
-def test_each_script_learns_on_the_gpu_what_it_learns_on_the_cpu(name, people, monkeypatch, ending):
+def test_each_script_leaves_the_files_that_it_leaves_on_the_cpu(name, people, monkeypatch, ending):
     script = importlib.import_module(name)
     if hasattr(script, "load_demonstrations"):
         monkeypatch.setattr(script, "load_demonstrations", tiny.demonstrations)
@@ -79,18 +79,15 @@ def test_each_script_learns_on_the_gpu_what_it_learns_on_the_cpu(name, people, m
         files[device] = [
             path.name for path in sorted(folder.iterdir()) if "events" not in path.name
         ]
-        assert tiny.rows(folder)[-1].keys()
         load_expert("Walled-v0", str(folder / "model.safetensors"))
     assert files["cpu"] == files["cuda"]
 
 
-@pytest.mark.parametrize("name", tiny.SHORT)
-def test_stopped_and_resumed_on_the_gpu(name, people, monkeypatch, ending):
+@pytest.mark.parametrize("name", [name for name in tiny.SHORT if name != "bc"])
+def test_stopped_and_resumed_is_the_uninterrupted_run_to_the_bit(name, people, monkeypatch, ending):
     script = importlib.import_module(name)
     if hasattr(script, "load_demonstrations"):
         monkeypatch.setattr(script, "load_demonstrations", tiny.demonstrations)
-    if name == "bc":
-        pytest.skip("takes no steps before its evaluation")
     assert ending(script, *tiny.short(script, "--cuda", "--exp-name", "whole"))[0] == 0
     with monkeypatch.context() as patch:
         stop_after(patch, 30)
@@ -99,6 +96,4 @@ def test_stopped_and_resumed_on_the_gpu(name, people, monkeypatch, ending):
     (whole,), (stopped,) = Path("runs").glob("*__whole__*"), Path("runs").glob("*__stopped__*")
     assert not (stopped / "summary.json").exists()
     assert ending(script, "--resume", stopped)[0] == 0
-    a, b = (load_checkpoint(folder / "checkpoint.pt") for folder in (whole, stopped))
-    print(name, a["progress"][0], b["progress"][0])
     tiny.assert_same_run(stopped, whole)
