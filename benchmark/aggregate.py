@@ -8,13 +8,13 @@ value, does better (of two runs of the same task, one of each; equal counts half
 bootstrap: the seeds of every cell are drawn anew, the tasks stay.
 
 A task is an environment with an expert. Tasks count where every method has at least three seeds, and of every cell the
-first n, as many as the one with the fewest has. Runs from before the corrections in docs/results.md do not count. Of
-cloning there is one cell for each environment: it stands beside every expert, but its seeds are drawn once.
+first n, as many as the one with the fewest has. Of cloning there is one cell for each environment: it stands beside
+every expert, but its seeds are drawn once.
 """
 
 import numpy as np
 import tyro
-from report import EXPERTS, METHODS, comparable, load
+from report import EXPERTS, METHODS, load
 from run import refuse, results_of
 from speed import write
 
@@ -34,7 +34,7 @@ def complete(results):
         scores = {}
         for method in (*METHODS, "bc"):
             runs = load(results / "table1" / cell_of(*task, method)).values()
-            scores[method] = [run.scores[-1] for run in runs if comparable(run, method)]
+            scores[method] = [run.scores[-1] for run in runs]
         if min(len(values) for values in scores.values()) >= LEAST:
             found[task] = scores
     n = min([len(values) for scores in found.values() for values in scores.values()], default=0)

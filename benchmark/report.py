@@ -266,29 +266,13 @@ PAPER_REFERENCES = {
 }
 
 
-def comparable(run, method):
-    """Whether a run of Table 1 is as today's would be: not from before the corrections of docs/results.md.
-
-    Since then a run's summary says by which metric it is judged. Two methods they did not change.
-    """
-    return method in ("rlif", "dagger-85") or "main_metric" in run.summary
-
-
-def shown(folder, method):
-    """The runs of a cell of Table 1 that count: those from before the corrections only where there are no others."""
-    runs = list(load(folder).values())
-    return [run for run in runs if comparable(run, method)] or runs
-
-
-def cell(folder, method, paper):
+def cell(folder, paper):
     """Of the seeds of a cell: the last evaluation; the best of all, and the paper's figure in brackets."""
-    runs = shown(folder, method)
+    runs = load(folder).values()
     if not runs:
         return "-", f"- ({paper:.0f})"
     last, best = [run.scores[-1] for run in runs], [run.scores.max() for run in runs]
     seeds = f"n = {len(runs)}" if len(runs) > 1 else "one seed"
-    if not comparable(runs[0], method):
-        seeds += ", older"
     mean = mean_and_interval(last, len(runs))
     return f"{mean} ({seeds})", f"{np.mean(best):.0f} ({paper:.0f})"
 
@@ -301,11 +285,9 @@ def paper_tables(results):
             score = load_expert(env_id, level).facts["score_mean"]
             cells = [(f"{env_id}, {level} ({score:.0f})",) * 2]
             for method, paper in zip(METHODS, PAPER[f"{env_id}-{level}"]):
-                cells.append(cell(results / "table1" / f"{env_id}-{level}-{method}", method, paper))
+                cells.append(cell(results / "table1" / f"{env_id}-{level}-{method}", paper))
             if level == levels[0]:
-                cells.append(
-                    cell(results / "table1" / f"{env_id}-bc", "bc", *PAPER[f"{env_id}-bc"])
-                )
+                cells.append(cell(results / "table1" / f"{env_id}-bc", *PAPER[f"{env_id}-bc"]))
             else:
                 cells.append(("", ""))
             rows.append(cells)
@@ -317,7 +299,7 @@ def paper_tables(results):
             folder = f"table3/{expert}-{reference}"
             if folder.removeprefix("table3/") not in suites()["table3"]:
                 folder = f"table1/Walker2d-v5-{expert}-rlif"
-            cells.append(cell(results / folder, "rlif", paper))
+            cells.append(cell(results / folder, paper))
         rows.append(cells)
     yield from last_and_best("expert \\ reference", REFERENCES, rows)
 
@@ -339,7 +321,7 @@ def paper_costs(results):
         for method in METHODS:
             numbers = []
             for level in levels:
-                for run in shown(results / "table1" / f"{env_id}-{level}-{method}", method):
+                for run in load(results / "table1" / f"{env_id}-{level}-{method}").values():
                     asked = [run.summary.get(name, np.nan) for name in ("labels", "expert_steps")]
                     numbers.append(
                         (run.summary["env_steps"], *asked, gradient_steps_of(run.summary))

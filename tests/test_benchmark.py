@@ -696,28 +696,24 @@ def test_predictions_are_averaged_over_rounds_and_seeds(tmp_path):
     ]
 
 
-def write_cell(results, cell, scores, first=1, **summary):
+def write_cell(results, cell, scores, first=1):
     """Runs of a cell of Table 1 from this seed on, which end with these scores."""
     for seed, score in enumerate(scores, start=first):
         rows = [{"normalized_score": score + 1}, {"normalized_score": score}]
-        write_run(results / "table1" / cell, seed, "x.py", rows, **summary)
+        write_run(results / "table1" / cell, seed, "x.py", rows)
 
 
-def test_a_cell_says_its_seeds_and_leaves_older_runs_out_when_there_are_newer(tmp_path):
+def test_a_cell_says_its_seeds(tmp_path):
     name = "Hopper-v5-low-hg-dagger"
 
-    def shown(method="hg-dagger"):
-        return report.cell(tmp_path / "table1" / name, method, 25.2)
+    def shown():
+        return report.cell(tmp_path / "table1" / name, 25.2)
 
     assert shown() == ("-", "- (25)")
-    write_cell(tmp_path, name, [10])
-    assert shown() == ("10 (one seed, older)", "11 (25)")
-    assert shown("rlif") == ("10 (one seed)", "11 (25)")  # which was not corrected
-    write_cell(tmp_path, name, [20], first=2, main_metric="normalized_score")
+    write_cell(tmp_path, name, [20])
     assert shown() == ("20 (one seed)", "21 (25)")
-    write_cell(tmp_path, name, [22, 24], first=3, main_metric="normalized_score")
+    write_cell(tmp_path, name, [22, 24], first=2)
     assert shown() == ("22 ± 5 (n = 3)", "23 (25)")  # t(0.975, 2) = 4.303; 4.303 * 2 / sqrt(3)
-    assert shown("rlif") == ("19 ± 10 (n = 4)", "20 (25)")
 
 
 def write_table(results, env_id, seeds):
@@ -727,14 +723,14 @@ def write_table(results, env_id, seeds):
             scores = np.full(seeds, 100.0 - 10 * j - i * (method != "bc"))
             scores[0] += 3
             cell = aggregate.cell_of(env_id, level, method)
-            write_cell(results, cell, scores, main_metric="normalized_score")
+            write_cell(results, cell, scores)
 
 
 def test_only_tasks_with_three_seeds_of_every_method_are_summed_up(tmp_path):
     assert aggregate.complete(tmp_path) == {}
     write_table(tmp_path, "Hopper-v5", 4)
     write_table(tmp_path, "Walker2d-v5", 2)
-    write_cell(tmp_path, "Walker2d-v5-low-rlif", [1, 2, 3], main_metric="normalized_score")
+    write_cell(tmp_path, "Walker2d-v5-low-rlif", [1, 2, 3])
     levels = [("Hopper-v5", level) for level in ("top", "middle", "low")]
     scores = aggregate.complete(tmp_path)
     assert list(scores) == levels
@@ -744,11 +740,6 @@ def test_only_tasks_with_three_seeds_of_every_method_are_summed_up(tmp_path):
     scores = aggregate.complete(tmp_path)
     assert list(scores) == levels and scores["Hopper-v5", "low"]["dagger"] == [61, 58, 58]
     assert {len(values) for task in scores.values() for values in task.values()} == {3}
-    # older runs do not count, but of the methods that were not corrected
-    write_cell(tmp_path, "Hopper-v5-low-rlif", [7, 7])
-    assert list(aggregate.complete(tmp_path)) == levels
-    write_cell(tmp_path, "Hopper-v5-low-dagger", [7])
-    assert list(aggregate.complete(tmp_path)) == levels[:2]
     shutil.rmtree(tmp_path / "table1" / "Hopper-v5-bc")
     assert aggregate.complete(tmp_path) == {}
 
@@ -772,7 +763,7 @@ def test_aggregates_of_known_scores(tmp_path, monkeypatch):
     for level in report.EXPERTS["Hopper-v5"]:  # the same as RLIF
         for file in (tmp_path / "table1" / f"Hopper-v5-{level}-rlif").iterdir():
             shutil.copy(file, tmp_path / "table1" / f"Hopper-v5-{level}-rlif-random")
-    write_cell(tmp_path, "Hopper-v5-bc", [90, 200, 10], main_metric="normalized_score")
+    write_cell(tmp_path, "Hopper-v5-bc", [90, 200, 10])
     rows = aggregate.aggregates(aggregate.complete(tmp_path))
     assert rows == aggregate.aggregates(aggregate.complete(tmp_path))  # the draws are fixed
     rlif, same, worse, *_, bc = rows
@@ -849,16 +840,15 @@ def test_core_hours_of_the_paper_budget(tmp_path):
     assert np.isnan(report.hours(tmp_path, "Hopper-v5-low-rlif"))
 
 
-def test_what_table_1_cost_is_a_mean_over_experts_and_seeds_without_the_older_runs(tmp_path):
-    table1, new = tmp_path / "table1", {"main_metric": "success_rate"}
+def test_what_table_1_cost_is_a_mean_over_experts_and_seeds(tmp_path):
+    table1 = tmp_path / "table1"
     asked = {"labels": 50, "expert_steps": 300}
     write_run(table1 / "Walker2d-v5-top-rlif", 1, "rlif_rlpd.py", env_steps=100, **asked)
     write_run(table1 / "Walker2d-v5-low-rlif", 1, "rlif_rlpd.py", env_steps=400)  # not recorded
     folder = table1 / "Walker2d-v5-low-dagger"
     asked = {"labels": 6, "expert_steps": 0}
-    write_run(folder, 1, "dagger.py", env_steps=99, rounds=9, **asked)  # an older one
-    write_run(folder, 2, "dagger.py", env_steps=10, rounds=2, **asked, **new)
-    write_run(folder, 3, "dagger.py", env_steps=30, rounds=4, **asked, **new)
+    write_run(folder, 1, "dagger.py", env_steps=10, rounds=2, **asked)
+    write_run(folder, 2, "dagger.py", env_steps=30, rounds=4, **asked)
     cells = lines_of(report.paper_costs(tmp_path), "Walker2d-v5")[0]
     assert cells[1:] == ["250 / 50 / 300 / 250", "-", "-", "-", "20 / 6 / 0 / 17500", "-"]
 
