@@ -144,6 +144,32 @@ def curves(runs, levels):
     return figure
 
 
+def more_critics(results):
+    """Score over environment steps of RLIF with its usual critics and with more, by task; each seed alone."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+    drawn = {
+        ("Walker2d-v5, low expert", "normalised score"): {
+            "3 critics": "walker2d-300k",
+            "3 critics, pull": "walker2d-300k-pull",
+            "10 critics": "walker2d-500k-10-critics",
+        },
+        ("AdroitHandPen-v1, middle expert", "success (%)"): {
+            "3 critics": "pen",
+            "10 critics, 5 critic updates": "pen-200k-10-critics-utd-5",
+        },
+    }
+    for axis, ((title, label), cells) in zip(axes, drawn.items()):
+        for name, cell_name in cells.items():
+            for seed, run in load(results / "tried" / cell_name).items():
+                x = run.columns["global_step"] / 1000
+                axis.plot(x, run.scores, linewidth=1.5, label=f"{name} (seed {seed})")
+        axis.set(title=title, xlabel="thousand environment steps", ylabel=label, ylim=(0, None))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
 def table(runs):
     """A Markdown table: a line for each seed, and, of several, mean and standard deviation over seeds."""
     header = ["seed", "last", "last, sampled actions", "best", "interventions, first → last"]
@@ -886,6 +912,7 @@ def main():
     pictures = {
         "mile": twenty_rounds(results),
         "mile-one-round": one_round(results),
+        "critics": more_critics(results),
     }
     if runs := load(results / "hopper" / "rlif"):
         levels = {"the expert who takes over": load_expert("Hopper-v5", "low").facts["score_mean"]}
