@@ -152,6 +152,7 @@ def more_critics(results):
             "3 critics": "walker2d-300k",
             "3 critics, pull": "walker2d-300k-pull",
             "10 critics": "walker2d-500k-10-critics",
+            "10 critics, fewer steps": "walker2d-300k-10-critics",
         },
         ("AdroitHandPen-v1, middle expert", "success (%)"): {
             "3 critics": "pen",
