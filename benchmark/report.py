@@ -164,9 +164,10 @@ def more_critics(results):
             for seed, run in load(results / "tried" / cell_name).items():
                 x = run.columns["global_step"] / 1000
                 axis.plot(x, run.scores, linewidth=1.5, label=f"{name} (seed {seed})")
-        axis.set(title=title, xlabel="thousand environment steps", ylabel=label, ylim=(0, None))
+        axis.set(title=title, xlabel="thousand environment steps", ylabel=label, ylim=(0, 165))
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
+        axis.set_yticks(range(0, 101, 20))
+        axis.legend(loc="upper left", frameon=False, fontsize=8)  # above the curves
     figure.tight_layout()
     return figure
 
