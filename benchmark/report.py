@@ -110,7 +110,7 @@ def mean_and_interval(values, planned, digits=0):
     return text if len(values) == planned else f"{text} (n = {len(values)})"
 
 
-def without_threads(command):
+def without_device(command):
     """A command but for what does not change what comes out."""
     for option in (" --num-threads 1", " --cuda"):
         command = command.replace(option, "")
@@ -204,7 +204,7 @@ def overview(what, folders):
         last = [f"{run.scores[-1]:.0f}" for run in runs.values()]
         best = [f"{run.scores.max():.0f}" for run in runs.values()]
         first = next(iter(runs.values()))
-        options = without_threads(first.summary["command"]).removeprefix("rlif_rlpd.py").strip()
+        options = without_device(first.summary["command"]).removeprefix("rlif_rlpd.py").strip()
         label = f"`{options}`" if options else "none"
         rows.append([label, *(", ".join(map(str, cell)) for cell in (runs, early, last, best))])
     return markdown([what, "seeds", "at 30,000 steps", "at the end", "best"], rows)
@@ -267,7 +267,7 @@ def comparison(folders):
         seconds = min(run.columns["wall_seconds"][-1] for run in runs.values())
         cells.append(f"{seconds / 60:.1f}")
         first = next(iter(runs.values()))
-        command = f"`{without_threads(first.summary['command'])}`"
+        command = f"`{without_device(first.summary['command'])}`"
         rows.append([command, ", ".join(map(str, runs)), *cells])
     return markdown(header, rows)
 
@@ -651,7 +651,8 @@ def speed_tables(results):
             row = by_key[device, threads, num_qs, utd, *form]
             times_jax = f", {row['times_jax']} × JAX" if row["times_jax"] else ""
             share = f" ({100 * float(row['share_of_product']):.0f} %{times_jax})"
-            cells.append(f"{float(row['ms']):.{2 if device == 'cuda' else 1}f} ms{share}")
+            digits = 2 if device == "cuda" else 1
+            cells.append(f"{float(row['ms']):.{digits}f} ms{share}")
         where = {"cpu1": "one core", "cpu2": "two cores", "cuda1": "GPU"}[device + threads]
         rows.append([where, num_qs, utd, *cells])
     header = ["device", "critics", "critic updates", "plain", "`--compile`", "`--compile --bf16`"]
