@@ -19,18 +19,35 @@ SHORT = "bc.py --num-threads 1 --total-timesteps 600 --eval-frequency 100 --demo
 CELLS = {f"c{i}": f"{SHORT} --eval-episodes {i + 1}" for i in range(4)}
 
 
-def ray(*options):
-    subprocess.run(
-        ["ray", *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+def wait_for(what, seconds=240):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
+def start_node(*options):
+    """A node of one core. Its processes are children of this one and end with it, others' Ray does not."""
+    return subprocess.Popen(
+        ["ray", "start", "--block", "--num-cpus=1", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
-def processes(word):
+def processes(word, *options):
     """The ids of the processes whose command line has this word."""
     found = subprocess.run(
-        ["pgrep", "-f", word], stdout=subprocess.PIPE, text=True, check=False
+        ["pgrep", *options, "-f", word], stdout=subprocess.PIPE, text=True, check=False
     ).stdout
     return [int(pid) for pid in found.split() if int(pid) != os.getpid()]
+
+
+def raylet(node):
+    """The id of the process that is Ray on this node, once it runs."""
+    wait_for(lambda: processes("raylet/raylet", f"--parent={node.pid}"))
+    (pid,) = processes("raylet/raylet", f"--parent={node.pid}")
+    return pid
 
 
 @pytest.fixture
@@ -41,31 +58,20 @@ def cluster(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ray(
-        "start",
-        "--head",
-        f"--port={port}",
-        "--num-cpus=1",
-        "--include-dashboard=false",
-        "--node-ip-address=127.0.0.1",
+    head = start_node(
+        "--head", f"--port={port}", "--include-dashboard=false", "--node-ip-address=127.0.0.1"
     )
-    first = set(processes("raylet/raylet"))
+    raylet(head)
     # with an address of its own, so that the benchmark joins the first
-    ray("start", f"--address=127.0.0.1:{port}", "--num-cpus=1", "--node-ip-address=127.0.0.2")
-    (second,) = set(processes("raylet/raylet")) - first
-    yield port, second
-    ray("stop", "--force")
-
-
-def wait_for(what, seconds=240):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.5)
+    second = start_node(f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2")
+    yield port, raylet(second)
+    for node in (second, head):
+        node.terminate()
+        node.wait()
 
 
 def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path):
-    port, raylet = cluster
+    port, second = cluster
     copy = tmp_path / "repository"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("runs", ".git", "results", ".venv"))
     (copy / "benchmark" / "results").mkdir()
@@ -85,7 +91,7 @@ def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path
         argv, cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for(lambda: len(list(folder.glob("runs/*/checkpoint.pt"))) == 2)  # a run on each node
-    os.kill(raylet, signal.SIGKILL)
+    os.kill(second, signal.SIGKILL)
     out, err = driver.communicate(timeout=400)
     assert driver.returncode == 0, err
     lines = [line for line in out.splitlines() if line.startswith("small/")]  # and what Ray says
