@@ -14,9 +14,10 @@ every expert, but its seeds are drawn once.
 
 import numpy as np
 import tyro
-from report import EXPERTS, METHODS, load
+from report_rlif import EXPERTS, METHODS
 from run import refuse, results_of
 from speed import write
+from tables import load
 
 LEAST = 3  # seeds
 DRAWS = 2_000  # of the bootstrap

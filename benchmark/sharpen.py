@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import judge
 import numpy as np
-import report
+import report_judge
 import torch
 import torch.nn.functional as F
 from run import results_of
@@ -197,7 +197,7 @@ def on_novices(qf, found):
         with torch.no_grad():
             q = [qf(obs, action).mean(0).numpy() / SCALE for action in actions]
         parts.append(replace(judged, q_novice=q[0], q_reference=q[1]))
-    return [report.rank_correlation(part) for part in (*parts, judge.together(parts))]
+    return [report_judge.rank_correlation(part) for part in (*parts, judge.together(parts))]
 
 
 def main():

@@ -12,6 +12,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -26,8 +27,12 @@ from tests.tiny import ROOT
 sys.path.insert(0, str(ROOT / "benchmark"))
 import aggregate
 import report
+import report_mile
+import report_rlif
+import report_speed
 import run
 import speed
+import tables
 
 MAINS = {"run": (run.main, run.Args), "speed": (speed.main, speed.Args)}
 CELLS = """
@@ -421,10 +426,10 @@ def test_the_cells_of_miles_figures_have_the_person_that_was_measured():
 def test_the_methods_of_miles_figures_differ_by_nothing_but_the_method(suite):
     shared = {}
     for cell, command in SUITES[suite].items():
-        (task,) = [task for task in report.TASKS if cell.startswith(f"{task}-")]
+        (task,) = [task for task in report_mile.TASKS if cell.startswith(f"{task}-")]
         (method,) = [
             method
-            for method in report.MARKERS
+            for method in report_mile.MARKERS
             if re.fullmatch(rf"{method}(-\d-demos)?", cell[len(task) + 1 :])
         ]
         script, *options = shlex.split(command)
@@ -458,7 +463,7 @@ def test_the_report_helps_and_refuses_and_writes_nothing(monkeypatch, capsys):
             runpy.run_path(str(ROOT / "benchmark" / "report.py"), run_name="__main__")
         assert caught.value.code == code
     shown = capsys.readouterr()
-    assert "puts it into the README" in shown.out and "--no-such-option" in shown.err
+    assert "puts it where" in shown.out and "--no-such-option" in shown.err
 
 
 SCORES = "return_mean", "normalized_score", "success_rate"
@@ -513,8 +518,10 @@ def test_an_unfinished_benchmark_can_be_reported(tmp_path):
         (results / folder).mkdir(parents=True, exist_ok=True)
         (results / folder / "seed_9.log").touch()
     assert report.all_tables(results) == without
-    assert [axis.get_title() for axis in report.one_round(results).axes] == list(report.TASKS)
-    report.twenty_rounds(results)
+    assert [axis.get_title() for axis in report_mile.one_round(results).axes] == list(
+        report_mile.TASKS
+    )
+    report_mile.twenty_rounds(results)
     rows = [{"success_rate": 2 * rounds, "round": rounds} | foretold(0.5) for rounds in (10, 20)]
     write_run(results / "figure4" / "drawer-mile", 1, "mile.py --round-updates 100", rows, env_steps=1000,
               expert_steps=250, rounds=20)  # fmt: skip
@@ -524,7 +531,7 @@ def test_an_unfinished_benchmark_can_be_reported(tmp_path):
     assert "| 4 | drawer | 10 | - | - | - | - | - | 20 (n = 1) | - | - | - | - | - |" in changed[0]
     assert "| 4 | drawer | 1000 / 250 / 25 % / 2000 (n = 1) | - | - | - | - | - |" in changed[1]
     assert "| drawer | network | 0.50 (n = 1) | 0.50 (n = 1) | 0.50 (n = 1) |" in changed[2]
-    report.plt.close("all")
+    plt.close("all")
 
 
 @pytest.mark.parametrize("missing", [("hopper",), (*SUITES, "persons")])
@@ -542,7 +549,7 @@ def test_the_report_goes_without_suites_that_have_not_begun(missing, tmp_path, m
     drawn = {path.stem for path in (tmp_path / "benchmark" / "figures").iterdir()}
     assert drawn == {"critics", "mile", "mile-one-round", "table1", "table1-better"}  # not hopper
     assert (tmp_path / "README.md").read_text() == page
-    report.plt.close("all")
+    plt.close("all")
 
 
 def test_the_tables_of_a_page_are_replaced_by_their_first_line_and_nothing_else_is():
@@ -555,12 +562,12 @@ def test_the_tables_of_a_page_are_replaced_by_their_first_line_and_nothing_else_
 
 def test_the_interval_is_students():
     # t(0.975, 2), std
-    assert report.interval([2.0, 4.0, 9.0]) == pytest.approx(4.302653 * np.sqrt(13) / np.sqrt(3))
+    assert tables.interval([2.0, 4.0, 9.0]) == pytest.approx(4.302653 * np.sqrt(13) / np.sqrt(3))
     # 2.776 * sqrt(10 / 5)
-    assert report.mean_and_interval([90, 92, 94, 96, 98], planned=5) == "94 ± 4"
-    assert report.mean_and_interval([90, 98], planned=5, digits=1) == "94.0 ± 50.8 (n = 2)"
-    assert report.mean_and_interval([94], planned=5) == "94 (n = 1)"
-    assert report.mean_and_interval([], planned=5) == "-"
+    assert tables.mean_and_interval([90, 92, 94, 96, 98], planned=5) == "94 ± 4"
+    assert tables.mean_and_interval([90, 98], planned=5, digits=1) == "94.0 ± 50.8 (n = 2)"
+    assert tables.mean_and_interval([94], planned=5) == "94 (n = 1)"
+    assert tables.mean_and_interval([], planned=5) == "-"
 
 
 def test_a_run_is_judged_by_what_every_evaluation_knows(tmp_path):
@@ -568,7 +575,7 @@ def test_a_run_is_judged_by_what_every_evaluation_knows(tmp_path):
                                   {"return_mean": 2, "normalized_score": 4}])  # fmt: skip
     write_run(tmp_path, 9, rows=[{"return_mean": 3}])
     write_run(tmp_path, 1, rows=[{"return_mean": 3, "normalized_score": 5, "success_rate": 50}])
-    assert {seed: list(run.scores) for seed, run in report.load(tmp_path).items()} == {
+    assert {seed: list(run.scores) for seed, run in tables.load(tmp_path).items()} == {
         1: [50],
         9: [3],
         10: [5, 4],
@@ -585,8 +592,8 @@ def test_five_seeds_have_a_mean_and_the_deviation_of_a_sample():
             "intervention_rate",
             "wall_seconds",
         )
-        runs[seed] = report.Result({}, np.array(rows, dtype=[(name, float) for name in names]))
-    *_, first, _, mean = report.table(runs).splitlines()
+        runs[seed] = tables.Result({}, np.array(rows, dtype=[(name, float) for name in names]))
+    *_, first, _, mean = report_rlif.table(runs).splitlines()
     assert first == "| 1 | 100.0 | 70.0 | 100.0 | 50 % → 20 % | 2.0 |"
     assert (
         mean == "| mean ± std, n = 2 | 102.0 ± 2.8 | 70.0 ± 0.0 | 102.0 ± 2.8 | 50 % → 20 % | 2.0 |"
@@ -605,7 +612,7 @@ def test_methods_are_compared_by_what_they_ask_for(tmp_path):
                   labels=100 * seed, takeovers=7)  # fmt: skip
     row = {"normalized_score": 67.2, "stochastic_normalized_score": 48.1, "wall_seconds": 42}
     write_run(tmp_path / "b", 1, "bc.py --num-threads 1", [row])
-    _, _, several, one = report.comparison(
+    _, _, several, one = report_rlif.comparison(
         [tmp_path / name for name in ("a", "b", "nowhere")]
     ).splitlines()
     assert several == ("| `hg_dagger.py --intervention value` | 1, 2 | 15.0 ± 63.5 | 5.0 ± 0.0 | 1000 ± 0 | 150 ± 635 "
@@ -632,7 +639,7 @@ def test_miles_figures_are_given_by_task_and_rounds(tmp_path):
     write_run(tmp_path / "figure4" / "peg-rlif", 1, "benchmark/rlif_rounds.py --round-updates 15", rows, env_steps=100,
               expert_steps=50, rounds=20)  # fmt: skip
     known = ["32", "80", "90", "22", "25"]
-    reached = report.mile_methods(tmp_path)
+    reached = report_mile.mile_methods(tmp_path)
     assert lines_of(reached, "3 | peg") == [
         ["3", "peg", "1", *known, "-", "-", "94 ± 4", "-", "-", "-"]
     ]
@@ -641,7 +648,7 @@ def test_miles_figures_are_given_by_task_and_rounds(tmp_path):
         ["4", "peg", "20", *known, "94 ± 4", "-", "-", "-", "73 ± 2", "3 (n = 1)"],
     ]
     assert lines_of(reached, "4 | drawer | 20") == [["4", "drawer", "20"] + ["-"] * 11]
-    costs = report.mile_costs(tmp_path)
+    costs = report_mile.mile_costs(tmp_path)
     assert lines_of(costs, "3 | peg") == [
         ["3", "peg", "-", "-", "1000 / 230 / 23 % / 1000", "-", "-", "-"]
     ]
@@ -649,7 +656,7 @@ def test_miles_figures_are_given_by_task_and_rounds(tmp_path):
     assert lines_of(costs, "4 | peg") == [
         ["4", "peg", long, "-", "-", "-", long, "100 / 50 / 50 % / 300 (n = 1)"],
     ]
-    left, right = report.twenty_rounds(tmp_path).axes
+    left, right = report_mile.twenty_rounds(tmp_path).axes
     drawn = {
         bars.lines[0].get_color(): bars.lines[0].get_xydata().round(2).tolist()
         for bars in right.containers
@@ -666,7 +673,7 @@ def test_miles_figures_are_given_by_task_and_rounds(tmp_path):
     assert np.allclose(np.abs(upper - lower) / 2, [1.963, 3.926], atol=1e-3)
     # nothing of the other task
     assert not any(len(bars.lines[0].get_xdata()) for bars in left.containers)
-    report.plt.close("all")
+    plt.close("all")
 
 
 def test_demonstrations_stand_beside_the_run_without_them(tmp_path):
@@ -674,7 +681,7 @@ def test_demonstrations_stand_beside_the_run_without_them(tmp_path):
     write_run(
         tmp_path / "figure5" / "drawer-rlif-3-demos", 1, rows=[{"success_rate": 8, "round": 1}]
     )
-    assert lines_of(report.mile_demonstrations(tmp_path), "rlif") == [
+    assert lines_of(report_mile.mile_demonstrations(tmp_path), "rlif") == [
         ["rlif", "2 (n = 1)", "-", "8 (n = 1)", "-"]
     ]
 
@@ -686,7 +693,7 @@ def test_predictions_are_averaged_over_rounds_and_seeds(tmp_path):
             rows.append({"success_rate": 1} | foretold(accuracy + offset) | {"model_log_loss": 2})
         rows[0]["network_balanced_accuracy"] = ""  # no interventions in the first ten rounds
         write_run(tmp_path / "figure4" / "peg-mile", seed, rows=rows)
-    predictions = report.mile_predictions(tmp_path)
+    predictions = report_mile.mile_predictions(tmp_path)
     usual = "0.65 ± 0.64 (n = 2)"
     assert lines_of(predictions, "peg | model") == [
         ["peg", "model", usual, usual, "2.00 ± 0.00 (n = 2)"]
@@ -707,7 +714,7 @@ def test_a_cell_says_its_seeds(tmp_path):
     name = "Hopper-v5-low-hg-dagger"
 
     def shown():
-        return report.cell(tmp_path / "table1" / name, 25.2)
+        return report_rlif.cell(tmp_path / "table1" / name, 25.2)
 
     assert shown() == ("-", "- (25)")
     write_cell(tmp_path, name, [20])
@@ -718,8 +725,8 @@ def test_a_cell_says_its_seeds(tmp_path):
 
 def write_table(results, env_id, seeds):
     """All cells of an environment: the k-th method and k-th level end with 100 - 10 k, the first seed with 3 more."""
-    for i, level in enumerate(report.EXPERTS[env_id]):
-        for j, method in enumerate((*report.METHODS, "bc")):
+    for i, level in enumerate(report_rlif.EXPERTS[env_id]):
+        for j, method in enumerate((*report_rlif.METHODS, "bc")):
             scores = np.full(seeds, 100.0 - 10 * j - i * (method != "bc"))
             scores[0] += 3
             cell = aggregate.cell_of(env_id, level, method)
@@ -760,7 +767,7 @@ def test_aggregates_of_known_scores(tmp_path, monkeypatch):
     monkeypatch.setattr(aggregate, "DRAWS", 50)
     monkeypatch.setattr(speed, "ROOT", tmp_path)
     write_table(tmp_path, "Hopper-v5", 3)
-    for level in report.EXPERTS["Hopper-v5"]:  # the same as RLIF
+    for level in report_rlif.EXPERTS["Hopper-v5"]:  # the same as RLIF
         for file in (tmp_path / "table1" / f"Hopper-v5-{level}-rlif").iterdir():
             shutil.copy(file, tmp_path / "table1" / f"Hopper-v5-{level}-rlif-random")
     write_cell(tmp_path, "Hopper-v5-bc", [90, 200, 10])
@@ -777,23 +784,23 @@ def test_aggregates_of_known_scores(tmp_path, monkeypatch):
     assert (bc["seeds"], bc["tasks"], bc["which"]) == (3, 3, "Hopper-v5 (top, middle, low)")
     folder = tmp_path / "aggregate"
     folder.mkdir()
-    assert report.aggregate_table(tmp_path).splitlines()[2:] == [
+    assert report_rlif.aggregate_table(tmp_path).splitlines()[2:] == [
         "| no task has three seeds of every method yet | - | - |"
     ]
     aggregate.write(folder / "table1.csv", rows)
-    *_, worst, counted = report.aggregate_table(tmp_path).splitlines()
+    *_, worst, counted = report_rlif.aggregate_table(tmp_path).splitlines()
     assert worst.startswith("| bc | 96.0 (") and " | 0.67 (" in worst
     assert counted == "| 3 seeds of 3 tasks | Hopper-v5 (top, middle, low) |  |"
-    axis = report.intervals(rows[1:], "better", "", (0, 1), 0.5).axes[0]
-    assert [text.get_text() for text in axis.get_yticklabels()] == [*report.METHODS[1:], "bc"]
-    report.plt.close("all")
+    axis = report_rlif.intervals(rows[1:], "better", "", (0, 1), 0.5).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == [*report_rlif.METHODS[1:], "bc"]
+    plt.close("all")
 
 
 def test_the_aggregates_are_of_the_runs_that_are_there():
     results = ROOT / "benchmark" / "results"
     scores = aggregate.complete(results)
-    rows = {row["method"]: row for row in report.aggregate_rows(results)}
-    assert rows.keys() == ({*report.METHODS, "bc"} if scores else set())
+    rows = {row["method"]: row for row in report_rlif.aggregate_rows(results)}
+    assert rows.keys() == ({*report_rlif.METHODS, "bc"} if scores else set())
     for method, row in rows.items():
         cells, columns = aggregate.matrix(scores, method)
         # the interquartile mean, by hand
@@ -812,10 +819,10 @@ def test_without_rliable_it_says_what_to_install(monkeypatch, capsys):
 
 def test_the_paper_budget_is_measured_on_a_line():
     results = ROOT / "benchmark" / "results"
-    one, ten = (report.update_ms(results, 10, utd) for utd in (1, 10))
+    one, ten = (report_speed.update_ms(results, 10, utd) for utd in (1, 10))
     assert (one, ten) == pytest.approx((11.51, 68.73))
-    assert report.update_ms(results, 10, 19) == pytest.approx(2 * ten - one)
-    assert report.update_ms(results, 6, 1) == pytest.approx((4.41 + 11.51) / 2)
+    assert report_speed.update_ms(results, 10, 19) == pytest.approx(2 * ten - one)
+    assert report_speed.update_ms(results, 6, 1) == pytest.approx((4.41 + 11.51) / 2)
 
 
 def test_core_hours_of_the_paper_budget(tmp_path):
@@ -829,15 +836,15 @@ def test_core_hours_of_the_paper_budget(tmp_path):
     # a million steps of 8 ms, but with an update of 11.51 ms in the place of one with 3 critics
     update = 4.41 + (11.51 - 4.41) / 8
     expected = 1e6 * (8 - update + 11.51) * 1e-3 / 3600
-    assert report.hours(tmp_path, "Walker2d-v5-low-rlif") == pytest.approx(expected)
+    assert report_speed.hours(tmp_path, "Walker2d-v5-low-rlif") == pytest.approx(expected)
     write_run(dagger, 1, "x.py", rows, rounds=36, seconds={"total": 100})
     # a millisecond a gradient step, 100,000 at first and 100 times 2,500
-    assert report.hours(tmp_path, "Hopper-v5-low-dagger") == pytest.approx(350 / 3600)
+    assert report_speed.hours(tmp_path, "Hopper-v5-low-dagger") == pytest.approx(350 / 3600)
     write_run(dagger, 2, "x.py", rows, rounds=36, seconds=500)  # on a busy machine
-    assert report.hours(tmp_path, "Hopper-v5-low-dagger") == pytest.approx(350 / 3600)
+    assert report_speed.hours(tmp_path, "Hopper-v5-low-dagger") == pytest.approx(350 / 3600)
     write_run(bc, 1, "x.py", rows, gradient_steps=20_000, seconds=20)
-    assert report.hours(tmp_path, "Hopper-v5-bc") == pytest.approx(100 / 3600)
-    assert np.isnan(report.hours(tmp_path, "Hopper-v5-low-rlif"))
+    assert report_speed.hours(tmp_path, "Hopper-v5-bc") == pytest.approx(100 / 3600)
+    assert np.isnan(report_speed.hours(tmp_path, "Hopper-v5-low-rlif"))
 
 
 def test_what_table_1_cost_is_a_mean_over_experts_and_seeds(tmp_path):
@@ -849,7 +856,7 @@ def test_what_table_1_cost_is_a_mean_over_experts_and_seeds(tmp_path):
     asked = {"labels": 6, "expert_steps": 0}
     write_run(folder, 1, "dagger.py", env_steps=10, rounds=2, **asked)
     write_run(folder, 2, "dagger.py", env_steps=30, rounds=4, **asked)
-    cells = lines_of(report.paper_costs(tmp_path), "Walker2d-v5")[0]
+    cells = lines_of(report_rlif.paper_costs(tmp_path), "Walker2d-v5")[0]
     assert cells[1:] == ["250 / 50 / 300 / 250", "-", "-", "-", "20 / 6 / 0 / 17500", "-"]
 
 

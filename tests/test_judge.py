@@ -15,7 +15,7 @@ from tests.tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmark"))
 import judge
-import report
+import report_judge
 
 
 def walk(env, policy, steps):
@@ -178,11 +178,11 @@ def test_a_file_of_results_is_read_and_shown(tmp_path):
     assert one.bad(0.8).tolist() == [False, False, True]  # by more than 4 of 20
     both = judge.together([one, one])
     assert both.episode.tolist() == [0, 0, 1, 1e6, 1e6, 1e6 + 1] and both.gaps.shape == (6, 2)
-    point, low, high = report.rank_correlation(one)
+    point, low, high = report_judge.rank_correlation(one)
     assert point == pytest.approx(1) and low <= high
     # both rollouts say the same but for a constant
-    assert report.attainable(one) == pytest.approx(1)
-    assert report.judge_rates(one, 0.8) == "33 / 33 / 100 / 100 / 0"
+    assert report_judge.attainable(one) == pytest.approx(1)
+    assert report_judge.judge_rates(one, 0.8) == "33 / 33 / 100 / 100 / 0"
     swapped = judge.Judged(one.episode, one.q_novice, one.q_reference, one.reference, one.novice)
     assert swapped.better(0.8).tolist() == [False, True, True]  # of 16 and 14, by more than a fifth
 
@@ -194,7 +194,7 @@ def test_what_a_perfect_judge_would_reach_is_estimated_right():
     judged = judge.Judged(none, none, gap[:, 0], np.zeros((20_000, 4)), gap + noise)
     reached = stats.spearmanr(gap[:, 0], judged.gaps.mean(1)).statistic
     assert reached == pytest.approx(1 / np.sqrt(1 + 1.5**2), abs=0.03)
-    assert report.attainable(judged) == pytest.approx(reached, abs=0.02)
+    assert report_judge.attainable(judged) == pytest.approx(reached, abs=0.02)
 
 
 def test_a_number_that_is_not_positive_is_refused():

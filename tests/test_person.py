@@ -18,7 +18,7 @@ from tests import tiny
 
 sys.path.insert(0, str(tiny.ROOT / "benchmark"))
 import person
-import report
+import report_mile
 import run
 
 pytestmark = pytest.mark.usefixtures("people")
@@ -259,7 +259,7 @@ def start(monkeypatch, *options):
 
 def test_what_was_found_is_written_and_can_be_reported(results, monkeypatch, capsys):
     assert start(monkeypatch, *WALLED) == 0
-    found = report.before(results, "walled")
+    found = report_mile.before(results, "walled")
     # at 0 the person acts too often
     assert found["intervention_cost"] in GRID and found["intervention_cost"] > 0
     assert (
@@ -267,7 +267,7 @@ def test_what_was_found_is_written_and_can_be_reported(results, monkeypatch, cap
         and found["initial_score"] < 10 < 45 < found["expert_score"]
     )
     assert (
-        set(report.LEVELS) < found.keys()
+        set(report_mile.LEVELS) < found.keys()
         and found["calibration"][-1]["cost"] == found["intervention_cost"]
     )
     assert found["args"] == vars(tyro.cli(person.Args, args=WALLED))

@@ -19,6 +19,7 @@ from tests.tiny import ROOT, parsed
 
 sys.path.insert(0, str(ROOT / "benchmark"))
 import report
+import report_rlif
 import rlif_rounds
 import run
 
@@ -97,7 +98,7 @@ def test_a_cell_stands_beside_the_papers_figure(tmp_path):
     folder.mkdir(parents=True)
     (folder / "seed_1.json").write_text("{}")
     (folder / "seed_1.csv").write_text(HEADER + "\n1,64.2,,1,1,\n2,28.04,,1,1,\n")
-    last, best, *_ = report.paper_tables(tmp_path)
+    last, best, *_ = report_rlif.paper_tables(tmp_path)
     cells = []
     for markdown in (last, best):
         (line,) = [row for row in markdown.splitlines() if row.startswith("| Hopper-v5, low (16)")]

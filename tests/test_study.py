@@ -12,7 +12,7 @@ from experts.record import read_record
 from tests import tiny
 
 sys.path.insert(0, str(tiny.ROOT / "benchmark"))
-import report
+import report_mile
 import scripted_person
 
 LANDER, BUTTON = "LunarLanderContinuous-v3", "Meta-World/button-press-v3"
@@ -106,7 +106,7 @@ def test_a_study_is_read_at_the_evaluation_nearest_to_the_minute(tmp_path):
             "lander-mile", seed, {4100: 1, 7800: 2, 11900: 3, 16900: 4, 19000: 5},
             minutes=15.8, interventions=9, minutes_of_control=3.0,
         )  # fmt: skip
-    lines = report.study_table(tmp_path).splitlines()
+    lines = report_mile.study_table(tmp_path).splitlines()
     rlif = next(line for line in lines if line.startswith("| lander | rlif |"))
     cells = [cell.strip().split(" ")[0] for cell in rlif.strip("|").split("|")]
     assert cells[2:] == ["15", "100", "200", "302", "-", "15", "7", "2"]

@@ -1,0 +1,75 @@
+"""The kept results of runs, and Markdown tables of them: what benchmark/report_*.py have in common."""
+
+import csv
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from run import read_evaluations, scores_of  # which makes experts importable
+from scipy import stats
+
+
+@dataclass
+class Result:
+    """What is kept of a run."""
+
+    summary: dict  # its summary.json, and its command
+    columns: np.ndarray  # of its eval.csv by their names, (evaluations,) each
+
+    @property
+    def scores(self):
+        """Its evaluations with the mean action, (evaluations,)."""
+        return scores_of(self.columns)
+
+
+def load(folder):
+    """The finished runs in a folder of results, in the order of their seeds; of any other there is only a log."""
+    files = {int(path.stem.removeprefix("seed_")): path for path in folder.glob("seed_*.json")}
+    return {
+        seed: Result(
+            json.loads(files[seed].read_text()), read_evaluations(files[seed].with_suffix(".csv"))
+        )
+        for seed in sorted(files)
+    }
+
+
+def markdown(header, rows):
+    """A Markdown table of texts."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|" + "-|" * len(header), *lines[1:]])
+
+
+def interval(values):
+    """Half the width of the 95 % confidence interval of the mean (Student's t); nan for a single value."""
+    if len(values) < 2:
+        return np.nan
+    return stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+
+
+def read(path):
+    """The rows of a csv file by their names, as texts."""
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def mean_and_interval(values, planned, digits=0):
+    """For a table: mean ± half the width of the 95 % interval, and how many values, unless as many as planned."""
+    if not len(values):
+        return "-"
+    text = f"{np.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {interval(values):.{digits}f}"
+    return text if len(values) == planned else f"{text} (n = {len(values)})"
+
+
+def without_device(command):
+    """A command but for what does not change what comes out."""
+    for option in (" --num-threads 1", " --cuda"):
+        command = command.replace(option, "")
+    return command.removeprefix("python ")
+
+
+def mean_of(values):
+    """For a table: the mean of those values that are known."""
+    known = [value for value in values if not np.isnan(value)]
+    return f"{np.mean(known):.0f}" if known else "-"
