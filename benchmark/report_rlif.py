@@ -70,7 +70,8 @@ def more_critics(results):
         axis.set(title=title, xlabel="thousand environment steps", ylabel=label, ylim=(0, 165))
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_yticks(range(0, 101, 20))
-        axis.legend(loc="upper left", frameon=False, fontsize=8)  # above the curves
+        if axis.lines:
+            axis.legend(loc="upper left", frameon=False, fontsize=8)  # above the curves
     figure.tight_layout()
     return figure
 
