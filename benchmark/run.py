@@ -260,7 +260,9 @@ def run_all(runs, args):
     else:
         # where all cores are busy a node answers late, and is not dead
         os.environ.setdefault("RAY_health_check_failure_threshold", "100")
-        ray.init(num_cpus=args.jobs or os.cpu_count(), include_dashboard=False, log_to_driver=False)
+        cores = args.jobs or os.cpu_count()
+        # a Ray of its own, also where another one runs
+        ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
         source, folder = str(ROOT), args.folder or str(ROOT)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()

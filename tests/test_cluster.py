@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -53,6 +54,9 @@ def raylet(node):
 @pytest.fixture
 def cluster(monkeypatch):
     """Two nodes of one core each; the port of the first, and the raylet of the second."""
+    # where it writes down which Ray is running; under /tmp, for a socket's path must be short
+    folder = tempfile.TemporaryDirectory(dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", folder.name)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with socket.socket() as free:
@@ -68,6 +72,7 @@ def cluster(monkeypatch):
     for node in (second, head):
         node.terminate()
         node.wait()
+    folder.cleanup()
 
 
 def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path):
@@ -105,3 +110,8 @@ def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path
     assert not processes("exp-name bc-small")
     again = subprocess.run(argv, cwd=copy, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert again.splitlines() == [f"small/{cell}, seed 1: there already" for cell in CELLS]
+    # without --address the benchmark starts a Ray of its own, also where another one runs
+    shutil.rmtree(copy / "benchmark" / "results" / "small" / "c0")
+    argv = [sys.executable, "benchmark/run.py", "small", "--only", "c0"]
+    alone = subprocess.run(argv, cwd=copy, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert alone.startswith("small/c0, seed 1: last")
