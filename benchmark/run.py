@@ -24,6 +24,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -242,6 +243,15 @@ def need_ray():
         refuse('this needs another package: python -m pip install "ray[default]"')
 
 
+def need_cluster(address):
+    """Refuses an address, host:port, where nothing answers; Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        refuse(f"--address {address}: no Ray there ({error}); to start one: ray start --head")
+
+
 def run_all(runs, args):
     """All of these as Ray tasks: whether all succeeded. What is done and what runs is on the screen."""
     need_ray()
@@ -251,12 +261,12 @@ def run_all(runs, args):
     if args.address:
         excludes = ["/runs", "/benchmark/results", "/.git", "/.venv"]
         environment = {"working_dir": str(ROOT), "excludes": excludes}
-        ray.init(args.address, runtime_env=environment, log_to_driver=False)
-        # a task is in its copy of the code
-        source, folder = (
-            None,
-            args.folder or "~/runs-of-interventions",
-        )
+        try:
+            ray.init(args.address, runtime_env=environment, log_to_driver=False)
+        except ConnectionError as error:
+            refuse(f"--address {args.address}: {error}")
+        source = None  # a task is in its copy of the code
+        folder = args.folder or "~/runs-of-interventions"
     else:
         # where all cores are busy a node answers late, and is not dead
         os.environ.setdefault("RAY_health_check_failure_threshold", "100")
@@ -308,6 +318,8 @@ def main(args):
         refuse("--seeds needs at least one, e.g. --seeds 1")
     if args.jobs is not None and args.jobs < 1:
         refuse(f"--jobs must be positive, not {args.jobs}")
+    if args.address not in (None, "auto"):
+        need_cluster(args.address)
     if args.gpus and not args.address and not torch.cuda.is_available():
         refuse("--gpus: torch finds no GPU here")
     if args.suite not in suites():
