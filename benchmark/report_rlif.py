@@ -129,7 +129,7 @@ def tries(results):
             rates = run.columns["flagged_rate"][-1], run.columns["intervention_rate"][-1]
             numbers = middle, run.scores[-1], run.scores.max(), *(100 * rate for rate in rates)
             for column, number in zip(columns[1:], numbers):
-                column.append("-" if np.isnan(number) else f"{number:.0f}")
+                column.append("-" if np.isnan(number) else f"{round(number)}")
         changed = command.split(cells["base"].split(" ", 1)[1])[1].strip()
         label = f"`{changed}`" if changed else "nothing"
         rows.append([label, *(", ".join(map(str, column)) for column in columns)])
