@@ -263,8 +263,8 @@ def run_all(runs, args):
         environment = {"working_dir": str(ROOT), "excludes": excludes}
         try:
             ray.init(args.address, runtime_env=environment, log_to_driver=False)
-        except ConnectionError as error:
-            refuse(f"--address {args.address}: {error}")
+        except ConnectionError:
+            refuse(f"--address {args.address}: no Ray found; to start one: ray start --head")
         source = None  # a task is in its copy of the code
         folder = args.folder or "~/runs-of-interventions"
     else:
