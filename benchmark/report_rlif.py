@@ -5,7 +5,7 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 from run import suites  # which makes experts importable
-from tables import load, markdown, mean_and_interval, mean_of, read, without_device
+from tables import load, markdown, mean_and_interval, read
 
 from experts import load_expert
 
@@ -18,6 +18,19 @@ EXPERTS = {  # of RLIF's Table 1
     "Hopper-v5": ("top", "middle", "low"),
 }
 REFERENCES = "poor", "high", "top"  # of its Table 3
+
+
+def without_device(command):
+    """A command but for what does not change what comes out."""
+    for option in (" --num-threads 1", " --cuda"):
+        command = command.replace(option, "")
+    return command.removeprefix("python ")
+
+
+def mean_of(values):
+    """For a table: the mean of those values that are known."""
+    known = [value for value in values if not np.isnan(value)]
+    return f"{np.mean(known):.0f}" if known else "-"
 
 
 def curves(runs, levels):

@@ -149,9 +149,12 @@ def die_with_parent():
 
 def progress(run_dir):
     """How far a run is, in a few words."""
-    if run_dir is None or not (run_dir / "eval.csv").exists():
+    if run_dir is None:
         return "begun"
-    columns = read_evaluations(run_dir / "eval.csv")
+    try:
+        columns = read_evaluations(run_dir / "eval.csv")
+    except FileNotFoundError:  # not written yet, or just being replaced
+        return "begun"
     return f"step {columns['global_step'][-1]:.0f}, score {scores_of(columns)[-1]:.1f}"
 
 
@@ -244,11 +247,13 @@ def need_ray():
 
 
 def need_cluster(address):
-    """Refuses an address, host:port, where nothing answers; Ray itself would wait for minutes."""
+    """Refuses an address where nothing answers; Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        refuse(f"--address must be host:port, or auto, not {address}")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, OverflowError) as error:
         refuse(f"--address {address}: no Ray there ({error}); to start one: ray start --head")
 
 

@@ -60,16 +60,3 @@ def mean_and_interval(values, planned, digits=0):
     if len(values) > 1:
         text += f" ± {interval(values):.{digits}f}"
     return text if len(values) == planned else f"{text} (n = {len(values)})"
-
-
-def without_device(command):
-    """A command but for what does not change what comes out."""
-    for option in (" --num-threads 1", " --cuda"):
-        command = command.replace(option, "")
-    return command.removeprefix("python ")
-
-
-def mean_of(values):
-    """For a table: the mean of those values that are known."""
-    known = [value for value in values if not np.isnan(value)]
-    return f"{np.mean(known):.0f}" if known else "-"

@@ -204,7 +204,7 @@ def test_on_a_gpu_the_commands_say_so_and_results_of_the_cpu_are_not_made_again(
     ("run|one|--jobs|0", "--jobs must be positive, not 0"),
     ("run|one|--jobs|-2", "--jobs must be positive, not -2"),
     ("run|one|--address|127.0.0.1:9", "--address 127.0.0.1:9: no Ray there"),
-    ("run|one|--address|here", "--address here: no Ray there"),
+    ("run|one|--address|6379", "--address must be host:port, or auto, not 6379"),
     ("run|one|--seeds", "--seeds"),
     ("run|one|--seeds|-1", "one/a: --seed must be zero or more"),
     ("run|wrong|--only|size", "wrong/size: --batch-size must be positive"),

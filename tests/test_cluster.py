@@ -62,17 +62,19 @@ def cluster(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    head = start_node(
-        "--head", f"--port={port}", "--include-dashboard=false", "--node-ip-address=127.0.0.1"
-    )
-    raylet(head)
-    # with an address of its own, so that the benchmark joins the first
-    second = start_node(f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2")
-    yield port, raylet(second)
-    for node in (second, head):
-        node.terminate()
-        node.wait()
-    folder.cleanup()
+    nodes = []
+    try:
+        head = ["--head", f"--port={port}", "--include-dashboard=false"]
+        nodes.append(start_node(*head, "--node-ip-address=127.0.0.1"))
+        raylet(nodes[0])
+        # with an address of its own, so that the benchmark joins the first
+        nodes.append(start_node(f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2"))
+        yield port, raylet(nodes[1])
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+            node.wait()
+        folder.cleanup()
 
 
 def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path):
