@@ -67,8 +67,10 @@ def cluster(monkeypatch):
         head = ["--head", f"--port={port}", "--include-dashboard=false"]
         nodes.append(start_node(*head, "--node-ip-address=127.0.0.1"))
         raylet(nodes[0])
-        # with an address of its own, so that the benchmark joins the first
-        nodes.append(start_node(f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2"))
+        # with an address of its own, so that the benchmark joins the first; and with a folder of its own,
+        # for a node writes its copy of the code anew, also where the tasks of another node are in it
+        second = [f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2"]
+        nodes.append(start_node(*second, f"--temp-dir={folder.name}/second"))
         yield port, raylet(nodes[1])
     finally:
         for node in reversed(nodes):
@@ -97,7 +99,12 @@ def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path
     driver = subprocess.Popen(
         argv, cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: len(list(folder.glob("runs/*/checkpoint.pt"))) == 2)  # a run on each node
+
+    def a_run_on_each_node():
+        assert driver.poll() is None, driver.communicate()
+        return len(list(folder.glob("runs/*/checkpoint.pt"))) == 2
+
+    wait_for(a_run_on_each_node)
     os.kill(second, signal.SIGKILL)
     out, err = driver.communicate(timeout=400)
     assert driver.returncode == 0, err
