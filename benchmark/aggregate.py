@@ -7,9 +7,9 @@ For each method: the interquartile mean of the last evaluations over tasks and s
 value, does better (of two runs of the same task, one of each; equal counts half). Intervals are 95 %, by a stratified
 bootstrap: the seeds of every cell are drawn anew, the tasks stay.
 
-A task is an environment with an expert. Tasks count where every method has at least three seeds, and of every cell the
-first n, as many as the one with the fewest has. Of cloning there is one cell for each environment: it stands beside
-every expert, but its seeds are drawn once.
+A task is an environment with an expert. Tasks count where every method has at least three seeds. All cells of a method
+count with as many seeds, the first ones, as its cell with the fewest has. Of cloning there is one cell for each
+environment: it stands beside every expert, but its seeds are drawn once.
 """
 
 import numpy as np
@@ -38,17 +38,15 @@ def complete(results):
             scores[method] = [run.scores[-1] for run in runs]
         if min(len(values) for values in scores.values()) >= LEAST:
             found[task] = scores
-    n = min([len(values) for scores in found.values() for values in scores.values()], default=0)
-    for scores in found.values():
-        scores |= {method: values[:n] for method, values in scores.items()}
     return found
 
 
 def matrix(scores, method):
     """The cells of a method, each once, (n, cells), and for every task the column of its cell."""
     cells = {cell_of(*task, method): scores[task][method] for task in scores}
+    n = min(len(values) for values in cells.values())
     columns = [list(cells).index(cell_of(*task, method)) for task in scores]
-    return np.array(list(cells.values())).T, columns
+    return np.array([values[:n] for values in cells.values()]).T, columns
 
 
 def with_interval(function, *matrices):

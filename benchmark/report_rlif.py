@@ -284,7 +284,9 @@ def aggregate_rows(results):
 
 def counted(found):
     """How many seeds and tasks the rows of aggregate_rows() are from, in words."""
-    return f"{found[0]['seeds']} seeds of {found[0]['tasks']} tasks"
+    seeds = [int(row["seeds"]) for row in found]
+    few, many = min(seeds), max(seeds)
+    return f"{few if few == many else f'{few} to {many}'} seeds of {found[0]['tasks']} tasks"
 
 
 def aggregate_table(results):

@@ -744,11 +744,13 @@ def test_only_tasks_with_three_seeds_of_every_method_are_summed_up(tmp_path):
     scores = aggregate.complete(tmp_path)
     assert list(scores) == levels
     assert {len(values) for task in scores.values() for values in task.values()} == {4}
-    # as many of every cell as the one with the fewest has, its first ones
+    # of a method: as many of every cell as the one with the fewest has, its first ones
     (tmp_path / "table1" / "Hopper-v5-low-dagger" / "seed_2.json").unlink()
     scores = aggregate.complete(tmp_path)
     assert list(scores) == levels and scores["Hopper-v5", "low"]["dagger"] == [61, 58, 58]
-    assert {len(values) for task in scores.values() for values in task.values()} == {3}
+    cells, _ = aggregate.matrix(scores, "dagger")
+    assert cells.tolist() == [[63, 62, 61], [60, 59, 58], [60, 59, 58]]
+    assert aggregate.matrix(scores, "rlif")[0].shape == (4, 3)
     shutil.rmtree(tmp_path / "table1" / "Hopper-v5-bc")
     assert aggregate.complete(tmp_path) == {}
 
@@ -793,6 +795,10 @@ def test_aggregates_of_known_scores(tmp_path, monkeypatch):
     *_, worst, counted = report_rlif.aggregate_table(tmp_path).splitlines()
     assert worst.startswith("| bc | 96.0 (") and " | 0.67 (" in worst
     assert counted == "| 3 seeds of 3 tasks | Hopper-v5 (top, middle, low) |  |"
+    assert (
+        report_rlif.counted([{"seeds": n, "tasks": "9"} for n in "535"])
+        == "3 to 5 seeds of 9 tasks"
+    )
     axis = report_rlif.intervals(rows[1:], "better", "", (0, 1), 0.5).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == [*report_rlif.METHODS[1:], "bc"]
     plt.close("all")
