@@ -15,9 +15,8 @@ environment: it stands beside every expert, but its seeds are drawn once.
 import numpy as np
 import tyro
 from report_rlif import EXPERTS, METHODS
-from run import refuse, results_of
-from speed import write
-from tables import load
+from run import ROOT, refuse, results_of
+from tables import load, write
 
 LEAST = 3  # seeds
 DRAWS = 2_000  # of the bootstrap
@@ -98,7 +97,9 @@ def main():
     if not scores:
         refuse(f"there is no task of table1 with {LEAST} seeds of every method yet")
     results_of("aggregate").mkdir(exist_ok=True)
-    write(results_of("aggregate") / "table1.csv", aggregates(scores))
+    path = results_of("aggregate") / "table1.csv"
+    write(path, aggregates(scores))
+    print(f"written: {path.relative_to(ROOT)}; now: python benchmark/report.py")
 
 
 if __name__ == "__main__":

@@ -150,8 +150,10 @@ def main(args):
         raise InputError(
             f"{args.run}: no run of rlif_rlpd.py lies there (by its args.json)"
         ) from None
-    if options.intervention == "none" or args.first < 0 or args.steps < 2:
-        raise InputError("needs a run with a person, --first 0 or more and --steps 2 or more")
+    if options.intervention not in ("value", "random") or args.first < 0 or args.steps < 2:
+        raise InputError(
+            "needs a run with a simulated person, --first 0 or more and --steps 2 or more"
+        )
     policy = Expert(folder / "model.safetensors")
     check_rendering(rlif_rlpd.make_env, options.env_id, options.max_episode_steps)
     episode = play(options, policy, seed_for(options.seed, 8, args.episode), args.first, args.steps)

@@ -13,17 +13,16 @@ With --blur every rollout begins a little beside the state. If the gap is anothe
 only a Q function that tells such close states apart can know it.
 """
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import mujoco
 import numpy as np
+import tables
 import torch
 import tyro
-from run import results_of  # which makes the scripts importable
+from run import differences, results_of  # which makes the scripts importable
 from tqdm import tqdm
 
 from experts import MAX_ACTION, TRAINING_TASKS, InputError, exit_codes, list_experts, load_expert
@@ -269,8 +268,7 @@ def rates(flagged, bad):
 
 def read(path):
     """A file of results."""
-    with open(path) as file:
-        rows = list(csv.DictReader(file))
+    rows = tables.read(path)
 
     def column(name):
         return np.array([float(row[name]) for row in rows])
@@ -308,7 +306,11 @@ def run_one(args, folder):
     if args.blur:
         name += f"-blur-{args.blur}"
     path = folder / f"{name}.csv"
+    settings = vars(args) | {"novice": Path(args.novice).name}
     if path.exists():
+        if differences(json.loads(path.with_suffix(".json").read_text()), settings):
+            raise InputError(f"{path} is of other settings; delete it to judge with these")
+        print(f"{path} is there already; delete it to judge again")
         return
     env = make_env(args.env_id)
     env.reset(seed=0)
@@ -317,20 +319,17 @@ def run_one(args, folder):
     reference = load_expert(args.env_id, args.reference, env, with_q=True)
     print(name)
     rows = judge(args, novice, reference, env, training_env)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = vars(args) | {"novice": Path(args.novice).name}
     write_file(path.with_suffix(".json"), (json.dumps(settings, indent=2) + "\n").encode())
-    write_file(path, text.getvalue().encode())
+    tables.write(path, rows)
 
 
 def main(args):
     for name in ("states", "episodes", "rollouts", "horizon"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} must be positive, not {getattr(args, name)}")
+    if args.seed < 0:
+        raise InputError(f"--seed must be zero or more, not {args.seed}")
     if not 0 <= args.blur < np.inf:
         raise InputError(f"--blur must be zero or more, not {args.blur}")
     torch.set_num_threads(1)

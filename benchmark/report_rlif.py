@@ -151,14 +151,13 @@ def tries(results):
 
 def watched_table(results):
     """A Markdown table of benchmark/watched.py: what policies reach alone and with their person."""
-    header = ["with the person: run", "actions", "score alone", "with the person"]
+    header = ["with the person: task", "run", "seed", "actions", "score alone", "with the person"]
     header += ["takeovers for a flag in 1,000 steps", "steps of the expert (%)"]
     rows = []
     for path in sorted((results / "watched").glob("*.csv")):
-        exp_name, seed = path.stem.rsplit("-", 1)
         for row in read(path):
             names = "actions", "alone", "with_person", "catches_per_1000", "expert_share"
-            rows.append([f"{exp_name}, seed {seed}", *(row[name] for name in names)])
+            rows.append([*path.stem.split("__"), *(row[name] for name in names)])
     return markdown(header, rows)
 
 

@@ -93,10 +93,10 @@ def words(name, command, seed):
 
 
 def begun(folder, name, command, seed):
-    """The run of this cell that has begun in folder/runs, or None."""
+    """The runs of this cell that have begun in folder/runs, the last one last: {folder: its options}."""
     exp_name = words(name, command, seed)[-1]
     found = sorted((Path(folder) / "runs").glob(f"*__{exp_name}__{seed}__*/args.json"))
-    return found[-1].parent if found else None
+    return {path.parent: json.loads(path.read_text()) for path in found}
 
 
 def understood(name, script, options):
@@ -109,13 +109,24 @@ def understood(name, script, options):
     except InputError as error:
         refuse(f"{name}: {error}")
     args.cuda = "--cuda" in options
-    if script == "rlif_rlpd.py":  # which saves what its default stands for
-        args.termination = args.termination or module.usual_termination(args)
+    if hasattr(
+        args, "termination"
+    ):  # of rlif_rlpd.py and variants.py, which save what its default stands for
+        usual = import_module("rlif_rlpd").usual_termination
+        args.termination = args.termination or usual(args)
     return json.loads(json.dumps(vars(args)))  # with lists for tuples
 
 
+def differences(wanted, saved):
+    """The options that have another value in the args.json of a run."""
+    return [option for option in wanted if wanted[option] != saved.get(option)]
+
+
 def check(runs):
-    """What is left to be run of these runs, each (name, command, seed); refuses what can't be, before any starts."""
+    """What is left to be run of these runs, each (name, command, seed); refuses what can't be, before any starts.
+
+    Returns (name, command, seed, options as its args.json will have them) of each.
+    """
     missing = []
     for name, command, seed in runs:
         path = results_of(name) / f"seed_{seed}.json"
@@ -129,12 +140,11 @@ def check(runs):
             continue
         script, *options = words(name, command, seed)
         wanted = understood(name, script, options)
-        if folder := begun(ROOT, name, command, seed):
-            saved = json.loads((folder / "args.json").read_text())
-            if others := [option for option in wanted if wanted[option] != saved.get(option)]:
+        for folder, saved in begun(ROOT, name, command, seed).items():
+            if others := differences(wanted, saved):
                 what = f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}"
                 refuse(f"{what}; delete it")
-        missing.append((name, command, seed))
+        missing.append((name, command, seed, wanted))
     return missing
 
 
@@ -158,15 +168,22 @@ def progress(run_dir):
     return f"step {columns['global_step'][-1]:.0f}, score {scores_of(columns)[-1]:.1f}"
 
 
-def execute(name, command, seed, source, folder, report):
+def execute(name, command, seed, wanted, source, folder, report):
     """Run a script of source/ in this folder, or go on with it; report() is told what it is at.
 
-    Returns the texts of its eval.csv and summary.json, or its exit code and the text of its log.
+    wanted has the options that a run is recognised by. Returns the texts of its eval.csv and summary.json, or its exit
+    code and the text of its log.
     """
     source, folder = Path(source), Path(folder).expanduser()
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     script, *options = words(name, command, seed)
-    run_dir = begun(folder, name, command, seed)
+
+    def this_run():
+        found = begun(folder, name, command, seed)
+        ours = [run_dir for run_dir, saved in found.items() if not differences(wanted, saved)]
+        return ours[-1] if ours else None
+
+    run_dir = this_run()
     if run_dir and (run_dir / "checkpoint.pt").exists():
         options = ["--resume", str(run_dir)]
     log_path = folder / "runs" / f"{name.replace('/', '-')}-{seed}.log"
@@ -179,7 +196,7 @@ def execute(name, command, seed, source, folder, report):
         )
         try:
             while process.poll() is None:
-                report(progress(begun(folder, name, command, seed)))
+                report(progress(this_run()))
                 time.sleep(1)
         finally:  # Ctrl-C: the script writes a checkpoint and ends
             if process.poll() is None:
@@ -187,11 +204,11 @@ def execute(name, command, seed, source, folder, report):
                 process.wait()
     if process.returncode:
         return {"code": process.returncode, "log": log_path.read_text()}
-    run_dir = begun(folder, name, command, seed)
+    run_dir = this_run()
     return {file: (run_dir / file).read_text() for file in ("eval.csv", "summary.json")}
 
 
-def execute_on_node(name, command, seed, source, folder, board):
+def execute_on_node(name, command, seed, wanted, source, folder, board):
     """execute() as a Ray task; without a source it is in its own copy of the code. The board is a Ray actor."""
     import ray
 
@@ -200,7 +217,7 @@ def execute_on_node(name, command, seed, source, folder, board):
     def report(line):
         board.report.remote(name, seed, f"{line} on {where}")
 
-    return execute(name, command, seed, source or Path.cwd(), folder, report)
+    return execute(name, command, seed, wanted, source or Path.cwd(), folder, report)
 
 
 class Board:
@@ -289,14 +306,20 @@ def run_all(runs, args):
         while tasks:
             done, _ = ray.wait(list(tasks), timeout=2)
             for ref in done:
-                name, command, seed = tasks.pop(ref)
-                succeeded, line = keep(name, command, seed, ray.get(ref))
+                name, command, seed, _ = tasks.pop(ref)
+                try:
+                    found = ray.get(ref)
+                except (
+                    ray.exceptions.RayError
+                ) as error:  # no node could start it, a disk is full, ...
+                    found = {"code": 1, "log": str(error)}
+                succeeded, line = keep(name, command, seed, found)
                 all_succeeded &= succeeded
                 lines.append(line)
                 if not sys.stdout.isatty():
                     print(line, flush=True)
             if sys.stdout.isatty():
-                waiting = {(name, seed) for name, _, seed in tasks.values()}
+                waiting = {(name, seed) for name, _, seed, _ in tasks.values()}
                 running = {
                     key: text
                     for key, text in ray.get(board.read.remote()).items()
@@ -323,6 +346,8 @@ def main(args):
         refuse("--seeds needs at least one, e.g. --seeds 1")
     if args.jobs is not None and args.jobs < 1:
         refuse(f"--jobs must be positive, not {args.jobs}")
+    if args.jobs is not None and args.address:
+        refuse("--jobs is for this machine; on a cluster every node has its own number of cores")
     if args.address not in (None, "auto"):
         need_cluster(args.address)
     if args.gpus and not args.address and not torch.cuda.is_available():

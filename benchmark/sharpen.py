@@ -9,8 +9,6 @@ their differences. They are tested on comparisons that were held out, and on the
 benchmark/judge.py judges, of which none was learned from.
 """
 
-import csv
-import io
 from dataclasses import dataclass, replace
 
 import judge
@@ -20,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from run import results_of
 from scipy import stats
+from tables import write
 from tqdm import tqdm, trange
 
-from experts import MAX_ACTION, exit_codes, load_expert, seed_for, write_file
+from experts import MAX_ACTION, exit_codes, load_expert, seed_for
 from rlif_rlpd import Actor, QEnsemble, descend, make_env
 
 ENV_ID, LEVEL = "Walker2d-v5", "top"
@@ -219,11 +218,7 @@ def main():
             row |= dict(zip((stage, f"{stage}_low", f"{stage}_high"), np.round(shown, 3)))
         print(row)
         rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(results_of("judge") / "sharpened.csv", text.getvalue().encode())
+    write(results_of("judge") / "sharpened.csv", rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ of an update are given as a share of its own (of the same precision). The parts 
 runs.csv: the default command from start to end, on Hopper-v5, for a few thousand steps.
 """
 
-import csv
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from statistics import median
 import torch
 import tyro
 from run import ROOT, read_evaluations, refuse, results_of  # which makes rlif_rlpd importable
+from tables import write
 
 import rlif_rlpd
 from experts.speed import CudaGraph, compiled
@@ -197,11 +197,9 @@ def measure_run(options, steps, folder):
     }
 
 
-def write(path, rows):
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def keep(path, rows):
+    """Write a csv file, and show it."""
+    write(path, rows)
     for row in [rows[0].keys(), ["-"] * len(rows[0]), *(row.values() for row in rows)]:
         print("|" + "|".join(map(str, row)) + "|")
     print(f"written: {path.relative_to(ROOT)}\n")
@@ -243,7 +241,7 @@ def main(args):
         command = [sys.executable, __file__, "--worker", worker, "--rounds", str(args.rounds)]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows += json.loads(output.splitlines()[-1])
-    write(folder / "updates.csv", rows)
+    keep(folder / "updates.csv", rows)
     runs, options_of_runs = [], []
     if any(device.startswith("cpu") for device in devices):
         options_of_runs += ["--no-compile", "", "--bf16"]
@@ -253,7 +251,7 @@ def main(args):
         for i, options in enumerate(options_of_runs):
             (Path(parent) / str(i)).mkdir()
             runs.append(measure_run(options, args.steps, Path(parent) / str(i)))
-    write(folder / "runs.csv", runs)
+    keep(folder / "runs.csv", runs)
     (folder / "machine.txt").write_text(machine() + "\n")
 
 

@@ -1,12 +1,15 @@
-"""The kept results of runs, and Markdown tables of them: what benchmark/report_*.py have in common."""
+"""The kept results of runs, and Markdown tables of them: what the scripts in benchmark/ have in common."""
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 
 import numpy as np
 from run import read_evaluations, scores_of  # which makes experts importable
 from scipy import stats
+
+from experts import write_file
 
 
 @dataclass
@@ -50,6 +53,15 @@ def read(path):
     """The rows of a csv file by their names, as texts."""
     with open(path) as file:
         return list(csv.DictReader(file))
+
+
+def write(path, rows):
+    """Write a csv file of rows, each a dict, that is there as a whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode())
 
 
 def mean_and_interval(values, planned, digits=0):

@@ -13,7 +13,7 @@ import torch
 
 import run  # noqa: F401, which makes the scripts importable
 import rlif_rlpd
-from experts import InputError, exit_codes, parse
+from experts import InputError, exit_codes, parse, unused
 from experts.options import Count, Share
 
 WINDOW = 1_000  # checks whose gaps say how strict the person is
@@ -29,14 +29,21 @@ class Args(rlif_rlpd.Args):
 
 
 def check(args, typed):
-    """As rlif_rlpd.py, and no resuming: the window of gaps is not in a checkpoint."""
+    """As rlif_rlpd.py, and what does not go together here."""
     rlif_rlpd.check(args, typed)
-    if args.resume:
-        raise InputError("--resume is not there in this script")
-    if args.flag_share is not None and args.intervention != "value":
-        raise InputError("--flag-share needs --intervention value")
+    if args.flag_share is not None:
+        if args.intervention != "value":
+            raise InputError("--flag-share needs --intervention value")
+        if args.resume:
+            raise InputError("--flag-share: its window of gaps is not in a checkpoint; start anew")
+        why = "--flag-share sets how large a gap is flagged"
+        unused(typed, "intervention_alpha intervention_delta", why)
+    if args.n_step > 1 and args.offline_ratio:
+        raise InputError("--n-step samples demonstrations like all else, without --offline-ratio")
     if args.fade_bc_weight and not args.bc_weight:
         raise InputError("--fade-bc-weight needs a --bc-weight above 0")
+    if args.fade_bc_weight and args.cuda:
+        raise InputError("--fade-bc-weight changes what a CUDA graph has recorded; without --cuda")
 
 
 class AdaptiveHuman(rlif_rlpd.ValueHuman):

@@ -3,8 +3,9 @@
     python benchmark/watched.py runs/<run> runs/<another>    # finished runs
 
 A policy that is good with the person and falls without has learned to be caught. Each run gets
-benchmark/results/watched/<exp_name>-<seed>.csv, with a row for the policy's mean actions and one for sampled ones:
-scores alone and with the person, takeovers of flagged proposals in 1,000 steps, and the expert's share of the steps.
+benchmark/results/watched/<env_id>__<exp_name>__<seed>.csv, with a row for the policy's mean actions and one for sampled
+ones: scores alone and with the person, takeovers of flagged proposals in 1,000 steps, and the expert's share of the
+steps.
 """
 
 import json
@@ -14,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from run import results_of  # which makes the scripts importable
-from speed import write
+from run import ROOT, results_of  # which makes the scripts importable
+from tables import write
 
 import rlif_rlpd
 from experts import TRAINING_TASKS, Expert, InputError, exit_codes, load_expert, normalized_score
@@ -81,6 +82,8 @@ def judged(options, policy, episodes):
 
 
 def main(args):
+    if args.episodes < 1:
+        raise InputError(f"--episodes must be positive, not {args.episodes}")
     for folder in map(Path, args.runs):
         try:
             options = rlif_rlpd.Args(**json.loads((folder / "args.json").read_text()))
@@ -90,8 +93,10 @@ def main(args):
         if options.intervention != "value":
             raise InputError(f"{folder}: its person does not judge by value")
         results_of("watched").mkdir(exist_ok=True)
-        path = results_of("watched") / f"{options.exp_name}-{options.seed}.csv"
+        name = f"{options.env_id}__{options.exp_name}__{options.seed}".replace("/", "-")
+        path = results_of("watched") / f"{name}.csv"
         write(path, judged(options, policy, args.episodes))
+        print(f"written: {path.relative_to(ROOT)}; now: python benchmark/report.py")
 
 
 if __name__ == "__main__":

@@ -105,6 +105,8 @@ def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path
         return len(list(folder.glob("runs/*/checkpoint.pt"))) == 2
 
     wait_for(a_run_on_each_node)
+    # every node has one core, so one of the two that run is on the second
+    assert len(processes("exp-name bc-small")) == 2
     os.kill(second, signal.SIGKILL)
     out, err = driver.communicate(timeout=400)
     assert driver.returncode == 0, err

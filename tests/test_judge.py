@@ -1,5 +1,6 @@
 """benchmark/judge.py: states are restored to the bit, returns and flags are what they should be."""
 
+import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -204,11 +205,15 @@ def test_a_number_that_is_not_positive_is_refused():
         judge.main(judge.Args(blur=-0.1))
 
 
-def test_what_is_there_is_not_done_again(tmp_path, monkeypatch):
+def test_what_is_there_is_not_done_again(tmp_path, monkeypatch, capsys):
     args = judge.Args("late.safetensors", "Hopper-v5", states=2, rollouts=1, horizon=3, episodes=1)
     (tmp_path / "Hopper-v5-top-late.csv").write_text("kept")
+    (tmp_path / "Hopper-v5-top-late.json").write_text(json.dumps(vars(args)))
     monkeypatch.setattr(judge, "load_expert", None)  # nothing is even loaded
     judge.run_one(args, tmp_path)
+    assert "Hopper-v5-top-late.csv is there already" in capsys.readouterr().out
+    with pytest.raises(InputError, match="Hopper-v5-top-late.csv is of other settings"):
+        judge.run_one(replace(args, seed=2), tmp_path)
     assert (tmp_path / "Hopper-v5-top-late.csv").read_text() == "kept"
 
 

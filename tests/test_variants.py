@@ -1,6 +1,7 @@
 """The variants of rlif_rlpd.py do what they say, and nothing where they are not asked to."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,8 +126,40 @@ def test_without_an_option_of_its_own_it_is_rlif_rlpd(people):
     assert tiny.evaluations(one) != tiny.evaluations(other)
 
 
+def test_resumed_it_is_the_uninterrupted_run_to_the_bit(people, monkeypatch):
+    options = *tiny.short(rlif_rlpd), "--n-step", 2, "--label-steps", 2
+    variants.main(tiny.parsed(variants, *options))
+    (whole,) = tiny.Path("runs").iterdir()
+    saved, save = [], rlif_rlpd.save_run
+
+    def save_once(*what):
+        save(*what)
+        saved.append(what)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rlif_rlpd, "save_run", save_once)
+    with pytest.raises(KeyboardInterrupt):
+        variants.main(tiny.parsed(variants, *options))
+    monkeypatch.setattr(rlif_rlpd, "save_run", save)
+    (killed,) = set(tiny.Path("runs").iterdir()) - {whole}
+    assert len(saved) == 1 and not (killed / "summary.json").exists()
+    variants.main(tiny.parsed(variants, "--resume", killed))
+    tiny.assert_same_run(killed, whole)
+
+
 def test_what_it_cannot_do_is_refused():
     with pytest.raises(variants.InputError, match="--flag-share needs --intervention value"):
         tiny.parsed(variants, "--flag-share", 0.2, "--intervention", "random")
     with pytest.raises(variants.InputError, match="--fade-bc-weight needs a --bc-weight above 0"):
         tiny.parsed(variants, "--fade-bc-weight")
+    with pytest.raises(variants.InputError, match="--intervention-alpha would do nothing"):
+        tiny.parsed(variants, "--flag-share", 0.2, "--intervention-alpha", 0.9)
+    with pytest.raises(variants.InputError, match="--n-step .* without --offline-ratio"):
+        tiny.parsed(variants, "--n-step", 3, "--offline-ratio", 0.5)
+    with pytest.raises(variants.InputError, match="without --cuda"):
+        tiny.parsed(
+            variants, "--fade-bc-weight", "--cuda", "--offline-ratio", 0.5, "--bc-weight", 1
+        )
+    args = replace(tiny.parsed(variants, "--flag-share", 0.2), resume="runs/one")
+    with pytest.raises(variants.InputError, match="--flag-share: .* start anew"):
+        variants.check(args, set())
