@@ -11,7 +11,6 @@ Read main() first, then nll(). In shapes: O observation size, A action size, B b
 """
 
 import math
-import time
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -24,8 +23,8 @@ from tqdm import tqdm
 
 from experts import MAX_ACTION, TRAINING_TASKS, Checked, RunError, Stop, UnitActions
 from experts import check_rendering, evaluate, exit_codes, film, finish_run, load_demonstrations
-from experts import main_metric, open_run, open_task, parse, restore, save_run, seed_for, unused
-from experts import write_rows
+from experts import main_metric, open_run, open_task, parse, restore, run_seconds, save_run
+from experts import seed_for, unused, write_rows
 from experts.human import record_demonstrations
 from experts.options import Count, Natural, NonNegative, Positive, Seed
 from experts.window import require_screen
@@ -206,7 +205,6 @@ def main(args):
         global_step, losses, rows = checkpoint["progress"]
     writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
-    start = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0)
     stop = Stop()
     while True:
         # A checkpoint, from which --resume goes on, and an evaluation
@@ -220,7 +218,7 @@ def main(args):
             fresh = seed_for(args.seed, 1, global_step)
             row = {"global_step": global_step, "train_loss": float(np.mean(losses))}
             row |= evaluate(args.env_id, actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": time.perf_counter() - start})
+            rows.append(row | {"wall_seconds": run_seconds()})
             write_rows(folder, writer, rows)
             bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", loss=f"{row['train_loss']:.2f}")
             losses = []

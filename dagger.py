@@ -14,7 +14,6 @@ nll(). In shapes: O observation size, A action size, B batch.
 """
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,18 +26,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, Stop, UnitActions
-from experts import check_rendering, evaluate, exit_codes, film, finish_run, load_demonstrations
-from experts import (
-    load_expert,
-    main_metric,
-    open_run,
-    open_task,
-    parse,
-    restore,
-    save_run,
-    seed_for,
-)
-from experts import unused, write_rows
+from experts import check_demonstrations, check_rendering, evaluate, exit_codes, film, finish_run
+from experts import load_demonstrations, load_expert, main_metric, open_run, open_task, parse
+from experts import restore, run_seconds, save_run, seed_for, unused, write_rows
 from experts.options import Count, Natural, NonNegative, Percentage, Positive, Seed, Share
 
 
@@ -55,7 +45,7 @@ class Args:
     env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
     max_episode_steps: Count | None = None  # of every episode; default: the environment's own limit
     total_timesteps: Count = 50_000  # environment steps; the round that reaches them is the last
-    eval_frequency: Count = 5_000  # an evaluation after the round that takes so many more steps
+    eval_frequency: Count = 5_000  # steps: evaluated after the round that passes a multiple of this
     eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
 
     # --- person ---
@@ -97,11 +87,7 @@ def check(args, typed):
         raise InputError("--threshold is needed where no demonstrations are there to choose it by")
     if args.labels != "random":
         unused(typed, "random_rate", f"--labels {args.labels} does not label at random")
-    if args.dataset_id:
-        unused(typed, "demo_noise", "a dataset is taken as it is")
-    if args.demo_episodes == 0:
-        why = "there are no demonstrations with --demo-episodes 0"
-        unused(typed, "dataset_id demo_noise standardize_obs pretrain_updates", why)
+    check_demonstrations(args, typed, "standardize_obs pretrain_updates")
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -278,7 +264,6 @@ def main(args):
         data = {name: values.to(device) for name, values in data.items()}
     writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
-    start = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0)
     stop = Stop()
     if not checkpoint and len(obs):  # the first policy (Alg. 3.1, line 2)
         bar.set_description("cloning the demonstrations")
@@ -301,7 +286,7 @@ def main(args):
             row["intervention_rate"] = new["expert_steps"] / new["global_step"]
             fresh = seed_for(args.seed, 1, global_step)
             row |= evaluate(args.env_id, actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": time.perf_counter() - start})
+            rows.append(row | {"wall_seconds": run_seconds()})
             write_rows(folder, writer, rows)
             bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", labels=counts["labels"])
         if over:

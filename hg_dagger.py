@@ -1,6 +1,6 @@
 """HG-DAgger: the expert takes over when it sees fit, and what it does then is cloned. One file.
 
-Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1", "Eq. 1", "2" are its.
+Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1" is its.
 When the expert takes over follows its use as a baseline of RLIF (Luo et al., ICLR 2024,
 https://arxiv.org/abs/2311.12996): where the two actions differ, by value as in rlif_rlpd.py, or at
 random. In MILE's setting it is `iwr.py --interventions-only`.
@@ -15,7 +15,6 @@ doubt(). In shapes: O observation size, A action size, B batch, M novices.
 """
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,9 +27,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, Stop, UnitActions
-from experts import check_rendering, evaluate, exit_codes, film, finish_run, load_demonstrations
-from experts import load_expert, main_metric, open_run, open_task, parse, restore, save_run
-from experts import seed_for, unused, write_rows
+from experts import check_demonstrations, check_rendering, evaluate, exit_codes, film, finish_run
+from experts import load_demonstrations, load_expert, main_metric, open_run, open_task, parse
+from experts import restore, run_seconds, save_run, seed_for, unused, write_rows
 from experts.human import Person, check_person
 from experts.options import Count, Finite, Natural, NonNegative, Percentage, Positive, Seed, Share
 
@@ -48,7 +47,7 @@ class Args:
     env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
     max_episode_steps: Count | None = None  # of every episode; default: the environment's own limit
     total_timesteps: Count = 50_000  # environment steps; the round that reaches them is the last
-    eval_frequency: Count = 5_000  # an evaluation after the round that takes so many more steps
+    eval_frequency: Count = 5_000  # steps: evaluated after the round that passes a multiple of this
     eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
 
     # --- person ---
@@ -103,11 +102,7 @@ def check(args, typed):
     check_person(args, typed, "expert takeover_steps")
     if args.intervention == "threshold" and args.threshold is None and not args.demo_episodes:
         raise InputError("--threshold is needed where no demonstrations are there to choose it by")
-    if args.dataset_id:
-        unused(typed, "demo_noise", "a dataset is taken as it is")
-    if args.demo_episodes == 0:
-        why = "there are no demonstrations with --demo-episodes 0"
-        unused(typed, "dataset_id demo_noise standardize_obs pretrain_updates", why)
+    check_demonstrations(args, typed, "standardize_obs pretrain_updates")
     if args.initial_policy:
         why = "an --initial-policy is taken as it is"
         unused(typed, "standardize_obs hidden_sizes pretrain_updates", why)
@@ -300,13 +295,13 @@ def fit(actor, optimizer, obs, actions, updates, batch_size):
 
 
 def doubt(novices, obs):
-    """Kelly et al., Eq. 1: the norm of the variances of the novices' mean actions, at one (O,)."""
+    """Kelly et al.'s doubt: the norm of the variances of the novices' mean actions, at one (O,)."""
     actions = [novice.act(obs[None], deterministic=True)[0] for novice in novices]  # M of (A,)
     return float(np.linalg.norm(np.var(actions, axis=0)))
 
 
 def risk_threshold(doubts):
-    """Kelly et al., Eq. 2: the mean of the last quarter of the doubts at takeovers."""
+    """Kelly et al.'s risk threshold: the mean of the last quarter of the doubts at takeovers."""
     return float(np.mean(doubts[-max(1, len(doubts) // 4) :])) if doubts else math.nan
 
 
@@ -369,7 +364,6 @@ def main(args):
         data = {name: values.to(device) for name, values in data.items()}
     writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
-    start = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0)
     stop = Stop()
     if not checkpoint and len(obs) and not args.initial_policy:  # the first policy (Alg. 1, line 1)
         bar.set_description("cloning the demonstrations")
@@ -395,7 +389,7 @@ def main(args):
             row["risk_threshold"] = risk_threshold(doubts)
             fresh = seed_for(args.seed, 1, global_step)
             row |= evaluate(args.env_id, actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": time.perf_counter() - start})
+            rows.append(row | {"wall_seconds": run_seconds()})
             write_rows(folder, writer, rows)
             shown = {"interventions": f"{row['intervention_rate']:.0%}"}
             bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", **shown)
@@ -403,7 +397,7 @@ def main(args):
             break
         stop.wait()
 
-        # The novice acts until the expert takes over; its steps are kept. (Alg. 1, lines 4 to 12)
+        # The novice acts until the expert takes over; its steps are kept. (Alg. 1, lines 5 to 10)
         visited, executed = [], []
         for i in range(args.round_episodes):
             obs, _ = env.reset(seed=seed_for(args.seed, 0, rounds * args.round_episodes + i))
@@ -431,13 +425,13 @@ def main(args):
                 t, global_step = t + 1, global_step + 1
                 bar.update()
             writer.add_scalar("charts/episodic_return", episodic_return, global_step)
-        if visited:  # (Alg. 1, line 13)
+        if visited:  # (Alg. 1, line 11)
             new_obs = torch.from_numpy(np.array(visited, dtype=np.float32))  # (n, O)
             new_actions = torch.from_numpy(np.array(executed))  # (n, A)
             data["obs"] = torch.cat([data["obs"], new_obs.to(device)])
             data["actions"] = torch.cat([data["actions"], new_actions.to(device)])
             counts["labels"] += len(visited)
-        # Train on all of it. (Alg. 1, line 14)
+        # Train on all of it. (Alg. 1, line 13)
         if len(data["obs"]):
             for novice, optimizer in zip(novices, optimizers):
                 updates = args.round_updates, args.batch_size

@@ -13,7 +13,6 @@ Read main() first, then intervention_log_probs() (Eq. 2: when does a person take
 
 import functools
 import math
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +27,8 @@ from tqdm import tqdm
 
 from experts import MAX_ACTION, Checked, InputError, RunError, Stop, UnitActions, check_rendering
 from experts import evaluate, exit_codes, film, finish_run, load_expert, main_metric, open_run
-from experts import open_task, parse, restore, save_run, seed_for, unused, write_rows
+from experts import open_task, parse, restore, run_seconds, save_run, seed_for, unused
+from experts import write_rows
 from experts.human import Person, check_person
 from experts.options import Count, Finite, Natural, Positive, Seed, Share
 
@@ -85,6 +85,8 @@ def check(args, typed):
     if not args.mental_model:
         why = "there is no mental model to train"
         unused(typed, "intervention_weight warm_up_episodes warm_up_updates", why)
+        if args.intervention == "human":
+            unused(typed, "intervention_cost intervention_scale", why)
     elif args.warm_up_updates == 0:
         unused(typed, "warm_up_episodes", "with --warm-up-updates 0 they teach nothing")
 
@@ -108,7 +110,7 @@ class ProbitHuman:
     def __init__(self, args, expert, human_model):
         self.expert, self.human_model = expert, human_model  # pi, and what is expected of the robot
         self.cost, self.scale = args.intervention_cost, args.intervention_scale  # c, and the scale
-        self.takeover_steps = args.takeover_steps
+        self.takeover_steps, self.began = args.takeover_steps, True  # each takeover is a new one
 
     def takes_over(self, obs, rng):
         """Does a takeover start at obs, (O,)?
@@ -150,7 +152,7 @@ def rollout(env, actor, human, seed):
             t, actions = len(steps), actor.act(obs[None], deterministic=True)[0]  # (A,)
             if human and t >= expert_until and human.takes_over(obs, rng):
                 expert_until = t + human.takeover_steps
-                takeovers += 1
+                takeovers += int(human.began)  # at the keys it may be the same as a step before
             if t < expert_until:
                 actions = human.expert.act(obs[None])[0].numpy()
             steps.append((obs, actions, t < expert_until))
@@ -425,7 +427,6 @@ def main(args):
         warm_start(args, env, actor, mental_model)
     writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
     bar = tqdm(total=args.rounds, initial=rounds, unit="round", dynamic_ncols=True)
-    start = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0)
     stop = Stop()
     while True:
         # Between two rounds: a checkpoint, from which --resume goes on, and an evaluation
@@ -444,7 +445,7 @@ def main(args):
             predictions = predictions[:0]
             fresh = seed_for(args.seed, 1, global_step)
             row |= evaluate(args.env_id, actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": time.perf_counter() - start})
+            rows.append(row | {"wall_seconds": run_seconds()})
             write_rows(folder, writer, rows)
             shown = {"interventions": f"{row['intervention_rate']:.0%}"}
             bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", **shown)
@@ -486,10 +487,9 @@ def main(args):
             writer.add_scalar(f"losses/{name}", value, global_step)
         rounds += 1
         bar.update()
-
     bar.close()
     summary = {"env_steps": global_step, "rounds": rounds, **counts}
-    summary |= {"seconds": rows[-1]["wall_seconds"]}
+    summary["seconds"] = rows[-1]["wall_seconds"]
     finish_run(folder, writer, args, rows, actor, **summary)
     if args.capture_video:
         film(make_env(*task, render_mode="rgb_array"), actor, folder, args.seed, human)

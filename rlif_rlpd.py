@@ -17,7 +17,6 @@ end_of_episode. In shapes: O observation size, A action size, B batch, G updates
 """
 
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, Stop, UnitActions
 from experts import check_demonstrations, check_rendering, end_is, evaluate, exit_codes, film
 from experts import finish_run, load_demonstrations, load_expert, main_metric, open_run, open_task
-from experts import parse, restore, save_run, seed_for, unused, write_rows
+from experts import parse, restore, run_seconds, save_run, seed_for, unused, write_rows
 from experts.human import Person, check_person
 from experts.options import Count, Discount, Finite, Natural, NonNegative, Percentage, Positive
 from experts.options import Seed, Share
@@ -52,7 +51,7 @@ class Args:
     env_id: str = "Hopper-v5"  # any Gymnasium environment with continuous actions, but for images
     max_episode_steps: Count | None = None  # of every episode; default: the environment's own limit
     total_timesteps: Count = 50_000  # environment steps
-    eval_frequency: Count = 5_000  # an evaluation after the episode that takes so many more steps
+    eval_frequency: Count = 5_000  # steps: evaluated after the episode that passes a multiple of it
     eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
 
     # --- person ---
@@ -115,8 +114,8 @@ def check(args, typed):
     check_demonstrations(args, typed, "standardize_obs")
     if args.demo_episodes == 0 and args.offline_ratio:
         raise InputError("--offline-ratio needs demonstrations, not --demo-episodes 0")
-    if args.bc_weight and not args.offline_ratio:
-        raise InputError("--bc-weight needs an --offline-ratio above 0")
+    if args.bc_weight and not round(args.offline_ratio * args.batch_size):
+        raise InputError("--bc-weight needs demonstrations in a batch: a larger --offline-ratio")
     if args.num_min_qs > args.num_qs:
         raise InputError(f"--num-min-qs {args.num_min_qs} is more than --num-qs {args.num_qs}")
     if args.reward == "task" and args.termination == "penalty":
@@ -467,7 +466,6 @@ def main(args):
         global_step, episode, rows, counts = checkpoint["progress"]
     writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
-    start = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0)
     stop = Stop()
     while True:
         # Between two episodes: a checkpoint, from which --resume goes on, and an evaluation
@@ -485,7 +483,7 @@ def main(args):
             row["flagged_rate"] = new["flags"] / max(1, new["checks"])
             fresh = seed_for(args.seed, 1, global_step)
             row |= evaluate(args.env_id, agent.actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": time.perf_counter() - start})
+            rows.append(row | {"wall_seconds": run_seconds()})
             write_rows(folder, writer, rows)
             shown = {"interventions": f"{row['intervention_rate']:.0%}"}
             bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", **shown)

@@ -11,7 +11,6 @@ Read main() first, then label() and weights(). Shapes: O observation, A action, 
 """
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from experts import MAX_ACTION, Checked, InputError, RunError, Stop, UnitActions, check_rendering
 from experts import check_demonstrations, evaluate, exit_codes, film, finish_run
 from experts import load_demonstrations, load_expert, main_metric, open_run, open_task, parse
-from experts import restore, save_run, seed_for, write_rows
+from experts import restore, run_seconds, save_run, seed_for, write_rows
 from experts.human import Person, check_person
 from experts.options import Count, Finite, Natural, NonNegative, Positive, Seed
 
@@ -102,7 +101,7 @@ class ProbitHuman:
     def __init__(self, args, expert, human_model):
         self.expert, self.human_model = expert, human_model  # pi, and what is expected of the robot
         self.cost, self.scale = args.intervention_cost, args.intervention_scale  # c, and the scale
-        self.takeover_steps = args.takeover_steps
+        self.takeover_steps, self.began = args.takeover_steps, True  # each takeover is a new one
 
     def takes_over(self, obs, rng):
         """Does a takeover start at obs, (O,)?
@@ -144,7 +143,7 @@ def rollout(env, actor, human, seed):
             t, actions = len(steps), actor.act(obs[None], deterministic=True)[0]  # (A,)
             if human and t >= expert_until and human.takes_over(obs, rng):
                 expert_until = t + human.takeover_steps
-                takeovers += 1
+                takeovers += int(human.began)  # at the keys it may be the same as a step before
             if t < expert_until:
                 actions = human.expert.act(obs[None])[0].numpy()
             steps.append((obs, actions, t < expert_until))
@@ -307,7 +306,6 @@ def main(args):
         data = {name: values.to(device) for name, values in data.items()}
     writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
     bar = tqdm(total=args.rounds, initial=rounds, unit="round", dynamic_ncols=True)
-    start = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0)
     stop = Stop()
     while True:
         # Between two rounds: a checkpoint, from which --resume goes on, and an evaluation
@@ -323,7 +321,7 @@ def main(args):
             row["intervention_rate"] = new["expert_steps"] / new["global_step"]
             fresh = seed_for(args.seed, 1, global_step)
             row |= evaluate(args.env_id, actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": time.perf_counter() - start})
+            rows.append(row | {"wall_seconds": run_seconds()})
             write_rows(folder, writer, rows)
             shown = {"interventions": f"{row['intervention_rate']:.0%}"}
             bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", **shown)

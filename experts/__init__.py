@@ -23,6 +23,7 @@ from experts.runs import (
     how_to_go_on,
     open_run,
     restore,
+    run_seconds,
     save_run,
     write_rows,
 )
@@ -32,6 +33,6 @@ __all__ = [
     "FOLDER", "MAX_ACTION", "TRAINING_TASKS", "Checked", "Expert", "InputError", "RunError", "Stop", "UnitActions",
     "check_demonstrations", "check_rendering", "end_is", "evaluate", "exit_codes", "film", "finish_run",
     "how_to_go_on", "list_experts", "load_checkpoint", "load_demonstrations", "load_expert", "main_metric",
-    "normalized_score", "open_run", "open_task", "parse", "restore", "save_checkpoint", "save_expert", "save_run",
-    "seed_for", "unused", "write_file", "write_rows",
+    "normalized_score", "open_run", "open_task", "parse", "restore", "run_seconds", "save_checkpoint", "save_expert",
+    "save_run", "seed_for", "unused", "write_file", "write_rows",
 ]  # fmt: skip

@@ -60,7 +60,8 @@ class Person(gym.Wrapper):
         self.discount = getattr(args, "gamma", 1.0) ** self.rate
         # this step's line of the record, and lines that were recorded before: of steps to come
         self.record, self.line, self.ahead = None, None, []
-        self.control, self.hold = False, 0  # hold: steps of control that are left without a key
+        # began: with this step; hold: steps of control that are left without a key
+        self.control, self.began, self.hold = False, False, 0
         self.episodes, self.steps, self.control_steps, self.interventions = 0, 0, 0, 0
         self.owed, self.made = 0, 0  # updates: to be made, and made since the last decision
         self.cost, self.drawing = 0.01, 0.0  # seconds that an update takes, and a picture
@@ -89,6 +90,7 @@ class Person(gym.Wrapper):
         else:
             self.line = self._decide() | {"obs": obs}
         self.control = self.line["control"]
+        self.began = self.control and self.line["started"]
         self.control_steps += self.control
         self.interventions += self.line["started"]
         flagged = self.control or self.line["started"]
@@ -172,6 +174,7 @@ class Person(gym.Wrapper):
         while True:
             self.rate = window.hear(self.rate)
             now = time.perf_counter()
+            this_run["paused"] = window.paused
             if window.paused:
                 window.draw(self.env, self._status(), self.control, "P goes on")
                 absent, self.due = True, now

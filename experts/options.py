@@ -13,7 +13,9 @@ import tyro
 
 from experts.files import InputError
 
-this_run = {"folder": None}  # of this process's run, for what is printed when it ends
+# of this process's run: where it lies; by the clock, when it would have begun without an interruption; whether a person
+# at the keys has paused it
+this_run = {"folder": None, "begun": 0.0, "paused": False}
 
 
 @dataclass(frozen=True)

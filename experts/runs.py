@@ -57,7 +57,15 @@ def open_run(args, policies=()):
     except OSError as error:
         raise InputError(f"cannot write in {args.resume or 'runs'}: {error.strerror}") from None
     _run["folder"] = folder
+    # a checkpoint of an earlier version does not say how long it took
+    before = checkpoint.get("seconds", 0) if checkpoint else 0
+    _run["begun"] = time.perf_counter() - before
     return folder, checkpoint
+
+
+def run_seconds():
+    """Seconds that this run has taken, up to its last checkpoint and since it goes on from there."""
+    return time.perf_counter() - _run["begun"]
 
 
 def _new_folder(parent, name):
@@ -107,6 +115,7 @@ def save_run(folder, args, kept, progress, policies=()):
         "args": options_to_save(args),
         "policies": [policy.sha256 for policy in policies],
         "progress": progress,
+        "seconds": run_seconds(),
     }
     state["kept"] = {name: _state_of(thing) for name, thing in kept.items()}
     state["generators"] = {"cpu": torch.get_rng_state()}
@@ -192,7 +201,8 @@ def finish_run(folder, writer, args, rows, actor, qf=None, **summary):
 class Stop:
     """Ctrl-C and SIGTERM: between wait() and heed() the first one waits for the next checkpoint, a second one doesn't.
 
-    Otherwise, as in an evaluation, they end the run at once, back at its last checkpoint.
+    Otherwise, as in an evaluation, they end the run at once, back at its last checkpoint; so they do while a person at
+    the keys pauses, of whom every step is kept.
     """
 
     def __init__(self):
@@ -201,7 +211,7 @@ class Stop:
             signal.signal(signum, self._hear)
 
     def _hear(self, signum, _):
-        if self.asked or not self.waiting:
+        if self.asked or not self.waiting or _run["paused"]:
             raise KeyboardInterrupt(signum)
         self.asked = signum
         os.write(

@@ -31,21 +31,24 @@ class Keys:
 
     def __init__(self, env, args):
         """Raises InputError if the files have nothing for this task, or something that does not fit it."""
-        tables = tomllib.loads((Path(__file__).parent / "keys.toml").read_text())
+        files = [Path(__file__).parent / "keys.toml"]
         if args.keys:
+            files.insert(0, Path(args.keys))  # it comes first
+        found = []  # tables for this task
+        for file in files:
             try:
-                tables = tomllib.loads(Path(args.keys).read_text()) | tables
+                tables = tomllib.loads(file.read_text())
             except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"--keys {args.keys}: {reason(error)}") from None
-        own = [table for name, table in tables.items() if fnmatch(args.env_id, name)]
-        if not own:
+            found += [table for name, table in tables.items() if fnmatch(args.env_id, name)]
+        if not found:
             raise InputError(
                 f"no keys are known for {args.env_id}, which has {_dimensions(env)}: give --keys FILE, "
                 "a file like experts/keys.toml"
             )
         self.discrete, self.size = env.discrete, env.action_space.shape[0]
         try:
-            table = own[0]
+            table = found[0]
             self.rate, self.camera = float(table["rate"]), table.get("camera")
             self.still = self._action(table.get("still", 0 if self.discrete else [0] * self.size))
             self.of_keys = {key: self._action(action) for key, action in table["keys"].items()}
@@ -53,14 +56,19 @@ class Keys:
             self.of_axes = {int(axis): self._action(action) for axis, action in axes.items()}
             if not self.rate > 0:
                 raise ValueError("rate must be positive")
-        except (IndexError, KeyError, TypeError, ValueError) as error:
+            if self.discrete and axes:
+                raise ValueError("axes are for continuous actions")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"keys of {args.env_id}, which has {_dimensions(env)}"
-            raise InputError(f"{what}: {reason(error)}") from None
+            how = "experts/keys.toml shows how they are written"
+            raise InputError(f"{what}: {reason(error)}; {how}") from None
         self.of_keys["c"] = None  # control without motion
 
     def _action(self, written):
         """An action as the scripts have it, (A,)."""
         if self.discrete:
+            if type(written) is not int or not 0 <= written < self.size:
+                raise ValueError(f"{written} is not one of the actions 0 to {self.size - 1}")
             return np.eye(self.size, dtype=np.float32)[written]
         action = np.asarray(written, dtype=np.float32)
         if action.shape != (self.size,):
@@ -153,8 +161,9 @@ class Window:
 
     @property
     def pressed(self):
-        """The keys that are down, or were since the last step, in the order they were pressed."""
-        return list(self.tapped | self.held)
+        """The keys that are down, or were since the last step, the one that was pressed last at the end."""
+        before = [key for key in self.held if key not in self.tapped]  # since an earlier step
+        return [*before, *self.tapped]
 
     @property
     def pushed(self):

@@ -3,6 +3,8 @@
 Here SDL has no screen, and its events are posted; tests/test_keys.py presses real keys.
 """
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -185,6 +187,20 @@ def test_keys_add_up_and_the_last_one_counts_where_actions_are_discrete(at_keys)
     folder = run(iwr, "--initial-policy", "../initial.safetensors", env_id="ShownSwitched-v0")
     assert column(folder, "action")[5].tolist() == [0, 0, 1]
     assert column(folder, "action")[6].tolist() == [0, 1, 0]
+    # a key beside one that is held since an earlier step, and a tap beside it
+    at_keys(
+        {5: [down("left")], 6: [down("right")], 7: [up("right")], 8: [down("right"), up("right")]}
+    )
+    folder = run(iwr, "--initial-policy", "../initial.safetensors", env_id="ShownSwitched-v0")
+    assert np.argmax(column(folder, "action")[5:10], axis=1).tolist() == [0, 2, 0, 2, 0]
+
+
+@pytest.mark.parametrize("script", [mile, iwr, sirius])
+def test_a_takeover_of_many_steps_counts_once(script, at_keys):
+    at_keys({10: [down("right")], 20: [up("right")], 40: [down("left")], 41: [up("left")]})
+    folder = run(script, "--initial-policy", "../initial.safetensors")
+    row = evaluations(folder)[-1]
+    assert (row["takeovers"], row["expert_steps"]) == ("2", str(10 + HOLD + 1 + HOLD))
 
 
 def test_a_gamepad_moves_in_proportion_beyond_its_dead_zone(at_keys):
@@ -303,6 +319,22 @@ def test_q_stops_at_once_and_says_how_to_go_on(at_keys, ending):
     at_keys({})
     rlif_rlpd.main(tiny.parsed(rlif_rlpd, "--resume", folder))
     assert len(lines_of(folder)) == 80 and len(rewards_of(folder)) == 80
+
+
+def test_a_signal_ends_a_pause_at_once(at_keys, ending, monkeypatch):
+    draw = window.Window.draw
+
+    def draw_and_signal(self, env, texts, control, message=""):
+        draw(self, env, texts, control, message)
+        if message == "P goes on":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(window.Window, "draw", draw_and_signal)
+    at_keys({30: [typed("p")]})
+    code, line = ending(rlif_rlpd, *options(rlif_rlpd))
+    (folder,) = tiny.Path().glob("runs/*")
+    assert code == 128 + signal.SIGTERM and line.endswith(f"--resume {folder}")
+    assert len(lines_of(folder)) == 30
 
 
 def test_a_record_that_does_not_fit_is_refused(at_keys, ending):
@@ -430,8 +462,39 @@ def test_bad_keys_in_one_line(at_keys, ending):
     assert "there is no key 'lift'" in refused('["Shown-v0"]\nrate = 5\nkeys = { lift = [1] }')
     assert "rate must be positive" in refused('["Shown-v0"]\nrate = 0\nkeys = { left = [1] }')
     assert "KeyError: 'rate'" in refused('["Shown-v0"]\nkeys = { left = [1] }')
+    no_table = refused('["Shown-v0"]\nrate = 5\nkeys = ["left"]')
+    assert no_table.endswith("experts/keys.toml shows how they are written")
     assert "keys.toml: " in refused("not toml")
     assert not tiny.Path("runs").exists()
+
+
+@pytest.mark.parametrize("action", ["true", "-1", "3", "[1, 2]"])
+def test_a_discrete_action_is_its_number(action, at_keys, ending):
+    table = f'["ShownSwitched-v0"]\nrate = 5\nkeys = {{ left = {action} }}'
+    tiny.Path("../keys.toml").write_text(table)
+    tiny.write_people(tiny.Path(".."), discrete=True)
+    session = options(iwr, "--initial-policy", "../initial.safetensors", env_id="ShownSwitched-v0")
+    code, line = ending(iwr, *session)
+    assert code == 2 and "is not one of the actions 0 to 2" in line
+    tiny.Path("../keys.toml").write_text(table.replace(action, "1") + "\naxes = { 0 = 1 }")
+    code, line = ending(iwr, *session)
+    assert code == 2 and "axes are for continuous actions" in line
+
+
+def test_a_file_of_keys_comes_before_the_shipped_one(tmp_path):
+    env = rlif_rlpd.make_env("LunarLanderContinuous-v3")
+    (tmp_path / "mine.toml").write_text(
+        "[Lunar]\nrate = 1\n['Lunar*']\nrate = 7\nkeys = { w = [1, 0] }"
+    )
+    args = type("Args", (), {"env_id": env.spec.id, "keys": str(tmp_path / "mine.toml")})
+    keys = window.Keys(env, args)
+    assert keys.rate == 7 and set(keys.of_keys) == {"w", "c"}
+    (tmp_path / "mine.toml").write_text(
+        "['LunarLanderContinuous-v3']\nrate = 8\nkeys = { w = [1, 0] }"
+    )
+    assert window.Keys(env, args).rate == 8
+    (tmp_path / "mine.toml").write_text("['Another-v0']\nrate = 9\nkeys = { w = [1, 0] }")
+    assert window.Keys(env, args).rate == 20
 
 
 def test_a_task_without_keys_says_what_its_actions_are(ending):

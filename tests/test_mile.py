@@ -137,7 +137,7 @@ class Scripted:
     def __init__(self, *starts, takeover_steps=1, expert=None):
         self.starts, self.takeover_steps, self.asked = starts, takeover_steps, []
         half = SimpleNamespace(act=lambda *_: torch.full((1, 1), 0.5))
-        self.expert = expert or half
+        self.expert, self.began = expert or half, True
 
     def takes_over(self, obs, rng):
         self.asked.append(obs[0])

@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,22 @@ def test_a_folders_name_is_plain(people):
         dagger, "--exp-name", "a/b #1: läuft?", "--env-id", "tests.tiny:Walled-v0"
     )
     assert folder.name.startswith("tests.tiny-Walled-v0__a-b--1--l-uft-__1__")
+
+
+def test_the_seconds_of_a_run_go_on_from_its_last_checkpoint(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(
+        runs, "time", SimpleNamespace(perf_counter=lambda: clock[0], strftime=time.strftime)
+    )
+    monkeypatch.chdir(tmp_path)
+    args = tiny.parsed(dagger)
+    folder, _ = runs.open_run(args)
+    clock[0] += 5
+    runs.save_run(folder, args, {}, None)
+    clock[0] += 100  # lost, and the time until it is resumed
+    runs.open_run(replace(args, resume=str(folder)))
+    clock[0] += 2
+    assert runs.run_seconds() == 7
 
 
 # --- Weights & Biases ------------------------------------------------------------------------------------------------
