@@ -179,6 +179,7 @@ USELESS = {  # the options beside which these others do nothing
         "": "keys",
         "--intervention human": "expert human-model takeover-steps",
         "--no-mental-model": "intervention-weight warm-up-episodes warm-up-updates",
+        "--no-mental-model --intervention human": "intervention-cost intervention-scale",
         "--warm-up-updates 0": "warm-up-episodes",
     },
     "iwr": {
