@@ -125,9 +125,7 @@ def draw(episode, first, steps):
         if episode["flagged"][t]:
             bar.plot(t, 1.3, marker="v", color=FLAG)
         if t + 1 < len(episode["started"]) and episode["started"][t + 1]:
-            bar.text(
-                t, 0.5, "−1", color="white", ha="center", va="center", fontsize=7, weight="bold"
-            )
+            bar.text(t + 0.4, 1.3, "−1", ha="right", va="center", fontsize=8, weight="bold")
     bar.set(xlim=(first - 0.5, last - 0.5), ylim=(0, 1.7), yticks=[], xlabel="step")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (NOVICE, EXPERT)]
     handles.append(plt.Line2D([], [], color=FLAG, marker="v", linestyle=""))
