@@ -27,9 +27,9 @@ from experts.record import read_record
 STEPS_A_MINUTE = 1_200  # at 20 a second, as in experts/keys.toml
 STEPS = 15 * STEPS_A_MINUTE
 TASKS = {
-    # MILE's rounds are enough for 15 minutes
+    # MILE's rounds are enough for about 15 minutes
     "lander": {"env": "LunarLanderContinuous-v3", "demos": 10, "rounds": 14, "eval_rounds": 4},
-    "button": {"env": "Meta-World/button-press-v3", "demos": 1, "rounds": 60, "eval_rounds": 1},
+    "button": {"env": "Meta-World/button-press-v3", "demos": 1, "rounds": 40, "eval_rounds": 2},
 }
 
 
@@ -69,6 +69,8 @@ def run_once(task, name, command, seed):
     options += ["--exp-name", f"study-{task}-{name}"]
     person = [] if script == "bc" else ["--intervention", "human"]  # which scripted_person.py adds
     wanted = understood(f"{task}-{name}", f"{script}.py", options + person)
+    if script == "bc":  # which sets these when the demonstrations are recorded
+        del wanted["dataset_id"], wanted["demo_episodes"]
     folder = begun(wanted)
     if folder and (folder / "summary.json").exists():
         return folder
@@ -103,6 +105,7 @@ def keep(task, name, command, seed, folder):
 
 def main(args):
     os.chdir(ROOT)  # the commands name files from here
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # nobody looks, as in scripted_person.py
     for seed in args.seeds:
         record = f"bc --record-demos {TASKS[args.task]['demos']} --total-timesteps 2000 --eval-frequency 500"
         demos = run_once(args.task, "demonstrations", record, seed)
