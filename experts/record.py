@@ -128,7 +128,7 @@ def _play_again(env, seed, lines, folder):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise InputError("give a run's folder: python -m experts.record runs/<run>")
     folder = Path(sys.argv[1])
     read_record(folder)
