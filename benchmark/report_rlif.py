@@ -210,15 +210,19 @@ PAPER_REFERENCES = {
 }
 
 
-def cell(folder, paper):
-    """Of the seeds of a cell: the last evaluation; the best of all, and the paper's figure in brackets."""
-    runs = load(folder).values()
+def cell(runs, paper):
+    """Of the runs of a cell: the last evaluation; the best of all, and the paper's figure in brackets."""
     if not runs:
         return "-", f"- ({paper:.0f})"
     last, best = [run.scores[-1] for run in runs], [run.scores.max() for run in runs]
-    seeds = f"n = {len(runs)}" if len(runs) > 1 else "one seed"
+    number = f"n = {len(runs)}" if len(runs) > 1 else "one seed"
     mean = mean_and_interval(last, len(runs))
-    return f"{mean} ({seeds})", f"{np.mean(best):.0f} ({paper:.0f})"
+    return f"{mean} ({number})", f"{np.mean(best):.0f} ({paper:.0f})"
+
+
+def runs_of(folder):
+    """The finished runs in a folder of results, a list."""
+    return list(load(folder).values())
 
 
 def paper_tables(results):
@@ -229,22 +233,28 @@ def paper_tables(results):
             score = load_expert(env_id, level).facts["score_mean"]
             cells = [(f"{env_id}, {level} ({score:.0f})",) * 2]
             for method, paper in zip(METHODS, PAPER[f"{env_id}-{level}"]):
-                cells.append(cell(results / "table1" / f"{env_id}-{level}-{method}", paper))
+                runs = runs_of(results / "table1" / f"{env_id}-{level}-{method}")
+                cells.append(cell(runs, paper))
             if level == levels[0]:
-                cells.append(cell(results / "table1" / f"{env_id}-bc", *PAPER[f"{env_id}-bc"]))
+                runs = runs_of(results / "table1" / f"{env_id}-bc")
+                cells.append(cell(runs, *PAPER[f"{env_id}-bc"]))
             else:
                 cells.append(("", ""))
             rows.append(cells)
     yield from last_and_best("task, expert", header, rows)
-    rows = []
+    rows, of_references = [], [[] for _ in REFERENCES]
     for expert in PAPER_REFERENCES:
         cells = [(expert,) * 2]
-        for reference, paper in zip(REFERENCES, PAPER_REFERENCES[expert]):
+        for i, reference in enumerate(REFERENCES):
             folder = f"table3/{expert}-{reference}"
             if folder.removeprefix("table3/") not in suites()["table3"]:
                 folder = f"table1/Walker2d-v5-{expert}-rlif"
-            cells.append(cell(results / folder, paper))
+            runs = runs_of(results / folder)
+            of_references[i] += runs
+            cells.append(cell(runs, PAPER_REFERENCES[expert][i]))
         rows.append(cells)
+    papers = np.mean(list(PAPER_REFERENCES.values()), axis=0)  # (references,)
+    rows.append([("all",) * 2, *map(cell, of_references, papers)])
     yield from last_and_best("expert \\ reference", REFERENCES, rows)
 
 

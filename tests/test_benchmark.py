@@ -738,7 +738,7 @@ def test_a_cell_says_its_seeds(tmp_path):
     name = "Hopper-v5-low-hg-dagger"
 
     def shown():
-        return report_rlif.cell(tmp_path / "table1" / name, 25.2)
+        return report_rlif.cell(report_rlif.runs_of(tmp_path / "table1" / name), 25.2)
 
     assert shown() == ("-", "- (25)")
     write_cell(tmp_path, name, [20])
