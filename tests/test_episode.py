@@ -52,7 +52,7 @@ def test_the_step_before_a_takeover_is_marked(people, tmp_path):
     folder, options, policy = finished("value")
     played = episode.play(options, policy, seed=3, first=5, steps=30)
     figure = episode.draw(played, 5, 30)
-    marked = sorted(text.get_position()[0] for axis in figure.axes for text in axis.texts)
+    marked = sorted(round(text.get_position()[0]) for axis in figure.axes for text in axis.texts)
     assert marked == [9, 14, 19, 24, 29, 34]
     episode.plt.close("all")
     episode.main(episode.Args(str(folder), steps=20, output=str(tmp_path / "a.png")))
