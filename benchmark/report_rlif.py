@@ -295,7 +295,8 @@ def counted(found):
     """How many seeds and tasks the rows of aggregate_rows() are from, in words."""
     seeds = [int(row["seeds"]) for row in found]
     few, many = min(seeds), max(seeds)
-    return f"{few if few == many else f'{few} to {many}'} seeds of {found[0]['tasks']} tasks"
+    number = f"{few}" if few == many else f"{few} to {many}"
+    return f"{number} seeds of {found[0]['tasks']} tasks"
 
 
 def aggregate_table(results):

@@ -109,9 +109,8 @@ def understood(name, script, options):
     except InputError as error:
         refuse(f"{name}: {error}")
     args.cuda = "--cuda" in options
-    if hasattr(
-        args, "termination"
-    ):  # of rlif_rlpd.py and variants.py, which save what its default stands for
+    # of rlif_rlpd.py and variants.py, which save what its default stands for
+    if hasattr(args, "termination"):
         usual = import_module("rlif_rlpd").usual_termination
         args.termination = args.termination or usual(args)
     return json.loads(json.dumps(vars(args)))  # with lists for tuples
