@@ -365,7 +365,7 @@ def main(args):
     writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
     stop = Stop()
-    if not checkpoint and len(obs) and not args.initial_policy:  # the first policy (Alg. 1, line 1)
+    if not checkpoint and len(obs) and not args.initial_policy:  # the first policy, of Alg. 1
         bar.set_description("cloning the demonstrations")
         for novice, optimizer in zip(novices, optimizers):
             updates = args.pretrain_updates, args.batch_size
@@ -397,7 +397,7 @@ def main(args):
             break
         stop.wait()
 
-        # The novice acts until the expert takes over; its steps are kept. (Alg. 1, lines 5 to 10)
+        # The novice acts until the expert takes over; its steps are kept. (Alg. 1, the rollouts)
         visited, executed = [], []
         for i in range(args.round_episodes):
             obs, _ = env.reset(seed=seed_for(args.seed, 0, rounds * args.round_episodes + i))
@@ -425,13 +425,13 @@ def main(args):
                 t, global_step = t + 1, global_step + 1
                 bar.update()
             writer.add_scalar("charts/episodic_return", episodic_return, global_step)
-        if visited:  # (Alg. 1, line 11)
+        if visited:  # D <- D and D_j (Alg. 1)
             new_obs = torch.from_numpy(np.array(visited, dtype=np.float32))  # (n, O)
             new_actions = torch.from_numpy(np.array(executed))  # (n, A)
             data["obs"] = torch.cat([data["obs"], new_obs.to(device)])
             data["actions"] = torch.cat([data["actions"], new_actions.to(device)])
             counts["labels"] += len(visited)
-        # Train on all of it. (Alg. 1, line 13)
+        # Train on D, which is all of it. (Alg. 1)
         if len(data["obs"]):
             for novice, optimizer in zip(novices, optimizers):
                 updates = args.round_updates, args.batch_size

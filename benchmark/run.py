@@ -308,9 +308,8 @@ def run_all(runs, args):
                 name, command, seed, _ = tasks.pop(ref)
                 try:
                     found = ray.get(ref)
-                except (
-                    ray.exceptions.RayError
-                ) as error:  # no node could start it, a disk is full, ...
+                except ray.exceptions.RayError as error:
+                    # no node could start it, a disk is full, ...
                     found = {"code": 1, "log": str(error)}
                 succeeded, line = keep(name, command, seed, found)
                 all_succeeded &= succeeded
