@@ -108,21 +108,28 @@ def table(runs):
     return markdown([*header, "minutes"], rows)
 
 
+def options_of(command):
+    """The options of a run of rlif_rlpd.py, each with its value, but for what does not change what comes out."""
+    return re.split(r" (?=--)", without_device(command))[1:]
+
+
 def overview(what, folders):
-    """A Markdown table of rlif_rlpd.py with other options: the scores of all seeds in their order, mean action."""
+    """A Markdown table of rlif_rlpd.py with other options: the scores of all seeds in their order, mean action.
+
+    Options that all rows have are left out.
+    """
+    cells = [runs for runs in map(load, folders) if runs]
+    options = [options_of(next(iter(runs.values())).summary["command"]) for runs in cells]
     rows = []
-    for folder in folders:
-        runs, early = load(folder), []
-        if not runs:
-            continue
+    for runs, named in zip(cells, options):
+        early = []
         for run in runs.values():
             score = run.scores[run.columns["global_step"] >= 30_000]  # or nothing
             early.append(f"{score[0]:.0f}" if len(score) else "-")
         last = [f"{run.scores[-1]:.0f}" for run in runs.values()]
         best = [f"{run.scores.max():.0f}" for run in runs.values()]
-        first = next(iter(runs.values()))
-        options = without_device(first.summary["command"]).removeprefix("rlif_rlpd.py").strip()
-        label = f"`{options}`" if options else "none"
+        own = [option for option in named if not all(option in others for others in options)]
+        label = f"`{' '.join(own)}`" if own else "none"
         rows.append([label, *(", ".join(map(str, cell)) for cell in (runs, early, last, best))])
     return markdown([what, "seeds", "at 30,000 steps", "at the end", "best"], rows)
 
@@ -345,6 +352,8 @@ def all_tables(results):
     methods += [table1 / "Hopper-v5-low-hg-dagger", hopper / "hg-dagger-value", hopper / "rlif"]
     options = [hopper / "rlif", *(results / "options" / cell for cell in suites()["options"])]
     tried = [results / "tried" / cell for cell in suites()["tried"]]
+    walker = [folder for folder in tried if folder.name.startswith("walker2d")]
+    pen = [folder for folder in tried if folder.name.startswith("pen")]
     return [
         table(load(hopper / "rlif")),
         comparison(methods),
@@ -352,7 +361,8 @@ def all_tables(results):
         paper_costs(results),
         aggregate_table(results),
         overview("options on Hopper-v5", options),
-        overview("options on other tasks", tried),
+        overview("options on Walker2d-v5", walker),
+        overview("options on AdroitHandPen-v1", pen),
         tries(results),
         watched_table(results),
     ]
