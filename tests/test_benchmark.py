@@ -624,6 +624,21 @@ def test_five_seeds_have_a_mean_and_the_deviation_of_a_sample():
     )
 
 
+def test_options_that_all_runs_of_a_table_have_are_left_out(tmp_path):
+    shared = "rlif_rlpd.py --num-threads 1 --gamma 0.9"
+    commands = {"a": shared, "b": f"{shared} --offline-ratio 0.25 --bf16", "c": f"{shared} --bf16"}
+    for name, command in commands.items():
+        rows = [{"return_mean": score, "global_step": steps} for steps, score in ((30_005, 7), (50_000, 5))]  # fmt: skip
+        write_run(tmp_path / name, 1, command, rows)
+    write_run(tmp_path / "a", 2, f"{shared} --cuda", [{"return_mean": 9, "global_step": 20_000}])
+    folders = [tmp_path / name for name in ("a", "nowhere", "b", "c")]
+    assert report_rlif.overview("options", folders).splitlines()[2:] == [
+        "| none | 1, 2 | 7, - | 5, 9 | 7, 9 |",
+        "| `--offline-ratio 0.25 --bf16` | 1 | 7 | 5 | 7 |",
+        "| `--bf16` | 1 | 7 | 5 | 7 |",
+    ]
+
+
 def test_methods_are_compared_by_what_they_ask_for(tmp_path):
     for seed, score in ((1, 10.0), (2, 20.0)):
         row = {
