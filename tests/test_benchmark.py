@@ -628,8 +628,8 @@ def test_options_that_all_runs_of_a_table_have_are_left_out(tmp_path):
     shared = "rlif_rlpd.py --num-threads 1 --gamma 0.9"
     commands = {"a": shared, "b": f"{shared} --offline-ratio 0.25 --bf16", "c": f"{shared} --bf16"}
     for name, command in commands.items():
-        rows = [{"return_mean": score, "global_step": steps} for steps, score in ((30_005, 7), (50_000, 5))]  # fmt: skip
-        write_run(tmp_path / name, 1, command, rows)
+        before = {"return_mean": 7, "global_step": 30_005}
+        write_run(tmp_path / name, 1, command, [before, {"return_mean": 5, "global_step": 50_000}])
     write_run(tmp_path / "a", 2, f"{shared} --cuda", [{"return_mean": 9, "global_step": 20_000}])
     folders = [tmp_path / name for name in ("a", "nowhere", "b", "c")]
     assert report_rlif.overview("options", folders).splitlines()[2:] == [
