@@ -50,9 +50,11 @@ class Person(gym.Wrapper):
         self.demonstrates, self.replay = demonstrates, getattr(args, "replay", None)
         if self.replay:
             steps = sum(len(lines) for lines in read_record(self.replay).values())
-            if steps < getattr(args, "total_timesteps", 0):
+            planned = getattr(args, "total_timesteps", 0)
+            if steps < planned:
                 raise InputError(
-                    f"--replay {self.replay}: {steps} steps were recorded; give --total-timesteps {steps}"
+                    f"--replay {self.replay}: {steps} of {planned} steps were recorded; finish that session "
+                    f"first: --resume {self.replay}"
                 )
         self.keys = Keys(env, args)
         self.rate = self.keys.rate  # steps per second
@@ -107,12 +109,12 @@ class Person(gym.Wrapper):
     def updates(self, ended):
         """How many updates to make after this step: those that fit into what is left of its time.
 
-        What does not fit is owed, and made up for in a pause or at the end of the episode.
+        What does not fit is owed, and made up for at the end of the episode.
         """
         self.owed += 1
         if self.ahead:  # as many as were made then
             count = self.ahead[0]["updates"]
-        elif ended or self.window is None or self.window.paused:
+        elif ended or self.window is None:
             count = self.owed
         else:
             left = self.due - time.perf_counter() - self.drawing
