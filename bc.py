@@ -1,7 +1,7 @@
 """Behavioural cloning of demonstrations: what every other method is compared with. One file.
 
 Maximum likelihood of the demonstrated actions under a tanh-Gaussian policy, as the RLIF paper's BC,
-DAgger and HG-DAgger (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996, section 6).
+DAgger and HG-DAgger (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996).
 
     python bc.py                          # Hopper-v5, 50 demonstrations: about a minute
     python bc.py --help                   # every option

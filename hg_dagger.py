@@ -153,7 +153,7 @@ def own_spread(expert, obs):
 
 
 class ValueHuman:
-    """Takes over where a reference Q function finds the novice's proposal bad (section 5.1)."""
+    """Takes over where a reference Q function finds the novice's proposal bad (RLIF, Eq. 1)."""
 
     grace_steps = 1  # steps of the novice after a takeover that are not checked (official code)
 
@@ -409,7 +409,7 @@ def main(args):
                     flagged, started, steps = human.check(obs, actions)
                     counts["checks"] += 1
                     counts["flags"] += flagged
-                    if started:
+                    if started and steps:  # a person may also only say that it was bad
                         counts["takeovers"] += 1
                         doubts.append(doubt(novices, obs))
                     if steps:

@@ -142,7 +142,7 @@ def make_env(env_id, max_episode_steps=None, **options):
 
 
 class ValueHuman:
-    """Takes over where a reference Q function finds the novice's proposal bad (section 5.1)."""
+    """Takes over where a reference Q function finds the novice's proposal bad (Eq. 1)."""
 
     grace_steps = 1  # steps of the novice after a takeover that are not checked (official code)
 
@@ -502,8 +502,8 @@ def main(args):
                 flagged, started, steps = human.check(obs, actions)
                 counts["checks"] += 1
                 counts["flags"] += flagged
-                counts["takeovers"] += started
                 if steps:
+                    counts["takeovers"] += started
                     expert_until, next_check = t + steps, t + steps + human.grace_steps
             if t < expert_until:
                 actions = expert.act(obs[None])[0].numpy()  # (A,)

@@ -13,14 +13,13 @@ and the score of every shipped file are in experts/README.md.
 
 from experts.demonstrations import check_demonstrations, load_demonstrations
 from experts.evaluation import check_rendering, evaluate, film, main_metric, normalized_score
-from experts.files import InputError, RunError, load_checkpoint, save_checkpoint, write_file
+from experts.files import InputError, RunError, load_checkpoint, write_file
 from experts.options import parse, unused
 from experts.policies import FOLDER, MAX_ACTION, Expert, list_experts, load_expert, save_expert
 from experts.runs import (
     Stop,
     exit_codes,
     finish_run,
-    how_to_go_on,
     open_run,
     restore,
     run_seconds,
@@ -32,7 +31,7 @@ from experts.tasks import TRAINING_TASKS, Checked, UnitActions, end_is, open_tas
 __all__ = [
     "FOLDER", "MAX_ACTION", "TRAINING_TASKS", "Checked", "Expert", "InputError", "RunError", "Stop", "UnitActions",
     "check_demonstrations", "check_rendering", "end_is", "evaluate", "exit_codes", "film", "finish_run",
-    "how_to_go_on", "list_experts", "load_checkpoint", "load_demonstrations", "load_expert", "main_metric",
-    "normalized_score", "open_run", "open_task", "parse", "restore", "run_seconds", "save_checkpoint", "save_expert",
+    "list_experts", "load_checkpoint", "load_demonstrations", "load_expert", "main_metric",
+    "normalized_score", "open_run", "open_task", "parse", "restore", "run_seconds", "save_expert",
     "save_run", "seed_for", "unused", "write_file", "write_rows",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from gymnasium.wrappers import FlattenObservation
 from experts.files import InputError, write_file
 from experts.options import unused
 from experts.policies import MAX_ACTION, list_experts, load_expert
-from experts.tasks import reason
+from experts.tasks import in_one_line, reason
 
 
 def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep_rewards=False):
@@ -40,13 +40,9 @@ def load_demonstrations(env, env_id, episodes, dataset_id=None, noise=None, keep
     """
     if episodes == 0:
         (obs_dim,), (act_dim,) = env.observation_space.shape, env.action_space.shape
-        data = {
-            "obs": np.zeros((0, obs_dim)),
-            "next_obs": np.zeros((0, obs_dim)),
-            "actions": np.zeros((0, act_dim)),
-        }
-        data |= {name: np.zeros(0) for name in ("rewards", "terminations", "ends")}
-        return {name: values.astype(np.float32) for name, values in data.items()}
+        shapes = {"obs": (0, obs_dim), "next_obs": (0, obs_dim), "actions": (0, act_dim)}
+        shapes |= {"rewards": (0,), "terminations": (0,), "ends": (0,)}
+        return {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
     if dataset_id is None:
         dataset_id = _record_demonstrations(env, env_id, episodes, noise or 0.0)
     dataset = _open_dataset(dataset_id)
@@ -151,7 +147,7 @@ def _check_spaces(dataset, dataset_id, env, env_id):
         fits = fits and np.allclose([stored.low, stored.high], [own.low, own.high])
     if not fits:
         raise InputError(
-            f"dataset {dataset_id} has actions {_line(stored)}, {env_id} has {_line(own)}"
+            f"dataset {dataset_id} has actions {in_one_line(stored)}, {env_id} has {in_one_line(own)}"
         )
 
 
@@ -164,12 +160,7 @@ def _own_observations(env):
 
 def _outline(space):
     """An observation space in a few words: the bounds of a Box don't matter, and can be many."""
-    return f"of shape {space.shape}" if isinstance(space, Box) else _line(space)
-
-
-def _line(space):
-    """A space as one line, which one with many different bounds is not by itself."""
-    return " ".join(str(space).split())
+    return f"of shape {space.shape}" if isinstance(space, Box) else in_one_line(space)
 
 
 def _transitions(name, episode, env, space):
@@ -180,7 +171,7 @@ def _transitions(name, episode, env, space):
     if env.discrete and not all(
         env.own_space.contains(action) for action in np.asarray(episode.actions)
     ):
-        raise InputError(f"{name} has actions outside {_line(env.own_space)}")
+        raise InputError(f"{name} has actions outside {in_one_line(env.own_space)}")
     try:
         obs = _flat_observations(episode.observations, space, n + 1)  # (n + 1, O)
         actions = env.unit(episode.actions)  # (n, A)

@@ -15,6 +15,7 @@ even after kill -9; --replay trains again without the person; and a test compare
 import atexit
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -50,11 +51,14 @@ class Person(gym.Wrapper):
         self.demonstrates, self.replay = demonstrates, getattr(args, "replay", None)
         if self.replay:
             steps = sum(len(lines) for lines in read_record(self.replay).values())
-            planned = getattr(args, "total_timesteps", 0)
-            if steps < planned:
+            if not (Path(self.replay) / "summary.json").exists():
                 raise InputError(
-                    f"--replay {self.replay}: {steps} of {planned} steps were recorded; finish that session "
-                    f"first: --resume {self.replay}"
+                    f"--replay {self.replay}: that session was stopped before its end; finish it first: "
+                    f"--resume {self.replay}"
+                )
+            if steps < getattr(args, "total_timesteps", 0):
+                raise InputError(
+                    f"--replay {self.replay}: {steps} steps were recorded; give --total-timesteps {steps}"
                 )
         self.keys = Keys(env, args)
         self.rate = self.keys.rate  # steps per second
@@ -234,8 +238,8 @@ def record_demonstrations(env, args):
     env as for Person. Returns options that go on in this folder with this dataset. An episode that is given up does not
     count. Raises InputError.
     """
-    folder, _ = open_run(args)
     person, driven, number = Person(env, args, demonstrates=True), 0, 0
+    folder, _ = open_run(args)
     while driven < args.record_demos:
         obs, _ = person.reset(seed=seed_for(args.seed, 3, number))
         ended, number = False, number + 1

@@ -81,13 +81,15 @@ class Expert:
             depth = len(self.facts["hidden_sizes"])
             layers = [f"actor.layers.{i}" for i in range(depth)]
             heads = [f"actor.{head}" for head in HEADS[self.facts["distribution"]]]
+            self.state = {
+                f"{name.removeprefix('actor.')}.{part}": tensors[f"{name}.{part}"]
+                for name in (*layers, *heads)
+                for part in ("weight", "bias")
+            }
             self.layers = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in layers]
             self.heads = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in heads]
             self.obs_mean = tensors.get("actor.obs_mean", torch.zeros(self.obs_dim))
             self.obs_std = tensors.get("actor.obs_std", torch.ones(self.obs_dim))
-            self.state = {
-                n.removeprefix("actor."): t for n, t in tensors.items() if n.startswith("actor.")
-            }
             self.state |= {"obs_mean": self.obs_mean, "obs_std": self.obs_std}
             self.has_q = "qf.weights.0" in tensors
             layers, norms = (
@@ -107,6 +109,7 @@ class Expert:
                 not self.has_q or self.q(probe, action).shape == (1,)
             )
             fits &= [len(bias) for _, bias in self.layers] == list(self.facts["hidden_sizes"])
+            fits &= self.obs_mean.shape == self.obs_std.shape == (self.obs_dim,)
         except (KeyError, RuntimeError, TypeError, ValueError):
             fits = False
         if not fits:

@@ -4,6 +4,7 @@ python -m experts.record runs/<run>    # prints the dataset's id: --dataset-id t
 """
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -17,7 +18,7 @@ import numpy as np
 from experts.demonstrations import write_dataset
 from experts.files import InputError
 from experts.runs import exit_codes
-from experts.tasks import Checked, UnitActions, open_task
+from experts.tasks import TRAINING_TASKS, Checked, UnitActions, open_task
 
 
 class Record:
@@ -90,17 +91,18 @@ def export(folder, env_id, max_episode_steps=None):
     The environment goes through the recorded actions once more, for rewards and ends are not in the record. In the
     dataset infos["intervention"][t + 1] says whether the person acted at step t. Raises InputError and OSError.
     """
-    env = UnitActions(
-        Checked(gym.wrappers.FlattenObservation(open_task(env_id, max_episode_steps)))
-    )
+    task = TRAINING_TASKS.get(env_id, env_id), max_episode_steps
+    env = UnitActions(Checked(gym.wrappers.FlattenObservation(open_task(*task))))
     played = []
     for seed, lines in read_record(folder).items():
         if not lines[-1]["given_up"]:
             played.append(_play_again(env, seed, lines, folder))
     if not played:
         raise InputError(f"{folder}: no episode was recorded that was not given up")
+    # another session, or the same one once it has gone on, is another dataset
     name = re.sub(r"[^a-z0-9]+", "-", Path(folder).resolve().name.lower())
-    dataset_id = f"interventions/{name}-{len(played)}-v0"
+    fingerprint = hashlib.sha256((Path(folder) / "person.csv").read_bytes()).hexdigest()[:8]
+    dataset_id = f"interventions/{name}-{fingerprint}-{len(played)}-v0"
     write_dataset(dataset_id, env, played, "a person at the keys")
     return dataset_id
 
@@ -132,8 +134,12 @@ def main():
         raise InputError("give a run's folder: python -m experts.record runs/<run>")
     folder = Path(sys.argv[1])
     read_record(folder)
-    options = json.loads((folder / "args.json").read_text())
-    print(export(folder, options["env_id"], options["max_episode_steps"]))
+    try:
+        options = json.loads((folder / "args.json").read_text())
+        task = options["env_id"], options["max_episode_steps"]
+    except (OSError, KeyError, TypeError, ValueError):
+        raise InputError(f"{folder}: its args.json is not there, or not that of a run") from None
+    print(export(folder, *task))
 
 
 if __name__ == "__main__":

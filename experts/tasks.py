@@ -86,7 +86,9 @@ class EndWhenDropped(gym.Wrapper):
 def make_d4rl_pen(render_mode=None):
     """AdroitHandPen as D4RL's pen."""
     register_tasks("AdroitHandPen-v1")
-    return EndWhenDropped(gym.make("AdroitHandPen-v1", render_mode=render_mode))
+    # without a time limit of its own (-1): that of the task around it counts
+    env = gym.make("AdroitHandPen-v1", max_episode_steps=-1, render_mode=render_mode)
+    return EndWhenDropped(env)
 
 
 gym.register(

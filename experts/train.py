@@ -6,7 +6,7 @@
 
 experts/README.md lists the shipped files; RECIPES holds what each command does. A top expert is cloned from
 demonstrations; where the clone falls too often, reinforcement learning on the true reward goes on from it. The other
-levels are cloned from a few transitions of the top expert (RLIF, section 5.2: policies trained on subsampled datasets).
+levels are cloned from a few transitions of the top expert (RLIF: policies trained on subsampled datasets).
 On MILE's tasks, Meta-World and LunarLander, all comes from a scripted policy (see distil). A file that is there already
 is replaced only if --output names it.
 

@@ -14,6 +14,8 @@ from experts.policies import MAX_ACTION
 from experts.tasks import reason
 
 DEAD_ZONE = 0.15  # of a gamepad's axes
+# keys that do something else
+TAKEN = {"c", "space", "p", "r", "q", "equals", "minus", "kp_plus", "kp_minus"}
 
 
 def require_screen():
@@ -49,6 +51,8 @@ class Keys:
         self.discrete, self.size = env.discrete, env.action_space.shape[0]
         try:
             table = found[0]
+            if taken := TAKEN & {key.lower() for key in table["keys"]}:
+                raise ValueError(f"{min(taken)} is taken")
             self.rate, self.camera = float(table["rate"]), table.get("camera")
             self.still = self._action(table.get("still", 0 if self.discrete else [0] * self.size))
             self.of_keys = {key: self._action(action) for key, action in table["keys"].items()}

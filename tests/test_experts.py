@@ -190,6 +190,18 @@ def test_a_header_with_other_sizes_than_the_tensors_is_refused():
         InputError, match="wrong.safetensors: its tensors are not those of its header"
     ):
         Expert("wrong.safetensors")
+    tensors["actor.obs_mean"] = tensors["actor.obs_mean"][None]
+    policies.save_expert("wrong.safetensors", tensors)
+    with pytest.raises(InputError, match="its tensors are not those of its header"):
+        Expert("wrong.safetensors")
+
+
+def test_what_else_is_in_a_file_is_left_alone():
+    expert = Expert(tiny.write_expert("right.safetensors", [[0.0, 0.0]]))
+    tensors = {f"actor.{name}": tensor for name, tensor in expert.state.items()}
+    more = tensors | {"actor.value.weight": torch.zeros(1), "vf.weight": torch.zeros(1)}
+    policies.save_expert("more.safetensors", more)
+    assert Expert("more.safetensors").state.keys() == expert.state.keys()
 
 
 def test_an_expert_stays_off_the_edges():
@@ -597,6 +609,17 @@ def test_the_pen_has_demonstrations_with_and_without_its_limits_in_training():
         data = load_demonstrations(make_env(env_id), "AdroitHandPen-v1", 1)
         lengths.append(len(data["obs"]))
     assert lengths[0] == 200 and lengths[1] <= 100
+
+
+def test_a_time_limit_is_that_of_the_pen_in_training_too():
+    env = make_env("D4RL/AdroitHandPen-v1", 230)
+    env.unwrapped.step = lambda action: (np.ones(45), 0.0, False, False, {})  # it is never dropped
+    env.reset(seed=0)
+    steps, over = 0, False
+    while not over:
+        *_, truncated, _ = env.step(np.zeros(24, np.float32))
+        steps, over = steps + 1, truncated
+    assert steps == 230
 
 
 @pytest.mark.parametrize("noise", [None, 0.2])

@@ -14,7 +14,7 @@ import iwr
 import mile
 import rlif_rlpd
 import sirius
-from experts import human, load_checkpoint, load_demonstrations, window
+from experts import InputError, human, load_checkpoint, load_demonstrations, record, window
 from experts.record import export, read_record
 from tests import tiny
 from tests.tiny import assert_same, evaluations
@@ -162,7 +162,11 @@ def test_space_is_a_label_without_a_takeover(at_keys):
     assert not any(column(folder, "control")) and steps_where(column(folder, "started")) == [15]
     assert steps_where(rewards_of(folder) == -1) == [14]
     row = evaluations(folder)[-1]
-    assert (row["takeovers"], row["expert_steps"]) == ("1", "0")
+    assert (row["labels"], row["takeovers"], row["expert_steps"]) == ("1", "0", "0")
+    folder = run(hg_dagger)
+    row = evaluations(folder)[-1]
+    assert (row["takeovers"], row["expert_steps"]) == ("0", "0")
+    assert load_checkpoint(folder / "checkpoint.pt")["progress"][4] == []  # no doubt is logged
 
 
 def test_c_is_control_without_motion(at_keys):
@@ -316,6 +320,8 @@ def test_q_stops_at_once_and_says_how_to_go_on(at_keys, ending):
     (folder,) = tiny.Path().glob("runs/*")
     assert code == 130 and line.endswith(f"go on with: python rlif_rlpd.py --resume {folder}")
     assert len(lines_of(folder)) == 30
+    code, line = ending(rlif_rlpd, "--replay", folder)
+    assert code == 2 and line.endswith(f"before its end; finish it first: --resume {folder}")
     at_keys({})
     rlif_rlpd.main(tiny.parsed(rlif_rlpd, "--resume", folder))
     assert len(lines_of(folder)) == 80 and len(rewards_of(folder)) == 80
@@ -355,7 +361,7 @@ def test_a_record_that_does_not_fit_is_refused(at_keys, ending):
     assert code == 2 and line.endswith("person.csv is not the record of a session")
     (session / "person.csv").write_text("\n".join([*text[:40], ""]))
     code, line = ending(rlif_rlpd, "--replay", session)
-    assert code == 2 and "39 of 80 steps were recorded; finish that session first: --resume" in line
+    assert code == 2 and "39 steps were recorded; give --total-timesteps 39" in line
     code, line = ending(rlif_rlpd, "--replay", "nowhere")
     assert code == 2 and "--replay nowhere: no run of this script" in line
 
@@ -419,6 +425,32 @@ def test_a_session_is_a_dataset_with_interventions(at_keys):
     np.testing.assert_allclose(demos["actions"], [line["action"] for line in lines], atol=1e-6)
 
 
+def test_another_session_of_the_same_name_is_another_dataset(at_keys):
+    import minari
+
+    actions = {}
+    for key in ("left", "right"):
+        at_keys({5: [down(key)], 20: [up(key)]})
+        folder = run(rlif_rlpd).rename("session")
+        dataset_id = export(folder, "Shown-v0")
+        assert export(folder, "Shown-v0") == dataset_id  # which is there
+        actions[dataset_id] = minari.load_dataset(dataset_id)[0].actions[10, 0]
+        folder.rename(key)
+    np.testing.assert_allclose(list(actions.values()), [-2 * 0.999, 2 * 0.999], rtol=1e-6)
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", "[]"])
+def test_a_session_without_its_options_is_no_dataset(text, at_keys, monkeypatch, capsys):
+    at_keys({})
+    folder = run(rlif_rlpd)
+    (folder / "args.json").unlink()
+    if text is not None:
+        (folder / "args.json").write_text(text)
+    monkeypatch.setattr("sys.argv", ["record", str(folder)])
+    with pytest.raises(InputError, match="its args.json is not there, or not that of a run"):
+        record.main()
+
+
 def test_bc_clones_what_you_drive(at_keys, capsys):
     at_keys({5: [down("right")], 20: [up("right")], 70: [typed("r")]})
     folder = run(bc, "--record-demos", 2)
@@ -459,9 +491,14 @@ def test_bad_keys_in_one_line(at_keys, ending):
     assert "there is no key 'lift'" in refused('["Shown-v0"]\nrate = 5\nkeys = { lift = [1] }')
     assert "rate must be positive" in refused('["Shown-v0"]\nrate = 0\nkeys = { left = [1] }')
     assert "KeyError: 'rate'" in refused('["Shown-v0"]\nkeys = { left = [1] }')
+    for taken in ("p", "Q", "space", "minus", "c"):
+        table = f'["Shown-v0"]\nrate = 5\nkeys = {{ left = [1], {taken} = [1] }}'
+        assert f"{taken.lower()} is taken" in refused(table)
     no_table = refused('["Shown-v0"]\nrate = 5\nkeys = ["left"]')
     assert no_table.endswith("experts/keys.toml shows how they are written")
     assert "keys.toml: " in refused("not toml")
+    code, line = ending(bc, *options(bc, "--record-demos", 1))
+    assert code == 2 and "keys.toml: " in line
     assert not tiny.Path("runs").exists()
 
 
