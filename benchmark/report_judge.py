@@ -1,7 +1,5 @@
 """The tables of benchmark/judge.py and sharpen.py: is the judge any good?"""
 
-from dataclasses import replace
-
 import judge
 import numpy as np
 from scipy import stats
@@ -21,16 +19,31 @@ def resampled(judged, statistic, draws=2000):
     return (statistic(np.arange(len(judged.episode))), *np.nanpercentile(values, (2.5, 97.5)))
 
 
+def spearman(x, y):
+    """The rank correlation of two arrays (n,); nan where all values of one are equal."""
+    ranks = stats.rankdata(x), stats.rankdata(y)
+    return np.corrcoef(*ranks)[0, 1] if min(np.ptp(rank) for rank in ranks) else np.nan
+
+
 def rank_correlation(judged):
     """Spearman's, of the gap by Q and the true gap, and the limits of its 95 % interval."""
     q_gap, gap = judged.q_gap, judged.gaps.mean(1)
+    return resampled(judged, lambda rows: spearman(q_gap[rows], gap[rows]))
 
-    def spearman(rows):
-        ranks = stats.rankdata(q_gap[rows]), stats.rankdata(gap[rows])
-        # nan where all rows are of one state
-        return np.corrcoef(*ranks)[0, 1] if min(np.ptp(rank) for rank in ranks) else np.nan
 
-    return resampled(judged, spearman)
+def agreement(one, other):
+    """The rank correlation of two true gaps of the same states, and the limits of its 95 % interval.
+
+    Rollouts of the same number have the same noise, so even ones are compared with odd ones, and odd ones with even.
+    """
+    even, odd = one.gaps[:, ::2].mean(1), one.gaps[:, 1::2].mean(1)  # (S,)
+    other_even, other_odd = other.gaps[:, ::2].mean(1), other.gaps[:, 1::2].mean(1)
+
+    def correlation(rows):
+        first, second = spearman(even[rows], other_odd[rows]), spearman(odd[rows], other_even[rows])
+        return (first + second) / 2
+
+    return resampled(one, correlation)
 
 
 def attainable(judged):
@@ -39,7 +52,7 @@ def attainable(judged):
     The square root of their reliability, by Spearman and Brown's formula from that of two halves of the rollouts.
     """
     parts = judged.gaps[:, ::2].mean(1), judged.gaps[:, 1::2].mean(1)
-    half = max(0.0, stats.spearmanr(*parts).statistic)
+    half = max(0.0, spearman(*parts))
     return np.sqrt(2 * half / (1 + half))
 
 
@@ -51,6 +64,17 @@ def judge_rates(judged, alpha):
     better_if_flagged = judge.rates(judged.flagged(alpha), judged.better(alpha))[2]
     shares = flagged, bad, flagged_if_bad, bad_if_flagged, better_if_flagged
     return " / ".join("-" if np.isnan(share) else f"{share:.0f}" for share in shares)
+
+
+def excess(judged, alpha):
+    """How much more often a flagged proposal is bad than another, in points of %, and the limits of its interval."""
+    flagged, bad = judged.flagged(alpha), judged.bad(alpha)
+
+    def difference(rows):
+        both = bad[rows][flagged[rows]], bad[rows][~flagged[rows]]
+        return 100 * (both[0].mean() - both[1].mean()) if min(map(len, both)) else np.nan
+
+    return resampled(judged, difference)
 
 
 def gap_cells(judged):
@@ -69,6 +93,8 @@ def gap_cells(judged):
             continue
         shown = resampled(judged.part(chosen), lambda rows: gaps[chosen][rows].mean())
         yield "{:.1f} ({:.1f} to {:.1f})".format(*shown)
+    others = flagged.any() and not flagged.all()
+    yield "{:.0f} ({:.0f} to {:.0f})".format(*excess(judged, ALPHAS[-1])) if others else "-"
     yield f"{np.mean(values):.0f}"
     yield f"{np.mean(judged.q_reference - values):+.0f}"
     yield f"{np.corrcoef(judged.q_reference, values)[0, 1]:.2f}"
@@ -90,31 +116,33 @@ def judge_tables(results):
                 rates = [judge_rates(judged, alpha) for alpha in ALPHAS]
                 flags.append([f"{env_id}, {level}", name, *rates])
     header = ["gaps: task, judge", "novice", "states", "rank correlation", "attainable"]
-    header += ["true gap, median", "mean if flagged", "mean if not", "G", "Q − G"]
-    header += ["correlation of Q and G"]
+    header += ["true gap, median", "mean if flagged", "mean if not", "bad: if flagged − if not (%)"]
+    header += ["G", "Q − G", "correlation of Q and G"]
     names = ["flags: task, judge", "novice", *(f"α = {alpha}" for alpha in ALPHAS)]
     return markdown(header, gaps), markdown(names, flags)
 
 
 def blur_table(results):
     """A Markdown table: is the true gap another one a little beside the state?"""
-    header = ["beside the state: task, judge", "novice"]
+    header = ["beside the state: task, judge", "novice", "in the state: with the gap"]
     for blur in judge.BLURS:
-        header += [f"blur {blur:g}: with the gap", "attainable", "with Q's gap"]
+        header += [f"blur {blur:g}: with the gap", "with Q's gap", "attainable"]
     rows = []
     for env_id in judge.BLURRED:
         stages = {name: results / "judge" / f"{env_id}-top-{name}" for name in judge.NOVICES}
         for name, chosen in ({"all": list(judge.NOVICES)} | {n: [n] for n in stages}).items():
             exact = judge.together([judge.read(f"{stages[n]}.csv") for n in chosen])
-            cells = [f"{env_id}, top", name]
+            cells = [
+                f"{env_id}, top",
+                name,
+                "{:.2f} ({:.2f} to {:.2f})".format(*agreement(exact, exact)),
+            ]
             for blur in judge.BLURS:
                 files = [f"{stages[n]}-blur-{blur}.csv" for n in chosen]
                 blurred = judge.together([judge.read(path) for path in files])
-                # the gap beside the state by that in it, as if the latter were what a judge says
-                pair = replace(blurred, q_novice=-exact.gaps.mean(1), q_reference=0 * exact.episode)
-                cells.append("{:.2f} ({:.2f} to {:.2f})".format(*rank_correlation(pair)))
+                for correlation in (agreement(exact, blurred), rank_correlation(blurred)):
+                    cells.append("{:.2f} ({:.2f} to {:.2f})".format(*correlation))
                 cells.append(f"{attainable(blurred):.2f}")
-                cells.append("{:.2f} ({:.2f} to {:.2f})".format(*rank_correlation(blurred)))
             rows.append(cells)
     return markdown(header, rows)
 

@@ -148,18 +148,26 @@ STEPS_A_MINUTE = 1_200
 def study_table(results):
     """A Markdown table of benchmark/study.py: what a scripted person's minutes gave."""
     header = ["a scripted person: task", "method", "cloned at first", "after 5 minutes", "10", "15"]
-    header += ["15, more than rlif", "minutes in all", "interventions", "minutes of control"]
+    header += [
+        "15, more than the clone",
+        "more than rlif",
+        "minutes in all",
+        "interventions",
+        "minutes of control",
+    ]
     rows = []
     for task in STUDIED:
-        clones, of_rlif = load(results / "study" / f"{task}-demonstrations").values(), {}
+        clones, of_rlif = load(results / "study" / f"{task}-demonstrations"), {}
         for method in ("rlif", "hg-dagger", "mile"):
             found = load(results / "study" / f"{task}-{method}")
-            runs, columns = found.values(), [[run.scores[-1] for run in clones]]
+            runs, columns = found.values(), [[run.scores[-1] for run in clones.values()]]
             for minutes in (5, 10, 15):  # the evaluation that comes nearest
                 steps = minutes * STEPS_A_MINUTE
                 nearest = [np.abs(run.columns["global_step"] - steps).argmin() for run in runs]
                 columns.append([run.scores[i] for run, i in zip(runs, nearest)])
             last = dict(zip(found, columns[-1]))  # by seed
+            of_clone = {seed: run.scores[-1] for seed, run in clones.items()}
+            columns.append([last[seed] - of_clone[seed] for seed in last if seed in of_clone])
             of_rlif = of_rlif or last
             differences = [last[seed] - of_rlif[seed] for seed in last if seed in of_rlif]
             columns.append([] if method == "rlif" else differences)

@@ -188,6 +188,32 @@ def test_a_file_of_results_is_read_and_shown(tmp_path):
     assert swapped.better(0.8).tolist() == [False, True, True]  # of 16 and 14, by more than a fifth
 
 
+def test_two_gaps_that_share_nothing_but_noise_do_not_agree(monkeypatch):
+    monkeypatch.setattr(report_judge, "resampled", lambda judged, statistic: statistic(slice(None)))
+    rng, none = np.random.default_rng(0), np.zeros(5_000)
+    gap, shared = rng.normal(size=(5_000, 1)), rng.normal(size=(5_000, 6))
+
+    def judged(gaps):
+        return judge.Judged(none, none, none, 0 * gaps, gaps)
+
+    noise = judged(shared), judged(shared[:, :4])
+    assert np.corrcoef(*(one.gaps.mean(1) for one in noise))[0, 1] > 0.8
+    assert abs(report_judge.agreement(*noise)) < 0.04
+    same = judged(gap + 0.01 * shared), judged(gap + 0.01 * shared[:, :4])
+    assert report_judge.agreement(*same) > 0.99
+
+
+def test_flagged_proposals_are_more_often_bad():
+    episode = np.arange(40)
+    flagged, bad = episode < 20, (episode < 15) | (episode >= 36)  # 15 of 20 and 4 of 20
+    gaps = np.where(bad, 5.0, 0.0)[:, None] + np.zeros((40, 2))
+    judged = judge.Judged(episode, 1 - 5.0 * flagged, 1.0 + 0 * episode, 1 - gaps, 1 + 0 * gaps)
+    point, low, high = report_judge.excess(judged, 0.9)
+    assert point == pytest.approx(55) and 20 < low < 55 < high < 85
+    *_, excess, _, _, _ = report_judge.gap_cells(judged.part(flagged))
+    assert excess == "-"  # for there is no other
+
+
 def test_what_a_perfect_judge_would_reach_is_estimated_right():
     rng = np.random.default_rng(0)
     gap, none = rng.normal(size=(20_000, 1)), np.zeros(20_000)
