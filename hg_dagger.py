@@ -440,8 +440,9 @@ def main(args):
         rounds += 1
 
     bar.close()
-    summary = {"env_steps": global_step, "demo_episodes": int(demos["ends"].sum()), **counts}
-    summary |= {"rounds": rounds, "threshold": threshold, "seconds": rows[-1]["wall_seconds"]}
+    summary = {"demo_episodes": int(demos["ends"].sum()), "demo_transitions": len(demos["rewards"])}
+    summary |= {"env_steps": global_step, **counts, "rounds": rounds, "threshold": threshold}
+    summary["seconds"] = rows[-1]["wall_seconds"]
     finish_run(folder, writer, args, rows, actor, **summary)
     if args.capture_video:
         film(make_env(*task, render_mode="rgb_array"), actor, folder, args.seed, human, expert)

@@ -114,8 +114,9 @@ def check(args, typed):
     check_demonstrations(args, typed, "standardize_obs")
     if args.demo_episodes == 0 and args.offline_ratio:
         raise InputError("--offline-ratio needs demonstrations, not --demo-episodes 0")
-    if args.bc_weight and not round(args.offline_ratio * args.batch_size):
-        raise InputError("--bc-weight needs demonstrations in a batch: a larger --offline-ratio")
+    offline = round(args.offline_ratio * args.batch_size)
+    if (args.offline_ratio or args.bc_weight) and not offline:
+        raise InputError("a batch has no demonstrations: give a larger --offline-ratio")
     if args.num_min_qs > args.num_qs:
         raise InputError(f"--num-min-qs {args.num_min_qs} is more than --num-qs {args.num_qs}")
     if args.reward == "task" and args.termination == "penalty":
@@ -545,8 +546,8 @@ def main(args):
         writer.add_scalar("charts/episodic_return", episodic_return, global_step)
         episode += 1
     bar.close()
-    summary = {"env_steps": global_step, "demo_episodes": int(demos["ends"].sum()), **counts}
-    summary["seconds"] = rows[-1]["wall_seconds"]
+    summary = {"demo_episodes": int(demos["ends"].sum()), "demo_transitions": len(demos["rewards"])}
+    summary |= {"env_steps": global_step, **counts, "seconds": rows[-1]["wall_seconds"]}
     finish_run(folder, writer, args, rows, agent.actor, agent.qf, **summary)
     if args.capture_video:
         shown = make_env(*task, render_mode="rgb_array")

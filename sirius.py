@@ -356,8 +356,9 @@ def main(args):
         rounds += 1
         bar.update()
     bar.close()
-    summary = {"env_steps": global_step, "rounds": rounds, **counts}
-    summary |= {"demo_episodes": int(demos["ends"].sum()), "seconds": rows[-1]["wall_seconds"]}
+    summary = {"demo_episodes": int(demos["ends"].sum()), "demo_transitions": len(demos["rewards"])}
+    summary |= {"env_steps": global_step, "rounds": rounds, **counts}
+    summary["seconds"] = rows[-1]["wall_seconds"]
     finish_run(folder, writer, args, rows, actor, **summary)
     if args.capture_video:
         film(make_env(*task, render_mode="rgb_array"), actor, folder, args.seed, human)

@@ -302,21 +302,22 @@ def references(env_id):
 
 def run_one(args, folder):
     """Judge one novice by one reference, unless that was done before."""
+    env = make_env(args.env_id)
+    novice = load_expert(args.env_id, args.novice, env)
+    reference = load_expert(args.env_id, args.reference, env, with_q=True)
     name = f"{args.env_id}-{Path(args.reference).stem}-{Path(args.novice).stem}"
     if args.blur:
         name += f"-blur-{args.blur}"
     path = folder / f"{name}.csv"
     settings = vars(args) | {"novice": Path(args.novice).name}
+    settings |= {"novice_sha256": novice.sha256, "reference_sha256": reference.sha256}
     if path.exists():
         if differences(json.loads(path.with_suffix(".json").read_text()), settings):
             raise InputError(f"{path} is of other settings; delete it to judge with these")
         print(f"{path} is there already; delete it to judge again")
         return
-    env = make_env(args.env_id)
     env.reset(seed=0)
     training_env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id))
-    novice = load_expert(args.env_id, args.novice, env)
-    reference = load_expert(args.env_id, args.reference, env, with_q=True)
     print(name)
     rows = judge(args, novice, reference, env, training_env)
     folder.mkdir(parents=True, exist_ok=True)
@@ -336,6 +337,9 @@ def main(args):
     folder = results_of("judge")
     if args.novice:
         return run_one(args, folder)
+    for name in ("env_id", "reference", "states", "rollouts"):
+        if getattr(args, name) != getattr(Args, name):
+            raise InputError(f"--{name.replace('_', '-')} needs a --novice")
     for env_id, size in TASKS.items():
         for stage in NOVICES:
             novice = str(folder / "novices" / env_id / f"{stage}.safetensors")

@@ -23,7 +23,8 @@ def speed_tables(results):
             share = f" ({100 * float(row['share_of_product']):.0f} %{times_jax})"
             digits = 2 if device == "cuda" else 1
             cells.append(f"{float(row['ms']):.{digits}f} ms{share}")
-        where = {"cpu1": "one core", "cpu2": "two cores", "cuda1": "GPU"}[device + threads]
+        where = {"cpu1": "one core", "cpu2": "two cores", "cuda1": "GPU"}.get(device + threads)
+        where = where or f"{device}, {threads} threads"
         rows.append([where, num_qs, utd, *cells])
     header = ["device", "critics", "critic updates", "plain", "`--compile`", "`--compile --bf16`"]
     updates = markdown(header, rows)

@@ -92,9 +92,8 @@ def words(name, command, seed):
     return script, *options, "--seed", str(seed), "--exp-name", exp_name
 
 
-def begun(folder, name, command, seed):
-    """The runs of this cell that have begun in folder/runs, the last one last: {folder: its options}."""
-    exp_name = words(name, command, seed)[-1]
+def begun(folder, exp_name, seed):
+    """The runs of this name and seed that have begun in folder/runs, the last one last: {folder: its options}."""
     found = sorted((Path(folder) / "runs").glob(f"*__{exp_name}__{seed}__*/args.json"))
     return {path.parent: json.loads(path.read_text()) for path in found}
 
@@ -121,6 +120,11 @@ def differences(wanted, saved):
     return [option for option in wanted if wanted[option] != saved.get(option)]
 
 
+def is_resumable(run_dir):
+    """Was this run interrupted, after its first checkpoint?"""
+    return (run_dir / "checkpoint.pt").exists() and not (run_dir / "summary.json").exists()
+
+
 def check(runs):
     """What is left to be run of these runs, each (name, command, seed); refuses what can't be, before any starts.
 
@@ -139,7 +143,9 @@ def check(runs):
             continue
         script, *options = words(name, command, seed)
         wanted = understood(name, script, options)
-        for folder, saved in begun(ROOT, name, command, seed).items():
+        for folder, saved in begun(ROOT, wanted["exp_name"], seed).items():
+            if (folder / "summary.json").exists():
+                continue  # it has finished, and its results were deleted: it is run again
             if others := differences(wanted, saved):
                 what = f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}"
                 refuse(f"{what}; delete it")
@@ -178,12 +184,12 @@ def execute(name, command, seed, wanted, source, folder, report):
     script, *options = words(name, command, seed)
 
     def this_run():
-        found = begun(folder, name, command, seed)
+        found = begun(folder, wanted["exp_name"], seed)
         ours = [run_dir for run_dir, saved in found.items() if not differences(wanted, saved)]
         return ours[-1] if ours else None
 
     run_dir = this_run()
-    if run_dir and (run_dir / "checkpoint.pt").exists():
+    if run_dir and is_resumable(run_dir):
         options = ["--resume", str(run_dir)]
     log_path = folder / "runs" / f"{name.replace('/', '-')}-{seed}.log"
     # one thread a core: several threads of several runs would wait for each other

@@ -142,13 +142,15 @@ class ScriptedPerson(human.Person):
 
     def check(self, obs, proposal):
         self.seen.append(obs)
+        seen = self.seen[0]  # (O,)
+        if (
+            not self.demonstrates
+        ):  # also while a record is gone through, for the mind has to go along
+            self.driving = not self.mind.good(seen) if self.driving else self.mind.bad(seen)
         return super().check(obs, proposal)
 
     def _wait(self):
-        seen = self.seen[0]  # (O,)
-        if not self.demonstrates:
-            self.driving = not self.mind.good(seen) if self.driving else self.mind.bad(seen)
-        self.window.pressed = (self.mind.keys(seen) or ["c"]) if self.driving else []
+        self.window.pressed = (self.mind.keys(self.seen[0]) or ["c"]) if self.driving else []
 
     def updates(self, ended):
         self.made = 1

@@ -16,6 +16,7 @@ import numpy as np
 import report_judge
 import torch
 import torch.nn.functional as F
+import tyro
 from run import results_of
 from scipy import stats
 from tables import write
@@ -223,4 +224,4 @@ def main():
 
 if __name__ == "__main__":
     with exit_codes():
-        main()
+        tyro.cli(main, description=__doc__)

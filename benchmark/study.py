@@ -6,8 +6,8 @@
 
 For each seed the person of benchmark/scripted_person.py first drives a few demonstrations, which all methods begin with
 (MILE with their clone); then each method has that person for fifteen minutes, 18,000 steps at 20 a second. Of a method
-that learns in rounds, what counts ends with the evaluation that is nearest to that. What is there is not done again,
-what was interrupted is resumed; results lie in benchmark/results/study.
+that learns in rounds, what counts ends with the evaluation that is nearest to that. What has finished in runs/ is not
+done again, what was interrupted there is resumed; results lie in benchmark/results/study.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from run import ROOT, differences, read_evaluations, results_of, understood
+from run import ROOT, begun, differences, is_resumable, read_evaluations, results_of, understood
 
 from experts import exit_codes, write_file
 from experts.record import read_record
@@ -54,12 +54,11 @@ def commands(task, demos):
     }
 
 
-def begun(wanted):
+def last_begun(wanted):
     """The last run that has begun with these options, or None."""
-    pattern = f"*__{wanted['exp_name']}__{wanted['seed']}__*/args.json"
-    paths = sorted((ROOT / "runs").glob(pattern))
-    ours = [path for path in paths if not differences(wanted, json.loads(path.read_text()))]
-    return ours[-1].parent if ours else None
+    found = begun(ROOT, wanted["exp_name"], wanted["seed"])
+    ours = [folder for folder, saved in found.items() if not differences(wanted, saved)]
+    return ours[-1] if ours else None
 
 
 def run_once(task, name, command, seed):
@@ -71,16 +70,16 @@ def run_once(task, name, command, seed):
     wanted = understood(f"{task}-{name}", f"{script}.py", options + person)
     if script == "bc":  # which sets these when the demonstrations are recorded
         del wanted["dataset_id"], wanted["demo_episodes"]
-    folder = begun(wanted)
+    folder = last_begun(wanted)
     if folder and (folder / "summary.json").exists():
         return folder
-    if folder and (folder / "checkpoint.pt").exists():
+    if folder and is_resumable(folder):
         options = ["--resume", str(folder)]
     argv = [sys.executable, ROOT / "benchmark" / "scripted_person.py", script, *options]
     code = subprocess.run(argv, check=False).returncode
     if code:
         sys.exit(code)  # the script has said why
-    return begun(wanted)
+    return last_begun(wanted)
 
 
 def keep(task, name, command, seed, folder):

@@ -35,9 +35,13 @@ def check(args, typed):
         if args.intervention != "value":
             raise InputError("--flag-share needs --intervention value")
         if args.resume:
-            raise InputError("--flag-share: its window of gaps is not in a checkpoint; start anew")
+            raise InputError(
+                f"--flag-share: its window of gaps is not in a checkpoint; delete {args.resume} and start anew"
+            )
         why = "--flag-share sets how large a gap is flagged"
         unused(typed, "intervention_alpha intervention_delta", why)
+    if args.label_steps > 1 and args.reward != "intervention":
+        raise InputError("--label-steps shares the -1 of --reward intervention")
     if args.n_step > 1 and args.offline_ratio:
         raise InputError("--n-step samples demonstrations like all else, without --offline-ratio")
     if args.fade_bc_weight and not args.bc_weight:

@@ -92,9 +92,14 @@ def main(args):
             raise InputError(f"{folder} is no finished run of rlif_rlpd.py: {error}") from None
         if options.intervention != "value":
             raise InputError(f"{folder}: its person does not judge by value")
+        if np.isnan(normalized_score(options.env_id, 0.0)) or options.env_id in TRAINING_TASKS:
+            raise InputError(f"{folder}: D4RL has no score for {options.env_id}, as it is played")
         results_of("watched").mkdir(exist_ok=True)
         name = f"{options.env_id}__{options.exp_name}__{options.seed}".replace("/", "-")
         path = results_of("watched") / f"{name}.csv"
+        if path.exists():
+            print(f"{path.relative_to(ROOT)} is there already; delete it to play again")
+            continue
         write(path, judged(options, policy, args.episodes))
         print(f"written: {path.relative_to(ROOT)}; now: python benchmark/report.py")
 

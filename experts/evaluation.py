@@ -147,8 +147,6 @@ def check_rendering(make_env, *args):
         frame = np.asarray(env.render())
         env.close()
     except Exception as error:  # whatever the graphics libraries raise
-        raise InputError(
-            f"--capture-video: {args[0]} cannot be rendered here: {reason(error)}"
-        ) from None
+        raise InputError(f"no film: {args[0]} cannot be rendered here: {reason(error)}") from None
     if frame.ndim != 3:
-        raise InputError(f"--capture-video: {args[0]} renders no frames in the mode rgb_array")
+        raise InputError(f"no film: {args[0]} renders no frames in the mode rgb_array")

@@ -135,9 +135,9 @@ def subsample(data, size):
 def rollouts(env_id, act, transitions, seed, disturb, others=()):
     """Transitions of a policy, with true rewards: a dict of tensors, obs (n, O), actions (n, A), rewards (n,), ...
 
-    If disturbed: in spells of 1 to 40 steps, half of them at the start of an episode, the actions get a drift and
-    noise of random size; then the policy is left alone until it has recovered or fallen. Given other policies, one of
-    them acts instead for up to 100 steps, in every second spell.
+    If disturbed: in spells of 1 to 40 steps the actions get a drift and noise of random size. Half of the episodes
+    begin with one; after each the policy is left alone for 50 steps on average. Given other policies, one of them acts
+    instead for up to 100 steps, in half of the spells.
     """
     rng, env = np.random.default_rng(seed), rlif_rlpd.make_env(env_id)
     data = {"obs": [], "next_obs": [], "actions": [], "rewards": [], "terminations": []}

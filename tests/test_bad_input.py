@@ -69,6 +69,7 @@ def refused(*options):
     ("--bc-weight -1", "--bc-weight"),
     ("--bc-weight 1", "--offline-ratio"),
     ("--bc-weight 1 --offline-ratio 0.001", "--offline-ratio"),
+    ("--offline-ratio 0.001", "--offline-ratio"),
     ("--offline-ratio 0.5", "--demo-episodes"),
     ("--seed 9223372036854775808", "--seed"),
     ("--intervention-alpha inf", "--intervention-alpha"),

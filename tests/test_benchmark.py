@@ -280,26 +280,38 @@ def test_an_interrupted_run_is_resumed_by_its_own_command_only(command, other, s
     )
 
 
+def test_what_was_deleted_is_run_again_though_the_run_itself_is_still_there(scripts):
+    words = run.words("one/a", "bc.py --num-threads 1", 1)
+    for options in (words[1:], (*words[1:], "--batch-size", "8")):  # of another command, too
+        folder = begin(words[0], options)
+        for name in ("checkpoint.pt", "summary.json"):
+            (folder / name).touch()
+        folder.rename(folder.with_name(f"{folder.name[:-1]}0{len(options)}"))
+    assert start("run", "one") == 0
+    assert scripts.calls == [list(words)]
+
+
 def test_a_run_that_was_interrupted_before_its_first_checkpoint_is_started_again(scripts):
     words = run.words("one/a", "bc.py --num-threads 1", 1)
     folder = begin(words[0], words[1:])
     folder.rename(folder.with_name(folder.name.removesuffix("1") + "0"))
     assert start("run", "one") == 0
-    assert scripts.calls == [list(words)] and folder in run.begun(run.ROOT, "one/a", "bc.py", 1)
+    assert scripts.calls == [list(words)] and folder in run.begun(run.ROOT, words[-1], 1)
 
 
 def test_a_run_is_found_again_by_the_name_that_the_script_gives_its_folder(scripts):
-    args = tyro.cli(bc.Args, args=run.words("a/b:[c]", "bc.py", 1)[1:])
+    words = run.words("a/b:[c]", "bc.py", 1)
+    args = tyro.cli(bc.Args, args=words[1:])
     folders = []
     for _ in range(2):  # most likely in the same second, so the second folder's name ends in -2
         folders.append(open_run(args)[0])
-        found = run.begun(run.ROOT, "a/b:[c]", "bc.py", 1)
+        found = run.begun(run.ROOT, words[-1], 1)
         assert [folder.name for folder in found] == [folder.name for folder in folders]
-    assert folders[0] != folders[1] and not run.begun(run.ROOT, "a/b:[c]", "bc.py", 2)
+    assert folders[0] != folders[1] and not run.begun(run.ROOT, words[-1], 2)
     for folder in folders:
         (folder / "args.json").unlink()
     # killed before it wrote its options: there is nothing to resume
-    assert not run.begun(run.ROOT, "a/b:[c]", "bc.py", 1)
+    assert not run.begun(run.ROOT, words[-1], 1)
 
 
 def test_a_run_of_another_command_in_the_folder_of_a_node_is_left_alone(scripts, tmp_path):
@@ -838,6 +850,19 @@ def test_aggregates_of_known_scores(tmp_path, monkeypatch):
     axis = report_rlif.intervals(rows[1:], "better", "", (0, 1), 0.5).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == [*report_rlif.METHODS[1:], "bc"]
     plt.close("all")
+
+
+def test_all_methods_of_a_task_begin_with_the_same_demonstrations():
+    found = {}
+    for suite in ("hopper", "table1", "table3"):
+        for path in (ROOT / "benchmark" / "results" / suite).glob("*/seed_*.json"):
+            summary = json.loads(path.read_text())
+            env_id = re.search(r"--env-id (\S+)|$", summary["command"])[1] or "Hopper-v5"
+            if "demo_transitions" in summary:
+                found.setdefault(env_id, {}).setdefault(summary["demo_transitions"], []).append(
+                    path
+                )
+    assert found and all(len(paths) == 1 for paths in found.values()), found
 
 
 def test_the_aggregates_are_of_the_runs_that_are_there():

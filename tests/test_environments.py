@@ -409,7 +409,7 @@ def test_what_cannot_be_filmed_is_found_out_at_once(people, moviepy, ending, env
     code, line = ending(iwr, *tiny.short(iwr, "--env-id", env_id, "--capture-video"))
     assert (
         code == 2
-        and line.startswith(f"iwr.py: --capture-video: {env_id} cannot be rendered here: ")
+        and line.startswith(f"iwr.py: no film: {env_id} cannot be rendered here: ")
         and said in line
     )
     assert not list(Path().glob("runs/*"))

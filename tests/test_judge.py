@@ -1,6 +1,6 @@
 """benchmark/judge.py: states are restored to the bit, returns and flags are what they should be."""
 
-import json
+import shutil
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -231,16 +231,29 @@ def test_a_number_that_is_not_positive_is_refused():
         judge.main(judge.Args(blur=-0.1))
 
 
+def test_options_of_one_novice_are_refused_without_one():
+    with pytest.raises(InputError, match="--states needs a --novice"):
+        judge.main(judge.Args(states=7))
+    with pytest.raises(InputError, match="--env-id needs a --novice"):
+        judge.main(judge.Args(env_id="Walker2d-v5"))
+
+
 def test_what_is_there_is_not_done_again(tmp_path, monkeypatch, capsys):
-    args = judge.Args("late.safetensors", "Hopper-v5", states=2, rollouts=1, horizon=3, episodes=1)
-    (tmp_path / "Hopper-v5-top-late.csv").write_text("kept")
-    (tmp_path / "Hopper-v5-top-late.json").write_text(json.dumps(vars(args)))
-    monkeypatch.setattr(judge, "load_expert", None)  # nothing is even loaded
+    folder = ROOT / "experts" / "Hopper-v5"
+    novices = [tmp_path / name / "late.safetensors" for name in ("low", "middle")]
+    for novice in novices:
+        novice.parent.mkdir()
+        shutil.copy(folder / f"{novice.parent.name}.safetensors", novice)
+    args = judge.Args(str(novices[0]), states=2, rollouts=1, horizon=3, episodes=1)
+    judge.run_one(args, tmp_path)
+    kept = tmp_path / "Hopper-v5-top-late.csv"
+    kept.write_text("kept")
     judge.run_one(args, tmp_path)
     assert "Hopper-v5-top-late.csv is there already" in capsys.readouterr().out
-    with pytest.raises(InputError, match="Hopper-v5-top-late.csv is of other settings"):
-        judge.run_one(replace(args, seed=2), tmp_path)
-    assert (tmp_path / "Hopper-v5-top-late.csv").read_text() == "kept"
+    for other in (replace(args, seed=2), replace(args, novice=str(novices[1]))):
+        with pytest.raises(InputError, match="Hopper-v5-top-late.csv is of other settings"):
+            judge.run_one(other, tmp_path)
+    assert kept.read_text() == "kept"
 
 
 def test_one_command_judges_a_novice(tmp_path):

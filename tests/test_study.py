@@ -69,6 +69,16 @@ def test_the_person_takes_over_from_a_robot_that_falls_and_a_replay_needs_nobody
     assert 0.2 < control.mean() < 0.98 and not control[:5].any()
     assert any(line["started"] for line in lines)
     assert sum(line["updates"] for line in lines) == 300 - 16 - 1  # one a step, whatever the clock
+    # interrupted in a takeover, the person goes on with it
+    (folder / "checkpoint.pt").unlink()
+    text = (folder / "person.csv").read_text().splitlines(keepends=True)
+    cut = 1 + next(t for t in range(150, 300) if control[t - 3 : t + 3].all())
+    (folder / "person.csv").write_text("".join(text[:cut]))
+    monkeypatch.setattr(sys, "argv", ["scripted_person.py", "rlif_rlpd", "--resume", str(folder)])
+    scripted_person.main()
+    again = [line for episode in read_record(folder).values() for line in episode]
+    assert [line["control"] for line in again] == control.tolist()
+    assert np.array_equal([line["action"] for line in again], [line["action"] for line in lines])
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     rlif_rlpd.main(tiny.parsed(rlif_rlpd, "--replay", folder, "--exp-name", "again"))
