@@ -348,8 +348,9 @@ def intervals(rows, name, label, limits, level=None):
 def all_tables(results):
     """The Markdown tables made here."""
     hopper, table1 = results / "hopper", results / "table1"
-    methods = [table1 / "Hopper-v5-bc", table1 / "Hopper-v5-low-dagger"]
-    methods += [table1 / "Hopper-v5-low-hg-dagger", hopper / "hg-dagger-value", hopper / "rlif"]
+    methods = [table1 / "Hopper-v5-bc", hopper / "bc-5-demos", table1 / "Hopper-v5-low-dagger"]
+    methods += [table1 / "Hopper-v5-low-hg-dagger", hopper / "hg-dagger-value"]
+    methods += [hopper / "rlif", hopper / "rlif-5-demos"]
     options = [hopper / "rlif", *(results / "options" / cell for cell in suites()["options"])]
     tried = [results / "tried" / cell for cell in suites()["tried"]]
     walker = [folder for folder in tried if folder.name.startswith("walker2d")]
