@@ -853,16 +853,15 @@ def test_aggregates_of_known_scores(tmp_path, monkeypatch):
 
 
 def test_all_methods_of_a_task_begin_with_the_same_demonstrations():
-    found = {}
+    found = {}  # {(environment, episodes): {transitions, ...}}
     for suite in ("hopper", "table1", "table3"):
         for path in (ROOT / "benchmark" / "results" / suite).glob("*/seed_*.json"):
             summary = json.loads(path.read_text())
             env_id = re.search(r"--env-id (\S+)|$", summary["command"])[1] or "Hopper-v5"
             if "demo_transitions" in summary:
-                found.setdefault(env_id, {}).setdefault(summary["demo_transitions"], []).append(
-                    path
-                )
-    assert found and all(len(paths) == 1 for paths in found.values()), found
+                task = env_id, summary["demo_episodes"]
+                found.setdefault(task, set()).add(summary["demo_transitions"])
+    assert found and all(len(transitions) == 1 for transitions in found.values()), found
 
 
 def test_the_aggregates_are_of_the_runs_that_are_there():
