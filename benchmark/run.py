@@ -145,7 +145,7 @@ def check(runs):
         wanted = understood(name, script, options)
         for folder, saved in begun(ROOT, wanted["exp_name"], seed).items():
             if (folder / "summary.json").exists():
-                continue  # it has finished, and its results were deleted: it is run again
+                continue  # it has finished, and nothing of it would be resumed
             if others := differences(wanted, saved):
                 what = f"{folder.relative_to(ROOT)} was begun with another {', '.join(others)}"
                 refuse(f"{what}; delete it")
@@ -177,7 +177,8 @@ def execute(name, command, seed, wanted, source, folder, report):
     """Run a script of source/ in this folder, or go on with it; report() is told what it is at.
 
     wanted has the options that a run is recognised by. Returns the texts of its eval.csv and summary.json, or its exit
-    code and the text of its log.
+    code and the text of its log. A run that has finished already, say on a node that died before it could return this,
+    is not done again; then "there" says where it lies.
     """
     source, folder = Path(source), Path(folder).expanduser()
     (folder / "runs").mkdir(parents=True, exist_ok=True)
@@ -188,7 +189,12 @@ def execute(name, command, seed, wanted, source, folder, report):
         ours = [run_dir for run_dir, saved in found.items() if not differences(wanted, saved)]
         return ours[-1] if ours else None
 
+    def files():
+        return {file: (this_run() / file).read_text() for file in ("eval.csv", "summary.json")}
+
     run_dir = this_run()
+    if run_dir and (run_dir / "summary.json").exists():
+        return files() | {"there": str(run_dir)}
     if run_dir and is_resumable(run_dir):
         options = ["--resume", str(run_dir)]
     log_path = folder / "runs" / f"{name.replace('/', '-')}-{seed}.log"
@@ -209,8 +215,7 @@ def execute(name, command, seed, wanted, source, folder, report):
                 process.wait()
     if process.returncode:
         return {"code": process.returncode, "log": log_path.read_text()}
-    run_dir = this_run()
-    return {file: (run_dir / file).read_text() for file in ("eval.csv", "summary.json")}
+    return files()
 
 
 def execute_on_node(name, command, seed, wanted, source, folder, board):
@@ -258,7 +263,10 @@ def keep(name, command, seed, found):
     summary = {"command": f"python {command}"} | json.loads(found["summary.json"])
     write_file(kept / f"seed_{seed}.json", (json.dumps(summary, indent=2) + "\n").encode())
     scores = scores_of(read_evaluations(kept / f"seed_{seed}.csv"))
-    return True, f"{title}: last {scores[-1]:.1f}, best {scores.max():.1f}"
+    line = f"{title}: last {scores[-1]:.1f}, best {scores.max():.1f}"
+    if "there" in found:
+        line += f", by {found['there']}, which had finished; delete both to run it again"
+    return True, line
 
 
 def need_ray():

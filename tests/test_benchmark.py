@@ -280,15 +280,20 @@ def test_an_interrupted_run_is_resumed_by_its_own_command_only(command, other, s
     )
 
 
-def test_what_was_deleted_is_run_again_though_the_run_itself_is_still_there(scripts):
+def test_a_run_that_has_finished_is_not_done_again_and_that_is_said(scripts, capsys):
     words = run.words("one/a", "bc.py --num-threads 1", 1)
-    for options in (words[1:], (*words[1:], "--batch-size", "8")):  # of another command, too
-        folder = begin(words[0], options)
-        for name in ("checkpoint.pt", "summary.json"):
-            (folder / name).touch()
-        folder.rename(folder.with_name(f"{folder.name[:-1]}0{len(options)}"))
     assert start("run", "one") == 0
-    assert scripts.calls == [list(words)]
+    (folder,) = (run.ROOT / "runs").glob("*1")
+    (folder / "checkpoint.pt").touch()
+    shutil.rmtree(run.results_of("one/a"))
+    assert start("run", "one") == 0 and len(scripts.calls) == 1
+    assert (
+        f"by {folder}, which had finished; delete both to run it again" in capsys.readouterr().out
+    )
+    change("bc.py --batch-size 8")  # what has finished is of another command now
+    shutil.rmtree(run.results_of("one/a"))
+    folder.rename(folder.with_name(f"{folder.name[:-1]}0"))
+    assert start("run", "one") == 0 and scripts.calls[1] != list(words)
 
 
 def test_a_run_that_was_interrupted_before_its_first_checkpoint_is_started_again(scripts):
