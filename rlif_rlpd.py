@@ -116,7 +116,7 @@ def check(args, typed):
         raise InputError("--offline-ratio needs demonstrations, not --demo-episodes 0")
     offline = round(args.offline_ratio * args.batch_size)
     if (args.offline_ratio or args.bc_weight) and not offline:
-        raise InputError("a batch has no demonstrations: give a larger --offline-ratio")
+        raise InputError("--offline-ratio is too small: no demonstrations in a batch")
     if args.num_min_qs > args.num_qs:
         raise InputError(f"--num-min-qs {args.num_min_qs} is more than --num-qs {args.num_qs}")
     if args.reward == "task" and args.termination == "penalty":

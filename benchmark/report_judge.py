@@ -132,11 +132,8 @@ def blur_table(results):
         stages = {name: results / "judge" / f"{env_id}-top-{name}" for name in judge.NOVICES}
         for name, chosen in ({"all": list(judge.NOVICES)} | {n: [n] for n in stages}).items():
             exact = judge.together([judge.read(f"{stages[n]}.csv") for n in chosen])
-            cells = [
-                f"{env_id}, top",
-                name,
-                "{:.2f} ({:.2f} to {:.2f})".format(*agreement(exact, exact)),
-            ]
+            cells = [f"{env_id}, top", name]
+            cells.append("{:.2f} ({:.2f} to {:.2f})".format(*agreement(exact, exact)))
             for blur in judge.BLURS:
                 files = [f"{stages[n]}-blur-{blur}.csv" for n in chosen]
                 blurred = judge.together([judge.read(path) for path in files])

@@ -148,13 +148,8 @@ STEPS_A_MINUTE = 1_200
 def study_table(results):
     """A Markdown table of benchmark/study.py: what a scripted person's minutes gave."""
     header = ["a scripted person: task", "method", "cloned at first", "after 5 minutes", "10", "15"]
-    header += [
-        "15, more than the clone",
-        "more than rlif",
-        "minutes in all",
-        "interventions",
-        "minutes of control",
-    ]
+    header += ["15, more than the clone", "more than rlif"]
+    header += ["minutes in all", "interventions", "minutes of control"]
     rows = []
     for task in STUDIED:
         clones, of_rlif = load(results / "study" / f"{task}-demonstrations"), {}

@@ -143,9 +143,8 @@ class ScriptedPerson(human.Person):
     def check(self, obs, proposal):
         self.seen.append(obs)
         seen = self.seen[0]  # (O,)
-        if (
-            not self.demonstrates
-        ):  # also while a record is gone through, for the mind has to go along
+        # also while a record is gone through, for the mind has to go along
+        if not self.demonstrates:
             self.driving = not self.mind.good(seen) if self.driving else self.mind.bad(seen)
         return super().check(obs, proposal)
 

@@ -440,7 +440,7 @@ def test_another_session_of_the_same_name_is_another_dataset(at_keys):
 
 
 @pytest.mark.parametrize("text", [None, "{", "{}", "[]"])
-def test_a_session_without_its_options_is_no_dataset(text, at_keys, monkeypatch, capsys):
+def test_a_session_without_its_options_is_no_dataset(text, at_keys, monkeypatch):
     at_keys({})
     folder = run(rlif_rlpd)
     (folder / "args.json").unlink()

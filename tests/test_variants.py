@@ -152,6 +152,8 @@ def test_what_it_cannot_do_is_refused():
         tiny.parsed(variants, "--flag-share", 0.2, "--intervention", "random")
     with pytest.raises(variants.InputError, match="--fade-bc-weight needs a --bc-weight above 0"):
         tiny.parsed(variants, "--fade-bc-weight")
+    with pytest.raises(variants.InputError, match="--label-steps shares the -1"):
+        tiny.parsed(variants, "--label-steps", 5, "--reward", "none")
     with pytest.raises(variants.InputError, match="--intervention-alpha would do nothing"):
         tiny.parsed(variants, "--flag-share", 0.2, "--intervention-alpha", 0.9)
     with pytest.raises(variants.InputError, match="--n-step .* without --offline-ratio"):
