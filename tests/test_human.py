@@ -163,7 +163,9 @@ def test_space_is_a_label_without_a_takeover(at_keys):
     assert steps_where(rewards_of(folder) == -1) == [14]
     row = evaluations(folder)[-1]
     assert (row["labels"], row["takeovers"], row["expert_steps"]) == ("1", "0", "0")
+    at_keys({15: [typed(" ")]})
     folder = run(hg_dagger)
+    assert steps_where(column(folder, "started")) == [15]
     row = evaluations(folder)[-1]
     assert (row["takeovers"], row["expert_steps"]) == ("0", "0")
     assert load_checkpoint(folder / "checkpoint.pt")["progress"][4] == []  # no doubt is logged
