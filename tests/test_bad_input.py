@@ -67,9 +67,6 @@ def refused(*options):
     ("--tau 2", "--tau"),
     ("--gamma 1", "--gamma"),
     ("--bc-weight -1", "--bc-weight"),
-    ("--bc-weight 1", "--offline-ratio"),
-    ("--bc-weight 1 --offline-ratio 0.001", "--offline-ratio"),
-    ("--offline-ratio 0.001", "--offline-ratio"),
     ("--offline-ratio 0.5", "--demo-episodes"),
     ("--seed 9223372036854775808", "--seed"),
     ("--intervention-alpha inf", "--intervention-alpha"),
@@ -89,6 +86,14 @@ def refused(*options):
 def test_refused_in_one_line_before_anything_is_written(options, said):
     demonstrations = ("--demo-episodes", 5) if "dataset" in options else ()
     assert said in refused(*options.split(), *demonstrations)
+
+
+@pytest.mark.parametrize(
+    "options", ["--bc-weight 1", "--bc-weight 1 --offline-ratio 0.06", "--offline-ratio 0.06"]
+)
+def test_demonstrations_that_no_batch_would_have_are_refused(options):
+    options = *options.split(), "--demo-episodes", 5  # a batch has 8 rows
+    assert "--offline-ratio is too small: no demonstrations in a batch" in refused(*options)
 
 
 def test_without_intervention_there_has_to_be_another_reward():
