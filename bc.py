@@ -3,248 +3,267 @@
 Maximum likelihood of the demonstrated actions under a tanh-Gaussian policy, as the RLIF paper's BC,
 DAgger and HG-DAgger (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996).
 
-    python bc.py                          # Hopper-v5, 50 demonstrations: about a minute
-    python bc.py --help                   # every option
-    python bc.py --resume runs/<run>      # go on after a stop, to the bit
+    python bc.py                      # Hopper-v5, 50 demonstrations: about a minute
+    python bc.py --resume runs/<run>  # go on after a stop, to the bit
 
-Read main() first, then nll(). In shapes: O observation size, A action size, B batch.
+Read main() first, then Actor. In shapes: O observation size, A action size, B batch, E episodes.
 """
 
+import csv
+import json
 import math
+import os
+import sys
+import time
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import tyro
+from torch.distributions import Independent, Normal, OneHotCategorical, TanhTransform
+from torch.distributions import TransformedDistribution as Transformed
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, TRAINING_TASKS, Checked, RunError, Stop, UnitActions
-from experts import check_rendering, evaluate, exit_codes, film, finish_run, load_demonstrations
-from experts import main_metric, open_run, open_task, parse, restore, run_seconds, save_run
-from experts import seed_for, unused, write_rows
-from experts.human import record_demonstrations
-from experts.options import Count, Natural, NonNegative, Positive, Seed
-from experts.window import require_screen
+from experts import TRAINING_TASKS, InputError, load_demonstrations, normalized_score
+from experts import register_tasks, save_expert
+
+MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
 
 
 @dataclass
 class Args:
     # --- run ---
     exp_name: str = "bc"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: Seed = 1  # of everything: on the CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this folder, runs/<run>, and its options
-    capture_video: bool = False  # at the end, film what it can do (python -m pip install moviepy)
+    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
-
     # --- task ---
     env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
-    max_episode_steps: Count | None = None  # of every episode; default: the environment's own limit
-    total_timesteps: Count = 20_000  # gradient steps: cloning takes no steps in the environment
-    eval_frequency: Count = 2_000  # gradient steps between evaluations
-    eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
-
+    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    total_timesteps: int = 20_000  # gradient steps: cloning takes no steps in the environment
+    eval_frequency: int = 2_000  # gradient steps between evaluations
+    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
     # --- data ---
-    record_demos: Natural = 0  # drive so many episodes yourself, in a window, and clone those
-    keys: str | None = None  # record_demos: a file that says what they do, as experts/keys.toml
-    demo_episodes: Count = 50  # demonstrations to clone
-    dataset_id: str | None = None  # a Minari dataset; default: rollouts of the shipped top expert
-    demo_noise: NonNegative = 0.09  # standard deviation of noise on these rollouts' actions
-
+    demo_episodes: int = 50  # demonstrations to clone, drawn by the seed
+    dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     # --- learner ---
-    batch_size: Count = 256  # transitions per gradient step
-    learning_rate: Positive = 3e-4  # AdamW's
-    weight_decay: NonNegative = 1e-3  # AdamW's
+    batch_size: int = 256  # transitions per gradient step
+    learning_rate: float = 3e-4  # AdamW's
+    weight_decay: float = 1e-3  # AdamW's
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
-    hidden_sizes: tuple[Count, ...] = (256, 256)  # of the actor
-
-    # --- speed ---
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor
     cuda: bool = False  # learn on the GPU
-    num_threads: Count = 2  # of torch on the CPU
+    num_threads: int = 1  # of torch on the CPU
 
-
-def check(args, typed):
-    """Refuse options that do nothing beside others."""
-    if args.record_demos:
-        unused(typed, "dataset_id demo_episodes demo_noise", "the demonstrations are yours")
-        if args.dataset_id is None:
-            require_screen()
-    else:
-        unused(typed, "keys", "nobody is at the keys without --record-demos")
-    if args.dataset_id:
-        unused(typed, "demo_noise", "a dataset is taken as it is")
+    def __post_init__(self):
+        self.hidden_sizes = tuple(self.hidden_sizes)  # args.json has a list
+        for name, value in vars(self).items():
+            may_be_zero = name in ("seed", "weight_decay")
+            if type(value) in (int, float) and not (value > 0 or value == 0 and may_be_zero):
+                raise ValueError(f"--{name.replace('_', '-')} {value} is too small")
+        if min(self.hidden_sizes, default=0) < 1:
+            raise ValueError("--hidden-sizes must be positive")
+        if self.cuda and not torch.cuda.is_available():
+            raise ValueError("--cuda: torch finds no GPU here")
 
 
 # --- environment ----------------------------------------------------------------------------------
-
-
 def make_env(env_id, max_episode_steps=None, **options):
     """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    env = open_task(env_id, max_episode_steps, **options)  # gym.make, or one line on what is wrong
+    register_tasks(env_id)
+    env = gym.make(env_id, max_episode_steps, disable_env_checker=True, **options)
+    if env.spec.max_episode_steps is None:
+        raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
+    if len(env.observation_space.shape or ()) > 2 or not env.observation_space.is_np_flattenable:
+        raise InputError(f"--env-id {env_id}: observations must be vectors, not images or lists")
     env = gym.wrappers.FlattenObservation(env)
-    return UnitActions(Checked(env))
+    env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        one_hot = gym.spaces.MultiBinary(int(space.n))
+        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
+    vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    if not vector or not ((space.high > space.low) & (space.high - space.low < 1e9)).all():
+        raise InputError(f"--env-id {env_id}: needs discrete or bounded float actions, not {space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
 # --- network --------------------------------------------------------------------------------------
-
-
 class Actor(nn.Module):
-    """Tanh-Gaussian policy."""
+    """Tanh-Gaussian policy; a categorical one where actions are discrete, which are one-hot."""
 
-    heads, min_log_std = ("mean", "log_std"), -20.0
+    min_log_std = -20.0
 
-    def __init__(self, obs_dim, act_dim, hidden_sizes):
+    def __init__(self, env, hidden_sizes):
         super().__init__()
-        self.act_dim, sizes = act_dim, [obs_dim, *hidden_sizes]
+        (obs_dim,), (act_dim,) = env.observation_space.shape, env.action_space.shape
+        sizes = [obs_dim, *hidden_sizes]
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
-        for head in self.heads:
+        self.discrete = isinstance(env.action_space, gym.spaces.MultiBinary)
+        for head in ("logits",) if self.discrete else ("mean", "log_std"):
             self.add_module(head, nn.Linear(sizes[-1], act_dim))
 
-    def standardize(self, obs):
-        """See observations with the mean and standard deviation of these, (n, O)."""
-        self.obs_mean.copy_(obs.mean(0))
-        self.obs_std.copy_(obs.std(0).clamp_min(0.01))
-
-    def features(self, obs):
-        x = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
-        x = (x - self.obs_mean) / self.obs_std  # (B, O)
+    def forward(self, obs):
+        """pi(.|s), a distribution over (B, A): actions in (-1, 1), or one-hot ones; from (B, O)."""
+        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
         for layer in self.layers:
             x = F.relu(layer(x))  # (B, hidden)
-        return x
-
-    def forward(self, obs):
-        """Mean and log standard deviation before the tanh: (B, O) -> (B, A) each."""
-        x = self.features(obs)
-        return self.mean(x), self.log_std(x).clamp(self.min_log_std, 2)
-
-    def log_prob(self, policy, actions):
-        """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
-        mean, log_std = policy
-        u = actions.atanh()  # (B, A), before the tanh
-        log_normal = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std
-        log_normal = log_normal - 0.5 * math.log(2 * math.pi)
-        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))  # ln(d tanh(u) / du)
-        return (log_normal - log_slope).sum(-1)
+        if self.discrete:
+            return OneHotCategorical(logits=self.logits(x), validate_args=False)
+        std = self.log_std(x).clamp(self.min_log_std, 2).exp()  # (B, A)
+        normal = Independent(Normal(self.mean(x), std, validate_args=False), 1, validate_args=False)
+        return Transformed(normal, TanhTransform(), validate_args=False)
 
     @torch.no_grad()
     def act(self, obs, deterministic=False):
-        """What is executed, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
-        mean, log_std = self(obs)
-        u = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
-        return u.tanh().clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
+        """What is executed: a sampled action, or the mean's; numpy (B, O) -> (B, A)."""
+        policy = self(torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device))
+        if self.discrete:
+            return (policy.mode if deterministic else policy.sample()).cpu().numpy()
+        actions = policy.base_dist.mean.tanh() if deterministic else policy.sample()  # (B, A)
+        return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
 
 
-class CategoricalActor(Actor):
-    """Policy over A discrete actions, which are one-hot vectors."""
+# --- evaluation -----------------------------------------------------------------------------------
+def evaluate(env_id, actor, envs, *key):
+    """Fresh episodes, side by side, by mean and by sampled actions; all depend on the key alone."""
+    row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
+    for prefix, deterministic in (("", True), ("stochastic_", False)):
+        returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
+        obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])  # (E, O)
+        playing = list(range(len(envs)))
+        with torch.random.fork_rng():
+            torch.manual_seed(seeds[0])
+            while playing:
+                actions = actor.act(obs[playing], deterministic)  # (playing, A)
+                for i, action in zip(tuple(playing), actions):
+                    obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                    returns[i] += reward
+                    successes[i] = np.max(info.get("success", info.get("is_success", math.nan)))
+                    if terminated or truncated:
+                        playing.remove(i)
+        if not np.isnan(successes).all():  # some report a success only where there is one
+            successes = np.nan_to_num(successes)
+        found = {"success_rate": 100 * successes.mean(), "return_mean": returns.mean()}
+        found["normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's: 0 to 100
+        row |= {prefix + name: float(value) for name, value in found.items()}
+    return row
 
-    heads = ("logits",)
 
-    def forward(self, obs):
-        return self.logits(self.features(obs))  # (B, A)
-
-    def log_prob(self, policy, actions):
-        return (policy.log_softmax(-1) * actions).sum(-1)  # (B,)
-
-    @torch.no_grad()
-    def act(self, obs, deterministic=False):
-        logits = self(obs)
-        sampled = torch.distributions.Categorical(logits=logits).sample
-        choice = logits.argmax(-1) if deterministic else sampled()  # (B,)
-        return F.one_hot(choice, self.act_dim).float().cpu().numpy()
-
-
-def make_actor(env, hidden_sizes):
-    """An untrained policy for the environment's observations and actions."""
-    sizes = *env.observation_space.shape, *env.action_space.shape, hidden_sizes
-    return CategoricalActor(*sizes) if env.discrete else Actor(*sizes)
-
-
-def nll(actor, obs, actions):
-    """-ln pi(a|s), the mean over a batch: (B, O), (B, A) -> ()."""
-    return -actor.log_prob(actor(obs), actions).mean()
+def write_rows(folder, writer, rows):
+    """All evaluations as eval.csv, the last one to TensorBoard; what is not known is nan."""
+    for name, value in rows[-1].items():
+        if not math.isnan(value):
+            writer.add_scalar(f"eval/{name}", value, rows[-1]["global_step"])
+    with open(folder / "eval.tmp", "w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(folder / "eval.tmp", folder / "eval.csv")  # as a whole, or not at all
 
 
 # --- main -----------------------------------------------------------------------------------------
-
-
 def main(args):
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
     task = args.env_id, args.max_episode_steps
-    if args.capture_video:
-        check_rendering(make_env, *task)
-
-    # demonstrations are recorded in the environment that the others learn in
-    training = TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps
-    if args.record_demos and args.dataset_id is None:
-        args = record_demonstrations(make_env(*training, render_mode="rgb_array"), args)
-    env = make_env(*training)
-    eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
-    demos = load_demonstrations(
-        env, args.env_id, args.demo_episodes, args.dataset_id, args.demo_noise
-    )
+    eval_envs = [make_env(*task) for _ in range(args.eval_episodes)]
+    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
+    demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
     obs, actions = (torch.from_numpy(demos[name]).to(device) for name in ("obs", "actions"))
-
-    actor = make_actor(env, args.hidden_sizes)
+    actor = Actor(env, args.hidden_sizes)
     if args.standardize_obs:
-        actor.standardize(obs)
+        actor.obs_mean.copy_(obs.mean(0))
+        actor.obs_std.copy_(obs.std(0).clamp_min(0.01))
     actor.to(device)
     options = {"weight_decay": args.weight_decay, "fused": True}
     optimizer = torch.optim.AdamW(actor.parameters(), args.learning_rate, **options)
+    global_step, losses, rows = 0, [], []  # rows: of eval.csv
 
-    kept = {"actor": actor, "optimizer": optimizer}  # what learns
-    global_step, losses, rows = 0, [], []  # losses: since the last of the rows of eval.csv
-    folder, checkpoint = open_run(args)
-    if checkpoint:
-        restore(checkpoint, kept)
-        global_step, losses, rows = checkpoint["progress"]
-    writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
+    # The run's folder, a new one or that of --resume
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    args.resume = str(folder)  # from now on
+    print(f"in {folder}: evaluations, checkpoint, policy")
+    if (folder / "checkpoint.pt").exists():
+        state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+        actor.load_state_dict(state["actor"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_rng"])
+        global_step, rows = state["global_step"], state["rows"]
+    (folder / "args.json").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    if args.track:
+        import wandb
+
+        wandb.init(project="interventions", id=folder.name, resume="allow", sync_tensorboard=True)
+    writer = SummaryWriter(folder, purge_step=global_step + 1)
+    writer.add_text("options", "\n".join(f"- {name}: {x}" for name, x in vars(args).items()))
+    begun = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0.0)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
-    stop = Stop()
     while True:
-        # A checkpoint, from which --resume goes on, and an evaluation
-        over = global_step == args.total_timesteps
-        evaluated = rows[-1]["global_step"] if rows else 0
-        due = over or global_step // args.eval_frequency > evaluated // args.eval_frequency
-        if due or stop.asked:
-            save_run(folder, args, kept, (global_step, losses, rows))
-            stop.heed()
-        if due:
-            fresh = seed_for(args.seed, 1, global_step)
-            row = {"global_step": global_step, "train_loss": float(np.mean(losses))}
-            row |= evaluate(args.env_id, actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": run_seconds()})
+        over = global_step >= args.total_timesteps
+        evaluated = bool(rows) and rows[-1]["global_step"] == global_step
+        if (global_step % args.eval_frequency == 0 or over) and not evaluated:
+            row = {"global_step": global_step, "train_loss": float(np.mean(losses or math.nan))}
+            row |= evaluate(args.env_id, actor, eval_envs, args.seed, 1, global_step)
+            row |= {"demo_transitions": len(obs), "demo_hash": zlib.crc32(demos["actions"])}
+            rows.append(row | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder, writer, rows)
-            bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", loss=f"{row['train_loss']:.2f}")
+            bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
             losses = []
+            state = {"actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"torch_rng": torch.get_rng_state(), "global_step": global_step, "rows": rows}
+            torch.save(state, folder / "checkpoint.tmp")
+            os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")  # for --resume
         if over:
             break
-        stop.wait()
 
+        # Maximum likelihood: -ln pi(a|s), the mean over a batch
         i = torch.randint(len(obs), (args.batch_size,)).to(device)
-        loss = nll(actor, obs[i], actions[i])
+        loss = -actor(obs[i]).log_prob(actions[i]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise RunError(f"step {global_step}: learning broke down, the loss is {losses[-1]}")
+            raise FloatingPointError(f"step {global_step}: the loss is {losses[-1]}")
         global_step += 1
         bar.update()
 
     bar.close()
-    summary = {"gradient_steps": global_step, "demo_episodes": int(demos["ends"].sum())}
-    summary |= {"demo_transitions": len(obs), "seconds": rows[-1]["wall_seconds"]}
-    finish_run(folder, writer, args, rows, actor, **summary)
+    writer.close()
+    save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
     if args.capture_video:
-        film(make_env(*task, render_mode="rgb_array"), actor, folder, args.seed)
+        env = gym.wrappers.RecordVideo(make_env(*task, render_mode="rgb_array"), f"{folder}/videos")
+        evaluate(args.env_id, actor, [env], args.seed, 2)
+        env.close()
 
 
 if __name__ == "__main__":
-    with exit_codes():
-        main(parse(Args, check))
+    args = tyro.cli(Args)
+    try:
+        source = args.resume or getattr(args, "replay", None)
+        if source:  # the options of that run, but for those that are typed
+            saved = Path(source, "args.json")
+            own = json.loads(saved.read_text()) if saved.exists() else {}
+            if own.keys() != vars(args).keys():
+                raise InputError(f"no run of this script lies in {source}")
+            args = tyro.cli(Args, default=Args(**own))
+        main(args)
+    except (InputError, gym.error.Error, ModuleNotFoundError) as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\nstopped; it goes on from its last evaluation by --resume {args.resume or '...'}")
+        sys.exit(130)

@@ -1,20 +1,23 @@
 """DAgger: the novice acts, the expert says afterwards what it would have done; that is cloned.
 
 Paper: Ross, Gordon and Bagnell, AISTATS 2011, https://arxiv.org/abs/1011.0686; "Alg. 3.1" is its.
-Which steps get a label follows its use as a baseline of RLIF (Luo et al., ICLR 2024,
-https://arxiv.org/abs/2311.12996): those where expert and novice differ, a random share, or all.
+Labels as in RLIF's baseline (https://arxiv.org/abs/2311.12996): where both differ, or at random.
 
-    python dagger.py                          # Hopper-v5, an expert of 16 %: about two minutes
-    python dagger.py --expert top             # a good expert
-    python dagger.py --help                   # every option
-    python dagger.py --resume runs/<run>      # go on after a stop, to the bit
+    python dagger.py                      # Hopper-v5, an expert of 16 %: about two minutes
+    python dagger.py --resume runs/<run>  # go on after a stop, to the bit
 
-Read main() first: its loop is Algorithm 3.1. Then choose_labels() (which steps get a label) and
-nll(). In shapes: O observation size, A action size, B batch.
+Read main() first, then choose_labels(). Shapes: O observation, A action, B batch, E episodes.
 """
 
+import csv
+import json
 import math
+import os
+import sys
+import time
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
@@ -22,319 +25,336 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import tyro
+from torch.distributions import Independent, Normal, OneHotCategorical, TanhTransform
+from torch.distributions import TransformedDistribution as Transformed
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, Stop, UnitActions
-from experts import check_demonstrations, check_rendering, evaluate, exit_codes, film, finish_run
-from experts import load_demonstrations, load_expert, main_metric, open_run, open_task, parse
-from experts import restore, run_seconds, save_run, seed_for, unused, write_rows
-from experts.options import Count, Natural, NonNegative, Percentage, Positive, Seed, Share
+from experts import TRAINING_TASKS, InputError, load_demonstrations, load_expert, normalized_score
+from experts import register_tasks, save_expert
+
+MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
 
 
 @dataclass
 class Args:
     # --- run ---
     exp_name: str = "dagger"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: Seed = 1  # of everything: on the CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this folder, runs/<run>, and its options
-    capture_video: bool = False  # at the end, film what it can do (python -m pip install moviepy)
+    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
-
     # --- task ---
     env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
-    max_episode_steps: Count | None = None  # of every episode; default: the environment's own limit
-    total_timesteps: Count = 50_000  # environment steps; the round that reaches them is the last
-    eval_frequency: Count = 5_000  # steps: evaluated after the round that passes a multiple of this
-    eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
-
+    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    total_timesteps: int = 50_000  # environment steps; the round that reaches them is the last
+    eval_frequency: int = 5_000  # steps: evaluated after the round that passes a multiple of this
+    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
     # --- person ---
     expert: str = "low"  # who labels: a shipped level or a .safetensors file
-    # which steps: those where the two actions differ, a random share, all
-    labels: Literal["threshold", "random", "all"] = "threshold"
-    # tau, an L1 distance of actions; default: what 95 % of the expert's own pairs stay below
-    threshold: NonNegative | None = None
-    label_beta: Share = 0.95  # threshold: probability of a label if so; 1 - this if not
-    random_rate: Percentage = 50.0  # random: percentage of the steps that get a label
-    mixture_decay: Share = 0.0  # the expert acts with probability this^i in round i (0: never)
-
+    labels: Literal["threshold", "random", "all"] = "threshold"  # of which steps: see choose_labels
+    threshold: float | None = None  # tau, in L1; default: 95 % of the expert's own pairs are nearer
+    label_beta: float = 0.95  # threshold: probability of a label if so; 1 - this if not
+    random_rate: float = 0.5  # random: share of the steps that get a label
+    mixture_decay: float = 0.0  # the expert acts with probability this^i in round i (0: never)
     # --- data ---
-    demo_episodes: Natural = 50  # demonstrations to begin with; 0: none
-    dataset_id: str | None = None  # a Minari dataset; default: rollouts of the shipped top expert
-    demo_noise: NonNegative = 0.09  # standard deviation of noise on these rollouts' actions
-    round_episodes: Count = 5  # episodes of a round
-
+    demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
+    dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
+    round_episodes: int = 5  # episodes of a round
     # --- learner ---
-    pretrain_updates: Natural = 10_000  # gradient steps on the demonstrations, at first
-    round_updates: Count = 2_500  # gradient steps after a round, from where the policy stands
-    batch_size: Count = 256  # transitions per gradient step
-    learning_rate: Positive = 3e-4  # AdamW's
-    weight_decay: NonNegative = 1e-3  # AdamW's
+    pretrain_updates: int = 10_000  # gradient steps on the demonstrations, at first
+    round_updates: int = 2_500  # gradient steps after a round, from where the policy stands
+    batch_size: int = 256  # transitions per gradient step
+    learning_rate: float = 3e-4  # AdamW's
+    weight_decay: float = 1e-3  # AdamW's
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
-    hidden_sizes: tuple[Count, ...] = (256, 256)  # of the actor
-
-    # --- speed ---
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor
     cuda: bool = False  # learn on the GPU
-    num_threads: Count = 2  # of torch on the CPU
+    num_threads: int = 1  # of torch on the CPU
 
-
-def check(args, typed):
-    """Refuse options that contradict each other, and those that do nothing beside others."""
-    if args.labels != "threshold":
-        why = f"--labels {args.labels} does not judge by distance"
-        unused(typed, "threshold label_beta", why)
-    elif args.threshold is None and not args.demo_episodes:
-        raise InputError("--threshold is needed where no demonstrations are there to choose it by")
-    if args.labels != "random":
-        unused(typed, "random_rate", f"--labels {args.labels} does not label at random")
-    check_demonstrations(args, typed, "standardize_obs pretrain_updates")
+    def __post_init__(self):
+        self.hidden_sizes = tuple(self.hidden_sizes)  # args.json has a list
+        shares = "label_beta", "random_rate", "mixture_decay"
+        zeros = *shares, "seed", "threshold", "demo_episodes", "pretrain_updates", "weight_decay"
+        for name, value in vars(self).items():
+            if type(value) in (int, float) and not (value > 0 or value == 0 and name in zeros):
+                raise ValueError(f"--{name.replace('_', '-')} {value} is too small")
+            if name in shares and not 0 <= value <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be in [0, 1], not {value}")
+        if min(self.hidden_sizes, default=0) < 1:
+            raise ValueError("--hidden-sizes must be positive")
+        if (self.labels, self.threshold, self.demo_episodes) == ("threshold", None, 0):
+            raise ValueError("--threshold is needed without demonstrations to choose it by")
+        if self.cuda and not torch.cuda.is_available():
+            raise ValueError("--cuda: torch finds no GPU here")
 
 
 # --- environment ----------------------------------------------------------------------------------
-
-
 def make_env(env_id, max_episode_steps=None, **options):
     """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    env = open_task(env_id, max_episode_steps, **options)  # gym.make, or one line on what is wrong
+    register_tasks(env_id)
+    env = gym.make(env_id, max_episode_steps, disable_env_checker=True, **options)
+    if env.spec.max_episode_steps is None:
+        raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
+    if len(env.observation_space.shape or ()) > 2 or not env.observation_space.is_np_flattenable:
+        raise InputError(f"--env-id {env_id}: observations must be vectors, not images or lists")
     env = gym.wrappers.FlattenObservation(env)
-    return UnitActions(Checked(env))
+    env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        one_hot = gym.spaces.MultiBinary(int(space.n))
+        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
+    vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    if not vector or not ((space.high > space.low) & (space.high - space.low < 1e9)).all():
+        raise InputError(f"--env-id {env_id}: needs discrete or bounded float actions, not {space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
-# --- intervention ---------------------------------------------------------------------------------
-
-
-def choose_labels(args, threshold, proposals, labels, rng):
+# --- person ---------------------------------------------------------------------------------------
+def choose_labels(args, proposals, labels, rng):
     """Which of the novice's sampled actions get the expert's as a label: (n, A) each -> (n,)."""
     draws = rng.random(len(labels))  # (n,)
     if args.labels == "all":
         return np.ones(len(labels), dtype=bool)
     if args.labels == "random":
-        return draws < args.random_rate / 100
-    differ = np.abs(labels - proposals).sum(-1) >= threshold
+        return draws < args.random_rate
+    differ = np.abs(labels - proposals).sum(-1) >= args.threshold  # L1
     return draws < np.where(differ, args.label_beta, 1 - args.label_beta)
 
 
 def own_spread(expert, obs):
-    """The L1 distance that 95 % of the expert's pairs of actions at these (n, O) stay below.
-
-    The default of tau: what is farther away is not what this expert might have done itself. Two
-    different one-hot vectors are 2 apart, so a discrete action differs wherever it is another one.
-    """
+    """The default of tau: 95 % of the expert's own pairs of actions at these (n, O) are nearer."""
     if expert.discrete:
-        return 2.0
+        return 2.0  # of two different one-hot vectors: another action differs
     with torch.random.fork_rng():
         torch.manual_seed(0)  # of the same expert and demonstrations, the same tau
-        distances = (expert.act(obs) - expert.act(obs)).abs().sum(-1)  # (n,)
-    return float(distances.quantile(0.95))
+        return float((expert.act(obs) - expert.act(obs)).abs().sum(-1).quantile(0.95))
 
 
 # --- network --------------------------------------------------------------------------------------
-
-
 class Actor(nn.Module):
-    """Tanh-Gaussian policy."""
+    """Tanh-Gaussian policy; a categorical one where actions are discrete, which are one-hot."""
 
-    heads, min_log_std = ("mean", "log_std"), -20.0
+    min_log_std = -20.0
 
-    def __init__(self, obs_dim, act_dim, hidden_sizes):
+    def __init__(self, env, hidden_sizes):
         super().__init__()
-        self.act_dim, sizes = act_dim, [obs_dim, *hidden_sizes]
+        (obs_dim,), (act_dim,) = env.observation_space.shape, env.action_space.shape
+        sizes = [obs_dim, *hidden_sizes]
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
-        for head in self.heads:
+        self.discrete = isinstance(env.action_space, gym.spaces.MultiBinary)
+        for head in ("logits",) if self.discrete else ("mean", "log_std"):
             self.add_module(head, nn.Linear(sizes[-1], act_dim))
 
-    def standardize(self, obs):
-        """See observations with the mean and standard deviation of these, (n, O)."""
-        self.obs_mean.copy_(obs.mean(0))
-        self.obs_std.copy_(obs.std(0).clamp_min(0.01))
-
-    def features(self, obs):
-        x = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
-        x = (x - self.obs_mean) / self.obs_std  # (B, O)
+    def forward(self, obs):
+        """pi(.|s), a distribution over (B, A): actions in (-1, 1), or one-hot ones; from (B, O)."""
+        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
         for layer in self.layers:
             x = F.relu(layer(x))  # (B, hidden)
-        return x
-
-    def forward(self, obs):
-        """Mean and log standard deviation before the tanh: (B, O) -> (B, A) each."""
-        x = self.features(obs)
-        return self.mean(x), self.log_std(x).clamp(self.min_log_std, 2)
-
-    def log_prob(self, policy, actions):
-        """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
-        mean, log_std = policy
-        u = actions.atanh()  # (B, A), before the tanh
-        log_normal = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std
-        log_normal = log_normal - 0.5 * math.log(2 * math.pi)
-        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))  # ln(d tanh(u) / du)
-        return (log_normal - log_slope).sum(-1)
+        if self.discrete:
+            return OneHotCategorical(logits=self.logits(x), validate_args=False)
+        std = self.log_std(x).clamp(self.min_log_std, 2).exp()  # (B, A)
+        normal = Independent(Normal(self.mean(x), std, validate_args=False), 1, validate_args=False)
+        return Transformed(normal, TanhTransform(), validate_args=False)
 
     @torch.no_grad()
     def act(self, obs, deterministic=False):
-        """What is executed, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
-        mean, log_std = self(obs)
-        u = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
-        return u.tanh().clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
+        """What is executed: a sampled action, or the mean's; numpy (B, O) -> (B, A)."""
+        policy = self(torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device))
+        if self.discrete:
+            return (policy.mode if deterministic else policy.sample()).cpu().numpy()
+        actions = policy.base_dist.mean.tanh() if deterministic else policy.sample()  # (B, A)
+        return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
 
 
-class CategoricalActor(Actor):
-    """Policy over A discrete actions, which are one-hot vectors."""
-
-    heads = ("logits",)
-
-    def forward(self, obs):
-        return self.logits(self.features(obs))  # (B, A)
-
-    def log_prob(self, policy, actions):
-        return (policy.log_softmax(-1) * actions).sum(-1)  # (B,)
-
-    @torch.no_grad()
-    def act(self, obs, deterministic=False):
-        logits = self(obs)
-        sampled = torch.distributions.Categorical(logits=logits).sample
-        choice = logits.argmax(-1) if deterministic else sampled()  # (B,)
-        return F.one_hot(choice, self.act_dim).float().cpu().numpy()
-
-
-def make_actor(env, hidden_sizes):
-    """An untrained policy for the environment's observations and actions."""
-    sizes = *env.observation_space.shape, *env.action_space.shape, hidden_sizes
-    return CategoricalActor(*sizes) if env.discrete else Actor(*sizes)
-
-
-def nll(actor, obs, actions):
-    """-ln pi(a|s), the mean over a batch: (B, O), (B, A) -> ()."""
-    return -actor.log_prob(actor(obs), actions).mean()
-
-
-def fit(actor, optimizer, obs, actions, updates, batch_size):
+def fit(actor, optimizer, data, updates, batch_size):
     """Gradient steps of maximum likelihood on minibatches of (n, O), (n, A); the mean loss."""
-    total = 0.0
+    losses = []
     for _ in range(updates):
-        i = torch.randint(len(obs), (batch_size,), device=obs.device)
-        loss = nll(actor, obs[i], actions[i])
+        i = torch.randint(len(data["obs"]), (batch_size,)).to(data["obs"].device)  # (B,)
+        loss = -actor(data["obs"][i]).log_prob(data["actions"][i]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += loss.item()
-    if not math.isfinite(total):
-        raise RunError("learning broke down: the loss is not finite")
-    return total / max(1, updates)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss is {losses[-1]}")
+    return sum(losses) / max(1, updates)
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+def evaluate(env_id, actor, envs, *key):
+    """Fresh episodes, side by side, by mean and by sampled actions; all depend on the key alone."""
+    row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
+    for prefix, deterministic in (("", True), ("stochastic_", False)):
+        returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
+        obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])  # (E, O)
+        playing = list(range(len(envs)))
+        with torch.random.fork_rng():
+            torch.manual_seed(seeds[0])
+            while playing:
+                actions = actor.act(obs[playing], deterministic)  # (playing, A)
+                for i, action in zip(tuple(playing), actions):
+                    obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                    returns[i] += reward
+                    successes[i] = np.max(info.get("success", info.get("is_success", math.nan)))
+                    if terminated or truncated:
+                        playing.remove(i)
+        if not np.isnan(successes).all():  # some report a success only where there is one
+            successes = np.nan_to_num(successes)
+        found = {"success_rate": 100 * successes.mean(), "return_mean": returns.mean()}
+        found["normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's: 0 to 100
+        row |= {prefix + name: float(value) for name, value in found.items()}
+    return row
+
+
+def write_rows(folder, writer, rows):
+    """All evaluations as eval.csv, the last one to TensorBoard; what is not known is nan."""
+    for name, value in rows[-1].items():
+        if not math.isnan(value):
+            writer.add_scalar(f"eval/{name}", value, rows[-1]["global_step"])
+    with open(folder / "eval.tmp", "w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(folder / "eval.tmp", folder / "eval.csv")  # as a whole, or not at all
 
 
 # --- main -----------------------------------------------------------------------------------------
-
-
 def main(args):
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
     task = args.env_id, args.max_episode_steps
-    if args.capture_video:
-        check_rendering(make_env, *task)
-
+    eval_envs = [make_env(*task) for _ in range(args.eval_episodes)]
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
-    eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
     expert = load_expert(args.env_id, args.expert, env)
-    source = args.demo_episodes, args.dataset_id, args.demo_noise
-    demos = load_demonstrations(env, args.env_id, *source)
-    obs, actions = torch.from_numpy(demos["obs"]), torch.from_numpy(demos["actions"])
-    threshold = args.threshold
-    if args.labels == "threshold" and threshold is None:
-        threshold = own_spread(expert, obs)
-    data = {"obs": obs.to(device), "actions": actions.to(device)}  # D: (n, O), (n, A)
-
-    actor = make_actor(env, args.hidden_sizes)
-    if args.standardize_obs and len(obs):
-        actor.standardize(obs)
+    demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
+    demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
+    data = {name: torch.from_numpy(demos[name]).to(device) for name in ("obs", "actions")}  # D
+    if args.labels == "threshold" and args.threshold is None:
+        args.threshold = own_spread(expert, demos["obs"])
+    actor = Actor(env, args.hidden_sizes)
+    if args.standardize_obs and args.demo_episodes:
+        actor.obs_mean.copy_(data["obs"].mean(0))
+        actor.obs_std.copy_(data["obs"].std(0).clamp_min(0.01))
     actor.to(device)
     options = {"weight_decay": args.weight_decay, "fused": True}
     optimizer = torch.optim.AdamW(actor.parameters(), args.learning_rate, **options)
+    counts = {"labels": 0, "takeovers": 0, "expert_steps": 0}  # in all
+    global_step, rounds, next_eval, rows = 0, 0, 0, []  # rows: of eval.csv
 
-    kept = {"actor": actor, "optimizer": optimizer, "rng": rng}  # what learns or draws
-    counts = {"labels": 0, "expert_steps": 0, "takeovers": 0}
-    global_step, rounds, rows = 0, 0, []  # rows: of eval.csv
-    folder, checkpoint = open_run(args, [expert])
-    if checkpoint:
-        restore(checkpoint, kept)
-        global_step, rounds, rows, counts, data = checkpoint["progress"]
-        data = {name: values.to(device) for name, values in data.items()}
-    writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
+    # The run's folder, a new one or that of --resume
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    args.resume = str(folder)  # from now on
+    print(f"in {folder}: evaluations, checkpoint, policy")
+    if (folder / "checkpoint.pt").exists():
+        state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
+        actor.load_state_dict(state["actor"])
+        optimizer.load_state_dict(state["optimizer"])
+        rng.bit_generator.state = state["rng"]
+        torch.set_rng_state(state["torch_rng"].cpu())
+        global_step, rounds, next_eval = state["global_step"], state["rounds"], state["next_eval"]
+        data, counts, rows = state["data"], state["counts"], state["rows"]
+    (folder / "args.json").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    if args.track:
+        import wandb
+
+        wandb.init(project="interventions", id=folder.name, resume="allow", sync_tensorboard=True)
+    writer = SummaryWriter(folder, purge_step=global_step + 1)
+    writer.add_text("options", "\n".join(f"- {name}: {x}" for name, x in vars(args).items()))
+    begun = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0.0)
+    if args.demo_episodes and not rows:  # the first policy (Alg. 3.1, line 2)
+        print("cloning the demonstrations")
+        fit(actor, optimizer, data, args.pretrain_updates, args.batch_size)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
-    stop = Stop()
-    if not checkpoint and len(obs):  # the first policy (Alg. 3.1, line 2)
-        bar.set_description("cloning the demonstrations")
-        fit(actor, optimizer, data["obs"], data["actions"], args.pretrain_updates, args.batch_size)
-        bar.set_description(None)
     while True:
-        # Between two rounds: a checkpoint, from which --resume goes on, and an evaluation
         over = global_step >= args.total_timesteps
-        before = rows[-1] if rows else {"global_step": 0} | dict.fromkeys(counts, 0)
-        passed = global_step // args.eval_frequency - before["global_step"] // args.eval_frequency
-        due = over or passed > 0
-        if due or stop.asked:
-            progress = global_step, rounds, rows, counts, data
-            save_run(folder, args, kept, progress, [expert])
-            stop.heed()
-        if due:
+        evaluated = bool(rows) and rows[-1]["global_step"] == global_step
+        if (global_step >= next_eval or over) and not evaluated:
             row = {"global_step": global_step, **counts}
-            new = {name: row[name] - before[name] for name in row}  # since the last evaluation
-            row["label_rate"] = new["labels"] / new["global_step"]
-            row["intervention_rate"] = new["expert_steps"] / new["global_step"]
-            fresh = seed_for(args.seed, 1, global_step)
-            row |= evaluate(args.env_id, actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": run_seconds()})
+            before = rows[-1] if rows else row  # the evaluation before this one
+            since = {name: row[name] - before[name] for name in row}
+            row["label_rate"] = since["labels"] / max(1, since["global_step"])
+            row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
+            row |= evaluate(args.env_id, actor, eval_envs, args.seed, 1, global_step)
+            rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder, writer, rows)
-            bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", labels=counts["labels"])
+            bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
+            next_eval = (global_step // args.eval_frequency + 1) * args.eval_frequency
+            state = {"actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+            state |= {"global_step": global_step, "rounds": rounds, "next_eval": next_eval}
+            state |= {"data": data, "counts": counts, "rows": rows}
+            torch.save(state, folder / "checkpoint.tmp")
+            os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")  # for --resume
         if over:
             break
-        stop.wait()
 
         # Sample trajectories of the novice, or of its mixture with the expert. (Alg. 3.1, line 5)
         visited, proposals = [], []
-        for i in range(args.round_episodes):
-            obs, _ = env.reset(seed=seed_for(args.seed, 0, rounds * args.round_episodes + i))
-            ended, episodic_return = False, 0.0
-            while not ended:
+        for e in range(rounds * args.round_episodes, (rounds + 1) * args.round_episodes):
+            seed = int(np.random.SeedSequence((args.seed, 0, e)).generate_state(1)[0])
+            obs, _ = env.reset(seed=seed)
+            t, episodic_return, terminated, truncated = 0, 0.0, False, False
+            while not (terminated or truncated):
                 actions = actor.act(obs[None])[0]  # (A,)
                 visited.append(obs)
                 proposals.append(actions)
                 if args.mixture_decay and rng.random() < args.mixture_decay**rounds:
-                    actions = expert.act(obs[None])[0].numpy()
+                    actions = expert.act(obs[None])[0].numpy()  # (A,)
                     counts["expert_steps"] += 1
                 obs, task_reward, terminated, truncated, _ = env.step(actions)
                 episodic_return += task_reward
-                ended = terminated or truncated
-                global_step += 1
+                t, global_step = t + 1, global_step + 1
                 bar.update()
-            writer.add_scalar("charts/episodic_return", episodic_return, global_step)
+            charts = {"episodic_return": episodic_return, "episodic_length": t}
+            charts["steps_per_second"] = global_step / (time.perf_counter() - begun)
+            for name, value in charts.items():
+                writer.add_scalar(f"charts/{name}", value, global_step)
+
         # Get the expert's actions there and aggregate. (Alg. 3.1, lines 6 and 7)
         visited, proposals = np.array(visited, dtype=np.float32), np.array(proposals)
         labels = expert.act(visited)  # (n, A)
-        chosen = choose_labels(args, threshold, proposals, labels.numpy(), rng)  # (n,)
-        new_obs, new_actions = torch.from_numpy(visited[chosen]), labels[torch.from_numpy(chosen)]
-        data["obs"] = torch.cat([data["obs"], new_obs.to(device)])
-        data["actions"] = torch.cat([data["actions"], new_actions.to(device)])
+        chosen = choose_labels(args, proposals, labels.numpy(), rng)  # (n,)
+        data["obs"] = torch.cat([data["obs"], torch.from_numpy(visited[chosen]).to(device)])
+        data["actions"] = torch.cat([data["actions"], labels[chosen].to(device)])
         counts["labels"] += int(chosen.sum())
         # Train on all of it. (Alg. 3.1, line 8)
         if len(data["obs"]):
-            updates = args.round_updates, args.batch_size
-            loss = fit(actor, optimizer, data["obs"], data["actions"], *updates)
+            loss = fit(actor, optimizer, data, args.round_updates, args.batch_size)
             writer.add_scalar("losses/nll", loss, global_step)
         rounds += 1
 
     bar.close()
-    summary = {"demo_episodes": int(demos["ends"].sum()), "demo_transitions": len(demos["rewards"])}
-    summary |= {"env_steps": global_step, **counts, "rounds": rounds, "threshold": threshold}
-    summary["seconds"] = rows[-1]["wall_seconds"]
-    finish_run(folder, writer, args, rows, actor, **summary)
+    writer.close()
+    save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
     if args.capture_video:
-        film(make_env(*task, render_mode="rgb_array"), actor, folder, args.seed)
+        env = gym.wrappers.RecordVideo(make_env(*task, render_mode="rgb_array"), f"{folder}/videos")
+        evaluate(args.env_id, actor, [env], args.seed, 2)
+        env.close()
 
 
 if __name__ == "__main__":
-    with exit_codes():
-        main(parse(Args, check))
+    args = tyro.cli(Args)
+    try:
+        source = args.resume or getattr(args, "replay", None)
+        if source:  # the options of that run, but for those that are typed
+            saved = Path(source, "args.json")
+            own = json.loads(saved.read_text()) if saved.exists() else {}
+            if own.keys() != vars(args).keys():
+                raise InputError(f"no run of this script lies in {source}")
+            args = tyro.cli(Args, default=Args(**own))
+        main(args)
+    except (InputError, gym.error.Error, ModuleNotFoundError) as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\nstopped; it goes on from its last evaluation by --resume {args.resume or '...'}")
+        sys.exit(130)

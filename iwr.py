@@ -3,18 +3,23 @@
 Paper: Mandlekar et al., 2020, https://arxiv.org/abs/2012.06733. The setting, and the person, are
 those of MILE (Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519).
 
-    python iwr.py                                                       # Meta-World's peg insertion
-    python iwr.py --rounds 1 --round-episodes 15 --round-updates 1000   # MILE's single iteration
-    python iwr.py --interventions-only                                  # HG-DAgger, in this setting
-    python iwr.py --help                                                # every option
-    python iwr.py --resume runs/<run>                                   # go on, to the bit
+    python iwr.py                       # Meta-World's peg insertion: 93 %, in a few minutes
+    python iwr.py --interventions-only  # HG-DAgger, in this setting
+    python iwr.py --rounds 1 --round-episodes 15 --round-updates 1000  # MILE's single iteration
+    python iwr.py --resume runs/<run>   # go on after a stop, to the bit
 
-Read main() first, then weights(). In shapes: O observation size, A action size, B batch, T steps of
-an episode.
+Read main() first, then weights(). Shapes: O observation, A action, B batch, T steps, E episodes.
 """
 
+import csv
+import json
 import math
+import os
+import sys
+import time
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
@@ -22,82 +27,89 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import tyro
+from torch.distributions import Independent, Normal, OneHotCategorical, TanhTransform
+from torch.distributions import TransformedDistribution as Transformed
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, Checked, InputError, RunError, Stop, UnitActions, check_rendering
-from experts import check_demonstrations, evaluate, exit_codes, film, finish_run
-from experts import load_demonstrations, load_expert, main_metric, open_run, open_task, parse
-from experts import restore, run_seconds, save_run, seed_for, write_rows
-from experts.human import Person, check_person
-from experts.options import Count, Finite, Natural, NonNegative, Positive, Seed
+from experts import InputError, load_demonstrations, load_expert, normalized_score
+from experts import register_tasks, save_expert
+from experts.human import Person
+
+MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
 
 
 @dataclass
 class Args:
     # --- run ---
     exp_name: str = "iwr"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: Seed = 1  # of everything: on the CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this folder, runs/<run>, and its options
-    capture_video: bool = False  # at the end, film what it can do (python -m pip install moviepy)
+    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
-
     # --- task ---
-    env_id: str = "Meta-World/peg-insert-side-v3"  # or any, with Box or discrete actions
-    max_episode_steps: Count | None = None  # of every episode; default: the environment's own limit
-    rounds: Count = 20  # N: a round is some watched episodes, then training
-    round_episodes: Count = 1  # k: episodes of a round
-    eval_frequency: Count = 1  # rounds between evaluations
-    eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
-
+    env_id: str = "Meta-World/peg-insert-side-v3"  # any Gymnasium environment, but for images
+    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    rounds: int = 20  # N: a round is some watched episodes, then training
+    round_episodes: int = 1  # k: episodes of a round
+    eval_frequency: int = 1  # rounds between evaluations
+    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
     # --- person ---
     intervention: Literal["model", "human"] = "model"  # by MILE's Eq. 2, or you, in a window
     expert: str = "top"  # who takes over: a shipped level or a .safetensors file
     human_model: str = "mental"  # what the person expects of the robot: a level or a file
-    intervention_cost: Finite = 16.0  # c, what it takes to take over: benchmark/person.py finds it
-    intervention_scale: Positive = 10.0  # by which the advantage minus c is divided
-    takeover_steps: Count = 1  # steps that the expert keeps control
+    intervention_cost: float = 16.0  # c, what it takes to take over: benchmark/person.py finds it
+    intervention_scale: float = 10.0  # by which the advantage minus c is divided
+    takeover_steps: int = 1  # steps that the expert keeps control
     keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
     replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
-
     # --- data ---
     initial_policy: str = "initial"  # what the robot can do at first: a level or a file
-    demo_episodes: Natural = 0  # demonstrations to begin with, besides the initial policy
-    dataset_id: str | None = None  # a Minari dataset; default: rollouts of the shipped top expert
-    demo_noise: NonNegative = 0.0  # standard deviation of noise on these rollouts' actions
-
+    demo_episodes: int = 0  # demonstrations to begin with, drawn by the seed; 0: none
+    dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     # --- learner ---
     interventions_only: bool = False  # HG-DAgger: leave out what the robot did
-    round_updates: Count = 100  # gradient steps after a round
-    batch_size: Count = 1_024  # transitions per gradient step
-    learning_rate: Positive = 1e-4  # Adam's
-    min_std: Positive = 0.1  # lower limit of the policy's standard deviation, before the tanh
-
-    # --- speed ---
+    round_updates: int = 100  # gradient steps after a round
+    batch_size: int = 1_024  # transitions per gradient step
+    learning_rate: float = 1e-4  # Adam's
+    min_std: float = 0.1  # lower limit of the policy's standard deviation, before the tanh
     cuda: bool = False  # learn on the GPU
-    num_threads: Count = 2  # of torch on the CPU
+    num_threads: int = 1  # of torch on the CPU
 
-
-def check(args, typed):
-    """Refuse options that do nothing beside others."""
-    of_model = "expert human_model intervention_cost intervention_scale takeover_steps"
-    check_person(args, typed, of_model)
-    check_demonstrations(args, typed)
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            may_be_zero = name in ("seed", "demo_episodes")
+            if name == "intervention_cost" and math.isfinite(value):
+                continue
+            if type(value) in (int, float) and not (value > 0 or value == 0 and may_be_zero):
+                raise ValueError(f"--{name.replace('_', '-')} {value} is too small")
+        if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
+            raise ValueError("--cuda needs a GPU, and nobody at the keys")
 
 
 # --- environment ----------------------------------------------------------------------------------
-
-
 def make_env(env_id, max_episode_steps=None, **options):
     """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    env = open_task(env_id, max_episode_steps, **options)  # gym.make, or one line on what is wrong
+    register_tasks(env_id)
+    env = gym.make(env_id, max_episode_steps, disable_env_checker=True, **options)
+    if env.spec.max_episode_steps is None:
+        raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
+    if len(env.observation_space.shape or ()) > 2 or not env.observation_space.is_np_flattenable:
+        raise InputError(f"--env-id {env_id}: observations must be vectors, not images or lists")
     env = gym.wrappers.FlattenObservation(env)
-    return UnitActions(Checked(env))
+    env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        one_hot = gym.spaces.MultiBinary(int(space.n))
+        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
+    vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    if not vector or not ((space.high > space.low) & (space.high - space.low < 1e9)).all():
+        raise InputError(f"--env-id {env_id}: needs discrete or bounded float actions, not {space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
-# --- intervention ---------------------------------------------------------------------------------
-
-
+# --- person ---------------------------------------------------------------------------------------
 class ProbitHuman:
     """Takes over as MILE's Eq. 2 has it: by the state, whatever the robot proposes."""
 
@@ -112,15 +124,14 @@ class ProbitHuman:
         The advantage of an action a ~ pi: ln pi(a|s) - E_{a' ~ human model}[ln pi(a'|s)], how much
         better it is than what the person expects of the robot. Gaussians count before the tanh.
         """
-        state = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
         if self.expert.discrete:
-            log_pi = self.expert(state)[0].log_softmax(-1)  # (A,)
-            expected = (self.human_model(state)[0].softmax(-1) * log_pi).sum()
+            log_pi = self.expert(obs[None])[0].log_softmax(-1)  # (A,)
+            expected = (self.human_model(obs[None])[0].softmax(-1) * log_pi).sum()
             gumbel = torch.from_numpy(rng.gumbel(size=len(log_pi)))
             advantage = log_pi[(log_pi + gumbel).argmax()] - expected
         else:
-            mean, log_std = (x[0] for x in self.expert(state))  # (A,) each
-            robot_mean, robot_log_std = (x[0] for x in self.human_model(state))
+            mean, log_std = (x[0] for x in self.expert(obs[None]))  # (A,) each
+            robot_mean, robot_log_std = (x[0] for x in self.human_model(obs[None]))
             # both logarithms have the same constants; -E[ln pi(a')] without them:
             surprise = (robot_mean - mean).pow(2) + (2 * robot_log_std).exp()
             surprise = surprise / (2 * (2 * log_std).exp())  # (A,)
@@ -131,10 +142,9 @@ class ProbitHuman:
 
 
 def rollout(env, actor, human, seed):
-    """One episode of the policy's mean actions, watched by a human, or alone (None).
+    """One episode of the policy's mean actions, watched by a human, or alone (None); by its seed.
 
-    It depends on them and the seed alone. Returns a dict: obs (T, O), actions (T, A) as executed,
-    nu (T,), takeovers, success (0 or 1 at its last step, nan if it does not tell) and return.
+    Returns a dict: obs (T, O), actions (T, A) as executed, nu (T,), takeovers, return, success.
     """
     obs, _ = env.reset(seed=seed)
     steps, takeovers, episodic_return, ended = [], 0, 0.0, False
@@ -154,92 +164,47 @@ def rollout(env, actor, human, seed):
             episodic_return += reward
             ended = terminated or truncated
     obs, actions, nu = (torch.tensor(np.array(x), dtype=torch.float32) for x in zip(*steps))
-    facts = {"success": info.get("success", math.nan), "return": episodic_return}
-    return {"obs": obs, "actions": actions, "nu": nu, "takeovers": takeovers} | facts
+    success = float(np.max(info.get("success", info.get("is_success", math.nan))))
+    facts = {"takeovers": takeovers, "success": success, "return": episodic_return}
+    return {"obs": obs, "actions": actions, "nu": nu} | facts
 
 
 # --- network --------------------------------------------------------------------------------------
-
-
 class Actor(nn.Module):
-    """Tanh-Gaussian policy."""
+    """Tanh-Gaussian policy; a categorical one where actions are discrete, which are one-hot."""
 
-    heads, min_log_std = ("mean", "log_std"), -20.0
+    min_log_std = -20.0
 
-    def __init__(self, obs_dim, act_dim, hidden_sizes):
+    def __init__(self, env, hidden_sizes):
         super().__init__()
-        self.act_dim, sizes = act_dim, [obs_dim, *hidden_sizes]
+        (obs_dim,), (act_dim,) = env.observation_space.shape, env.action_space.shape
+        sizes = [obs_dim, *hidden_sizes]
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
-        for head in self.heads:
+        self.discrete = isinstance(env.action_space, gym.spaces.MultiBinary)
+        for head in ("logits",) if self.discrete else ("mean", "log_std"):
             self.add_module(head, nn.Linear(sizes[-1], act_dim))
 
-    def standardize(self, obs):
-        """See observations with the mean and standard deviation of these, (n, O)."""
-        self.obs_mean.copy_(obs.mean(0))
-        self.obs_std.copy_(obs.std(0).clamp_min(0.01))
-
-    def features(self, obs):
-        x = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
-        x = (x - self.obs_mean) / self.obs_std  # (B, O)
+    def forward(self, obs):
+        """pi(.|s), a distribution over (B, A): actions in (-1, 1), or one-hot ones; from (B, O)."""
+        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
         for layer in self.layers:
             x = F.relu(layer(x))  # (B, hidden)
-        return x
-
-    def forward(self, obs):
-        """Mean and log standard deviation before the tanh: (B, O) -> (B, A) each."""
-        x = self.features(obs)
-        return self.mean(x), self.log_std(x).clamp(self.min_log_std, 2)
-
-    def log_prob(self, policy, actions):
-        """ln pi(a|s) of actions (B, A) in [-0.999, 0.999] under policy = self(obs): (B,)."""
-        mean, log_std = policy
-        u = actions.atanh()  # (B, A), before the tanh
-        log_normal = -0.5 * ((u - mean) / log_std.exp()).pow(2) - log_std
-        log_normal = log_normal - 0.5 * math.log(2 * math.pi)
-        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))  # ln(d tanh(u) / du)
-        return (log_normal - log_slope).sum(-1)
+        if self.discrete:
+            return OneHotCategorical(logits=self.logits(x), validate_args=False)
+        std = self.log_std(x).clamp(self.min_log_std, 2).exp()  # (B, A)
+        normal = Independent(Normal(self.mean(x), std, validate_args=False), 1, validate_args=False)
+        return Transformed(normal, TanhTransform(), validate_args=False)
 
     @torch.no_grad()
     def act(self, obs, deterministic=False):
-        """What is executed, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
-        mean, log_std = self(obs)
-        u = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
-        return u.tanh().clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
-
-
-class CategoricalActor(Actor):
-    """Policy over A discrete actions, which are one-hot vectors."""
-
-    heads = ("logits",)
-
-    def forward(self, obs):
-        return self.logits(self.features(obs))  # (B, A)
-
-    def log_prob(self, policy, actions):
-        return (policy.log_softmax(-1) * actions).sum(-1)  # (B,)
-
-    @torch.no_grad()
-    def act(self, obs, deterministic=False):
-        logits = self(obs)
-        sampled = torch.distributions.Categorical(logits=logits).sample
-        choice = logits.argmax(-1) if deterministic else sampled()  # (B,)
-        return F.one_hot(choice, self.act_dim).float().cpu().numpy()
-
-
-def make_actor(env, hidden_sizes):
-    """An untrained policy for the environment's observations and actions."""
-    sizes = *env.observation_space.shape, *env.action_space.shape, hidden_sizes
-    return CategoricalActor(*sizes) if env.discrete else Actor(*sizes)
-
-
-def load_actor(env, policy):
-    """A policy from a file, as one that can learn."""
-    actor = make_actor(env, policy.facts["hidden_sizes"])
-    actor.load_state_dict(policy.state)
-    actor.min_log_std = policy.facts.get("min_log_std", actor.min_log_std)
-    return actor
+        """What is executed: a sampled action, or the mean's; numpy (B, O) -> (B, A)."""
+        policy = self(torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device))
+        if self.discrete:
+            return (policy.mode if deterministic else policy.sample()).cpu().numpy()
+        actions = policy.base_dist.mean.tanh() if deterministic else policy.sample()  # (B, A)
+        return actions.clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
 
 
 def weights(nu, interventions_only):
@@ -254,106 +219,165 @@ def weights(nu, interventions_only):
     return torch.where(nu > 0, (1 - share) / share, 1.0)
 
 
+# --- evaluation -----------------------------------------------------------------------------------
+def evaluate(env_id, actor, envs, *key):
+    """Fresh episodes, side by side, by mean and by sampled actions; all depend on the key alone."""
+    row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
+    for prefix, deterministic in (("", True), ("stochastic_", False)):
+        returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
+        obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])  # (E, O)
+        playing = list(range(len(envs)))
+        with torch.random.fork_rng():
+            torch.manual_seed(seeds[0])
+            while playing:
+                actions = actor.act(obs[playing], deterministic)  # (playing, A)
+                for i, action in zip(tuple(playing), actions):
+                    obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                    returns[i] += reward
+                    successes[i] = np.max(info.get("success", info.get("is_success", math.nan)))
+                    if terminated or truncated:
+                        playing.remove(i)
+        if not np.isnan(successes).all():  # some report a success only where there is one
+            successes = np.nan_to_num(successes)
+        found = {"success_rate": 100 * successes.mean(), "return_mean": returns.mean()}
+        found["normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's: 0 to 100
+        row |= {prefix + name: float(value) for name, value in found.items()}
+    return row
+
+
+def write_rows(folder, writer, rows):
+    """All evaluations as eval.csv, the last one to TensorBoard; what is not known is nan."""
+    for name, value in rows[-1].items():
+        if not math.isnan(value):
+            writer.add_scalar(f"eval/{name}", value, rows[-1]["global_step"])
+    with open(folder / "eval.tmp", "w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(folder / "eval.tmp", folder / "eval.csv")  # as a whole, or not at all
+
+
 # --- main -----------------------------------------------------------------------------------------
-
-
 def main(args):
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
     task = args.env_id, args.max_episode_steps
-    if args.capture_video:
-        check_rendering(make_env, *task)
-    env = make_env(*task)
-    eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
-    policies = [load_expert(args.env_id, args.initial_policy, env)]
-    if env.discrete and args.min_std != 0.1:
-        raise InputError("--min-std does nothing where actions are discrete")
-    actor = load_actor(env, policies[0])  # pi_theta
-    actor.min_log_std = max(actor.min_log_std, math.log(args.min_std))
-    actor.to(device)
+    env, *eval_envs = (make_env(*task) for _ in range(1 + args.eval_episodes))
+    initial = load_expert(args.env_id, args.initial_policy, env)
+    actor = Actor(env, initial.facts["hidden_sizes"]).to(device)  # pi_theta
+    actor.load_state_dict(initial.state)
+    actor.min_log_std = max(initial.facts.get("min_log_std", -20.0), math.log(args.min_std))
     optimizer = torch.optim.Adam(actor.parameters(), args.learning_rate, fused=True)
-    source = args.demo_episodes, args.dataset_id, args.demo_noise
-    demos = load_demonstrations(env, args.env_id, *source)
-    if args.intervention == "human":
-        env = human = Person(make_env(*task, render_mode="rgb_array"), args)
-    else:
-        policies += [load_expert(args.env_id, x, env) for x in (args.expert, args.human_model)]
-        human = ProbitHuman(args, *policies[1:])
-    data = {name: torch.from_numpy(demos[name]) for name in ("obs", "actions")}  # (n, O), (n, A)
-    data["nu"] = torch.zeros(len(data["obs"]))  # (n,), 1 where a person acted
-    data = {name: values.to(device) for name, values in data.items()}
-
-    kept = {"actor": actor, "optimizer": optimizer}  # what learns
-    counts = {"expert_steps": 0, "takeovers": 0}
+    demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
+    demos["nu"] = np.zeros(len(demos["obs"]), dtype=np.float32)  # 1 where a person acted
+    data = {name: torch.from_numpy(demos[name]).to(device) for name in ("obs", "actions", "nu")}
+    demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
+    counts = {"expert_steps": 0, "takeovers": 0}  # in all
     global_step, rounds, rows = 0, 0, []  # rows: of eval.csv
-    folder, checkpoint = open_run(args, policies)
-    if checkpoint:
-        restore(checkpoint, kept)
-        global_step, rounds, rows, counts, data = checkpoint["progress"]
-        data = {name: values.to(device) for name, values in data.items()}
-    writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
+
+    # The run's folder, a new one or that of --resume
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    if args.intervention == "human":
+        env = human = Person(make_env(*task, render_mode="rgb_array"), args, folder)
+    else:
+        policies = [load_expert(args.env_id, x, env) for x in (args.expert, args.human_model)]
+        human = ProbitHuman(args, *policies)
+    folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    args.resume = str(folder)  # from now on
+    print(f"in {folder}: evaluations, checkpoint, policy")
+    if (folder / "checkpoint.pt").exists():
+        state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
+        actor.load_state_dict(state["actor"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_rng"].cpu())
+        data, counts, rows = state["data"], state["counts"], state["rows"]
+        global_step, rounds = rows[-1]["global_step"], rows[-1]["round"]  # it was evaluated there
+    (folder / "args.json").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    if args.track:
+        import wandb
+
+        wandb.init(project="interventions", id=folder.name, resume="allow", sync_tensorboard=True)
+    writer = SummaryWriter(folder, purge_step=global_step + 1)
+    writer.add_text("options", "\n".join(f"- {name}: {x}" for name, x in vars(args).items()))
+    begun = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0.0)
     bar = tqdm(total=args.rounds, initial=rounds, unit="round", dynamic_ncols=True)
-    stop = Stop()
     while True:
-        # Between two rounds: a checkpoint, from which --resume goes on, and an evaluation
-        over = rounds == args.rounds
-        before = rows[-1] if rows else {"global_step": 0, "round": 0} | dict.fromkeys(counts, 0)
-        due = over or rounds // args.eval_frequency > before["round"] // args.eval_frequency
-        if due or stop.asked:
-            save_run(folder, args, kept, (global_step, rounds, rows, counts, data), policies)
-            stop.heed()
-        if due:
+        over = rounds >= args.rounds
+        evaluated = bool(rows) and rows[-1]["round"] == rounds
+        if (rounds % args.eval_frequency == 0 or over) and not evaluated:
             row = {"global_step": global_step, "round": rounds, **counts}
-            new = {name: row[name] - before[name] for name in row}  # since the last evaluation
-            row["intervention_rate"] = new["expert_steps"] / new["global_step"]
-            fresh = seed_for(args.seed, 1, global_step)
-            row |= evaluate(args.env_id, actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": run_seconds()})
+            before = rows[-1] if rows else row  # the evaluation before this one
+            since = {name: row[name] - before[name] for name in row}
+            row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
+            row |= evaluate(args.env_id, actor, eval_envs, args.seed, 1, global_step)
+            rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder, writer, rows)
-            shown = {"interventions": f"{row['intervention_rate']:.0%}"}
-            bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", **shown)
+            bar.set_postfix(success=row["success_rate"], returns=row["return_mean"])
+            state = {"actor": actor.state_dict(), "optimizer": optimizer.state_dict(), "data": data}
+            state |= {"torch_rng": torch.get_rng_state(), "counts": counts, "rows": rows}
+            torch.save(state, folder / "checkpoint.tmp")
+            os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")  # for --resume
         if over:
             break
-        stop.wait()
 
         # The robot acts, the person takes over, for k episodes. (MILE, section III)
-        first = rounds * args.round_episodes
-        seeds = [seed_for(args.seed, 0, first + i) for i in range(args.round_episodes)]
-        episodes = [rollout(env, actor, human, seed) for seed in seeds]
-        new = {name: torch.cat([one[name] for one in episodes]).to(device) for name in data}
-        global_step += len(new["obs"])
-        if args.interventions_only:
-            new = {name: values[new["nu"] > 0] for name, values in new.items()}
-        data = {name: torch.cat([data[name], new[name]]) for name in data}
-        counts["expert_steps"] += int(sum(episode["nu"].sum() for episode in episodes))
-        counts["takeovers"] += sum(episode["takeovers"] for episode in episodes)
+        for e in range(rounds * args.round_episodes, (rounds + 1) * args.round_episodes):
+            seed = int(np.random.SeedSequence((args.seed, 0, e)).generate_state(1)[0])
+            episode = rollout(env, actor, human, seed)
+            global_step += len(episode["nu"])
+            counts["expert_steps"] += int(episode["nu"].sum())
+            counts["takeovers"] += episode["takeovers"]
+            speed = global_step / (time.perf_counter() - begun)
+            writer.add_scalar("charts/episodic_return", episode["return"], global_step)
+            writer.add_scalar("charts/episodic_length", len(episode["nu"]), global_step)
+            writer.add_scalar("charts/takeovers", episode["takeovers"], global_step)
+            writer.add_scalar("charts/steps_per_second", speed, global_step)
+            new = {name: episode[name].to(device) for name in data}
+            if args.interventions_only:
+                new = {name: values[new["nu"] > 0] for name, values in new.items()}
+            data = {name: torch.cat([data[name], new[name]]) for name in data}
 
-        # Clone all steps by their weights, from where the policy stands.
+        # Clone all steps by their weights, from where the policy stands
         weight = weights(data["nu"], args.interventions_only)  # (n,)
         for _ in range(args.round_updates if len(weight) else 0):
-            i = torch.randint(len(data["obs"]), (args.batch_size,)).to(device)
-            log_pi = actor.log_prob(actor(data["obs"][i]), data["actions"][i])  # (B,)
+            i = torch.randint(len(weight), (args.batch_size,)).to(device)
+            log_pi = actor(data["obs"][i]).log_prob(data["actions"][i])  # (B,)
             loss = -(weight[i] * log_pi).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if not math.isfinite(loss.item()):
-                raise RunError(f"round {rounds}: learning broke down, the loss is {loss}")
+                raise FloatingPointError(f"round {rounds}: the loss is {loss}")
         if len(weight):
             writer.add_scalar("losses/nll", loss, global_step)
         rounds += 1
         bar.update()
 
     bar.close()
-    summary = {"demo_episodes": int(demos["ends"].sum()), "demo_transitions": len(demos["rewards"])}
-    summary |= {"env_steps": global_step, "rounds": rounds, **counts}
-    summary["seconds"] = rows[-1]["wall_seconds"]
-    finish_run(folder, writer, args, rows, actor, **summary)
+    writer.close()
+    save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
     if args.capture_video:
-        film(make_env(*task, render_mode="rgb_array"), actor, folder, args.seed, human)
+        env = gym.wrappers.RecordVideo(make_env(*task, render_mode="rgb_array"), f"{folder}/videos")
+        evaluate(args.env_id, actor, [env], args.seed, 2)
+        env.close()
 
 
 if __name__ == "__main__":
-    with exit_codes():
-        main(parse(Args, check))
+    args = tyro.cli(Args)
+    try:
+        source = args.resume or getattr(args, "replay", None)
+        if source:  # the options of that run, but for those that are typed
+            saved = Path(source, "args.json")
+            own = json.loads(saved.read_text()) if saved.exists() else {}
+            if own.keys() != vars(args).keys():
+                raise InputError(f"no run of this script lies in {source}")
+            args = tyro.cli(Args, default=Args(**own))
+        main(args)
+    except (InputError, gym.error.Error, ModuleNotFoundError) as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\nstopped; it goes on from its last evaluation by --resume {args.resume or '...'}")
+        sys.exit(130)

@@ -1,23 +1,29 @@
-"""RLIF: learning from the decision to intervene, on RLPD. One file; no task reward is learned from.
+"""RLIF: RL from the decision to intervene. One file; by default no task reward is learned from.
 
 A person watches a robot's policy and takes over when it does badly. The step before a takeover gets
 reward -1, every other step 0, and off-policy RL learns to avoid takeovers: the policy can become
-better than the person's own driving. One thing more is charged by default: a fall, as if the robot
-were taken over for ever (see end_of_episode: otherwise the agent learns to fall).
+better than the person's own driving. By default a fall is charged, too (see end_of_episode).
 
 Paper: Luo et al., RLIF, ICLR 2024, https://arxiv.org/abs/2311.12996; "Alg. 2", "Eq. 1" are its.
-Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948), SAC with LayerNorm, many
-critics and prior data.
+Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948), SAC with many critics.
 
-    python rlif_rlpd.py                        # Hopper-v5: an expert of 16 %, a policy near 110 %
-    python rlif_rlpd.py --resume runs/<run>    # go on after a stop, to the bit
+    python rlif_rlpd.py                      # Hopper-v5: an expert of 16 %, a policy near 110 %
+    python rlif_rlpd.py --resume runs/<run>  # go on after a stop, to the bit
 
 Read the loop in main() first: it is Algorithm 2. Then ValueHuman (when to intervene), Agent (RLPD),
-end_of_episode. In shapes: O observation size, A action size, B batch, G updates a step, N critics.
+end_of_episode. Shapes: O observation, A action, B batch, G updates, N critics, E episodes.
 """
 
+import csv
+import json
 import math
-from dataclasses import dataclass, replace
+import os
+import shutil
+import sys
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
@@ -25,123 +31,114 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import MAX_ACTION, TRAINING_TASKS, Checked, InputError, RunError, Stop, UnitActions
-from experts import check_demonstrations, check_rendering, end_is, evaluate, exit_codes, film
-from experts import finish_run, load_demonstrations, load_expert, main_metric, open_run, open_task
-from experts import parse, restore, run_seconds, save_run, seed_for, unused, write_rows
-from experts.human import Person, check_person
-from experts.options import Count, Discount, Finite, Natural, NonNegative, Percentage, Positive
-from experts.options import Seed, Share
-from experts.speed import CudaGraph, compiled
+from experts import TRAINING_TASKS, InputError, load_demonstrations, load_expert, normalized_score
+from experts import register_tasks, save_expert
+from experts.human import Person
+
+MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
+INTERVENTION_REWARD = -1.0  # of the step before a takeover; any number below 0 asks for the same
 
 
 @dataclass
 class Args:
     # --- run ---
     exp_name: str = "rlif_rlpd"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: Seed = 1  # of everything: on the CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this folder, runs/<run>, and its options
-    capture_video: bool = False  # at the end, film what it can do (python -m pip install moviepy)
+    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
-
     # --- task ---
     env_id: str = "Hopper-v5"  # any Gymnasium environment with continuous actions, but for images
-    max_episode_steps: Count | None = None  # of every episode; default: the environment's own limit
-    total_timesteps: Count = 50_000  # environment steps
-    eval_frequency: Count = 5_000  # steps: evaluated after the episode that passes a multiple of it
-    eval_episodes: Count = 20  # of an evaluation by mean actions, and of one by sampled actions
-
+    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    total_timesteps: int = 25_000  # environment steps
+    eval_frequency: int = 2_500  # steps: evaluated after the episode that passes a multiple of it
+    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
     # --- person ---
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
-    # when: by value (Eq. 1), at random, never, or when you do (a window opens)
+    # when: by Eq. 1, at random, never, or when you do, in a window (docs/keys.md)
     intervention: Literal["value", "random", "none", "human"] = "value"
-    reference: str = "top"  # whose policy and Q function judge: a level or a .safetensors file
-    intervention_alpha: Finite = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
-    intervention_delta: Finite = 0.0  # and this, Eq. 1's delta, less; in units of Q
-    intervention_beta: Share = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
-    takeover_steps: Count = 4  # steps that the expert keeps control
-    random_rate: Percentage = 50.0  # random: percentage of the steps under expert control
+    reference: str = "top"  # value: whose policy and Q function judge, a level or a file
+    intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
+    intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
+    intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
+    takeover_steps: int = 4  # steps that the expert keeps control
+    random_rate: float = 0.5  # random: share of the steps under expert control
     keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
     replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
-
     # --- data ---
-    demo_episodes: Natural = 50  # demonstrations to begin with, without their rewards; 0: none
-    dataset_id: str | None = None  # a Minari dataset; default: rollouts of the shipped top expert
-    demo_noise: NonNegative = 0.09  # standard deviation of noise on these rollouts' actions
-    offline_ratio: Share = 0.0  # share of a batch from demonstrations alone; 0: they join the rest
-    bc_weight: NonNegative = 0.0  # of a pull towards the demonstrated actions in the actor's loss
-    # intervention: -1 before a takeover; task: the environment's own, i.e. plain RLPD; none: 0
-    reward: Literal["intervention", "task", "none"] = "intervention"
-    # what the end of an episode is worth, see end_of_episode; default: penalty where it is known to
-    # be a fall, mask where it is known to be a success and for --reward task; elsewhere, say which
-    termination: Literal["penalty", "mask", "bootstrap"] | None = None
-
+    demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
+    dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
+    offline_ratio: float = 0.0  # share of a batch from demonstrations alone; 0: they join the rest
+    bc_weight: float = 0.0  # of a pull towards the demonstrated actions in the actor's loss
+    reward: Literal["intervention", "task", "none"] = "intervention"  # task: RLPD; none: only falls
+    termination: Literal["penalty", "mask", "bootstrap"] | None = None  # what an early end is worth
     # --- learner ---
-    batch_size: Count = 256  # transitions per update
-    gamma: Discount = 0.99  # discount
-    tau: Share = 0.005  # step of the target critics
-    learning_rate: Positive = 3e-4  # Adam's, for actor, critics and temperature
-    final_lr_fraction: Share = 0.1  # over the second half the rate falls linearly to this share
+    batch_size: int = 256  # transitions per update
+    n_step: int = 3  # rewards that are summed before the bootstrap (RLPD: 1)
+    gamma: float = 0.99  # discount
+    tau: float = 0.005  # step of the target critics
+    learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
+    final_lr_fraction: float = 0.1  # over the second half the rate falls linearly to this share
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
-    hidden_sizes: tuple[Count, ...] = (256, 256)  # of actor and critics
-    num_qs: Count = 3  # critics (RLPD: 10)
-    num_min_qs: Count = 2  # critics drawn for each target, which takes their minimum
-    utd_ratio: Count = 1  # critic updates per environment step; the actor gets one
-    target_entropy: Finite | None = None  # default: -A / 2
-
-    # --- speed ---
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
+    num_qs: int = 3  # critics (RLPD: 10)
+    num_min_qs: int = 2  # critics drawn for each target, which takes their minimum
+    utd_ratio: int = 1  # critic updates per environment step; the actor gets one
+    target_entropy: float | None = None  # default: -A (RLPD: -A / 2)
     cuda: bool = False  # learn on the GPU
-    num_threads: Count = 2  # of torch on the CPU
+    num_threads: int = 1  # of torch on the CPU; more are slower where other programs run
     compile: bool = True  # compile the gradients (needs g++): the same to rounding, and faster
-    bf16: bool = False  # bfloat16 products while learning: faster on AMX or AVX512-BF16, and GPUs
+    precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 where the processor can
 
-
-def check(args, typed):
-    """Refuse options that contradict each other, and those that do nothing beside others."""
-    if args.intervention != "value":
-        why = f"--intervention {args.intervention} does not judge by value"
-        unused(typed, "reference intervention_alpha intervention_delta intervention_beta", why)
-    if args.intervention != "random":
-        unused(typed, "random_rate", f"--intervention {args.intervention} does not act at random")
-    check_person(args, typed, "expert takeover_steps")
-    if args.intervention == "none":
-        unused(typed, "expert takeover_steps", "nobody takes over")
-        if args.reward != "task":
-            raise InputError("--intervention none leaves no reward but --reward task")
-    check_demonstrations(args, typed, "standardize_obs")
-    if args.demo_episodes == 0 and args.offline_ratio:
-        raise InputError("--offline-ratio needs demonstrations, not --demo-episodes 0")
-    offline = round(args.offline_ratio * args.batch_size)
-    if (args.offline_ratio or args.bc_weight) and not offline:
-        raise InputError("--offline-ratio is too small: no demonstrations in a batch")
-    if args.num_min_qs > args.num_qs:
-        raise InputError(f"--num-min-qs {args.num_min_qs} is more than --num-qs {args.num_qs}")
-    if args.reward == "task" and args.termination == "penalty":
-        raise InputError("--reward task needs --termination bootstrap or mask")
-    if usual_termination(args) is None and args.termination is None:
-        raise InputError(
-            f"--env-id {args.env_id}: is it good or bad if an episode ends before its time? "
-            "--termination penalty (bad: a fall, it is charged), mask (good: nothing comes after "
-            "it, worth 0) or bootstrap (both occur)"
-        )
+    def __post_init__(self):
+        self.hidden_sizes = tuple(self.hidden_sizes)  # args.json has a list
+        may_be_negative = "target_entropy", "intervention_delta"
+        for name, value in vars(self).items():
+            least = 1 if type(value) is int and name not in ("seed", "demo_episodes") else 0
+            if type(value) in (int, float) and not value >= least and name not in may_be_negative:
+                raise ValueError(f"--{name.replace('_', '-')} must be {least} or more")
+        for name in ("intervention_beta", "random_rate", "offline_ratio", "tau"):
+            if not getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be in [0, 1]")
+        if self.gamma >= 1 or min(self.hidden_sizes, default=0) < 1:
+            raise ValueError("--gamma must be below 1, --hidden-sizes 1 or more")
+        if self.intervention == "none" and self.reward != "task":
+            raise ValueError("--intervention none needs --reward task: there is no other reward")
+        if self.reward == "task" and self.termination == "penalty":
+            raise ValueError("--reward task needs --termination mask or bootstrap")
+        offline = round(self.offline_ratio * self.batch_size)
+        if (self.offline_ratio or self.bc_weight) and not (offline and self.demo_episodes):
+            raise ValueError("--offline-ratio, --bc-weight: no demonstrations in a batch")
+        if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
+            raise ValueError("--cuda needs a GPU, and is not for --intervention human")
 
 
 # --- environment ----------------------------------------------------------------------------------
-
-
 def make_env(env_id, max_episode_steps=None, **options):
     """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    env = open_task(env_id, max_episode_steps, **options)  # gym.make, or one line on what is wrong
+    register_tasks(env_id)
+    env = gym.make(env_id, max_episode_steps, disable_env_checker=True, **options)
+    if env.spec.max_episode_steps is None:
+        raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
+    if len(env.observation_space.shape or ()) > 2 or not env.observation_space.is_np_flattenable:
+        raise InputError(f"--env-id {env_id}: observations must be vectors, not images or lists")
     env = gym.wrappers.FlattenObservation(env)
-    return UnitActions(Checked(env))
+    env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        one_hot = gym.spaces.MultiBinary(int(space.n))
+        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
+    vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    if not vector or not ((space.high > space.low) & (space.high - space.low < 1e9)).all():
+        raise InputError(f"--env-id {env_id}: needs discrete or bounded float actions, not {space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
-# --- intervention ---------------------------------------------------------------------------------
-
-
+# --- person ---------------------------------------------------------------------------------------
 class ValueHuman:
     """Takes over where a reference Q function finds the novice's proposal bad (Eq. 1)."""
 
@@ -149,7 +146,7 @@ class ValueHuman:
 
     def __init__(self, args, reference, rng):
         self.args, self.reference, self.rng = args, reference, rng
-        # E[gamma^m], m steps between the starts of two takeovers of a robot that always needs one
+        # E[gamma^m], m steps between two takeovers' starts if every check leads to one
         self.discount = args.gamma ** (args.takeover_steps + self.grace_steps)
 
     def check(self, obs, proposal):
@@ -166,15 +163,15 @@ class ValueHuman:
 
 
 class RandomHuman:
-    """Takes over at random, and acts in a share p = random_rate / 100 of the steps."""
+    """Takes over at random, and acts in a share p = random_rate of the steps."""
 
     grace_steps = 0
 
     def __init__(self, args, rng):
         # takeovers of k steps hold that share if k (1 - p) / p steps of the novice lie between two
-        k, p, self.rng = args.takeover_steps, args.random_rate / 100, rng
+        k, p, self.rng = args.takeover_steps, args.random_rate, rng
         self.takeover_steps = k
-        self.chance = 1 / (1 + k * (1 - p) / p)
+        self.chance = p / (p + k * (1 - p))
         # E[gamma^m] as above: m is k and a geometric number of the novice's steps
         self.discount = args.gamma**k * self.chance / (1 - (1 - self.chance) * args.gamma)
 
@@ -185,8 +182,6 @@ class RandomHuman:
 
 
 # --- networks -------------------------------------------------------------------------------------
-
-
 def product(x, weight, bf16):
     """x @ weight, from bfloat16 factors if bf16: (..., B, in), (..., in, out) -> (..., B, out)."""
     return (x.bfloat16() @ weight.bfloat16()).float() if bf16 else x @ weight
@@ -203,8 +198,7 @@ class Actor(nn.Module):
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
-        self.mean = nn.Linear(sizes[-1], act_dim)
-        self.log_std = nn.Linear(sizes[-1], act_dim)
+        self.mean, self.log_std = (nn.Linear(sizes[-1], act_dim) for _ in range(2))
 
     def forward(self, obs, bf16=False):
         """Mean and log standard deviation before the tanh: (B, O) -> (B, A) each."""
@@ -253,9 +247,7 @@ class QEnsemble(nn.Module):
             x = product(x, self.weights[i][members], bf16) + self.biases[i][members]
             x = F.layer_norm(x, x.shape[-1:])  # (N, B, hidden)
             x = F.relu(torch.addcmul(self.norm_biases[i][members], x, norm_weight[members]))
-        # the product with a single column as a sum, which fuses with what is around it
-        q = (x * self.weights[-1][members].mT).sum(-1)  # (N, B)
-        return q + self.biases[-1][members].squeeze(-1)
+        return (x * self.weights[-1][members].mT).sum(-1) + self.biases[-1][members].squeeze(-1)
 
 
 class Agent(nn.Module):
@@ -263,66 +255,46 @@ class Agent(nn.Module):
 
     def __init__(self, obs_dim, act_dim, args, device):
         super().__init__()
-        self.args = args
+        self.args, self.bf16 = args, args.precision == "bf16"
         self.actor = Actor(obs_dim, act_dim, args.hidden_sizes)
         self.qf = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
         self.qf_target = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
         self.qf_target.load_state_dict(self.qf.state_dict())
         self.log_alpha = nn.Parameter(torch.tensor([math.log(0.1)]))  # temperature (RLPD: 1)
         self.to(device)
-        usual = -act_dim / 2
-        self.target_entropy = usual if args.target_entropy is None else args.target_entropy
-        self.learning_rate = torch.tensor(args.learning_rate, device=device)
-        options = {"lr": self.learning_rate, "fused": True, "capturable": args.cuda}
-        self.qf_optimizer = torch.optim.Adam(self.qf.parameters(), **options)
-        learned = [*self.actor.parameters(), self.log_alpha]
-        self.actor_optimizer = torch.optim.Adam(learned, **options)
-
-    def standardize(self, obs):
-        """See observations with the mean and standard deviation of these, (n, O)."""
-        for network in (self.actor, self.qf, self.qf_target):
-            network.obs_mean.copy_(obs.mean(0))
-            network.obs_std.copy_(obs.std(0).clamp_min(0.01))
-
-    def set_learning_rate(self, progress):
-        """Constant over the first half of training, then linear down; progress in [0, 1]."""
-        scale = 1 - (1 - self.args.final_lr_fraction) * max(0.0, 2 * progress - 1)
-        self.learning_rate.fill_(self.args.learning_rate * scale)
-        for optimizer in (self.actor_optimizer, self.qf_optimizer):
-            optimizer.param_groups[0]["lr"] = self.learning_rate  # not load_state_dict's copy
+        self.target_entropy = -act_dim if args.target_entropy is None else args.target_entropy
+        self.learned = [*self.actor.parameters(), self.log_alpha]
+        self.actor_optimizer = torch.optim.Adam(self.learned, args.learning_rate, fused=True)
+        self.qf_optimizer = torch.optim.Adam(self.qf.parameters(), args.learning_rate, fused=True)
 
     def critic_gradients(self, batch, noise, members):
         """Losses and gradients of all critics, for noise (B, A) and members (M,) of the target."""
-        args = self.args
         with torch.no_grad():
-            next_actions, _ = self.actor.sample(batch["next_obs"], noise, args.bf16)  # (B, A)
-            next_q = self.qf_target(batch["next_obs"], next_actions, members, args.bf16)  # (M, B)
+            next_actions, _ = self.actor.sample(batch["next_obs"], noise, self.bf16)  # (B, A)
+            next_q = self.qf_target(batch["next_obs"], next_actions, members, self.bf16)  # (M, B)
             next_q = next_q.min(0).values  # (B,), without an entropy bonus
-            target = batch["rewards"] + args.gamma * (1 - batch["terminations"]) * next_q
-            if args.reward != "task":  # all that intervention rewards can sum to
-                target = target.clamp(-1 / (1 - args.gamma), 0)
-        q = self.qf(batch["obs"], batch["actions"], bf16=args.bf16)  # (N, B)
+            target = batch["rewards"] + batch["discounts"] * (1 - batch["terminations"]) * next_q
+            if self.args.reward != "task":  # all that rewards from -1 to 0 can sum to
+                target = target.clamp(INTERVENTION_REWARD / (1 - self.args.gamma), 0)
+        q = self.qf(batch["obs"], batch["actions"], bf16=self.bf16)  # (N, B)
         loss = (q - target).pow(2).mean(1).sum()  # a sum over critics: each learns as if alone
-        losses = {"qf_loss": loss.detach() / args.num_qs, "qf_values": q.detach().mean()}
+        losses = {"qf_loss": loss.detach() / len(q), "qf_values": q.detach().mean()}
         return losses, torch.autograd.grad(loss, list(self.qf.parameters()))
 
     def actor_gradients(self, batch, noise):
-        """Losses and gradients of actor and log-temperature; it climbs the mean of all critics."""
-        args = self.args
-        actions, log_prob = self.actor.sample(batch["obs"], noise, args.bf16)  # (B, A), (B,)
-        q = self.qf(batch["obs"], actions, bf16=args.bf16).mean(0)  # (N, B) -> (B,)
-        alpha, entropy = self.log_alpha.exp(), -log_prob.mean()
+        """Losses and gradients of log-temperature and actor, which climbs the critics' mean."""
+        actions, log_prob = self.actor.sample(batch["obs"], noise, self.bf16)  # (B, A), (B,)
+        q = self.qf(batch["obs"], actions, bf16=self.bf16).mean(0)  # (N, B) -> (B,)
+        alpha, entropy = self.log_alpha.exp(), -log_prob.detach().mean()
         actor_loss = (alpha.detach() * log_prob - q).mean()
-        if args.bc_weight:  # to the demonstrations, which are the first rows of a batch
-            n = round(args.offline_ratio * len(q))
-            mean = self.actor(batch["obs"][:n], args.bf16)[0].tanh()  # (n, A)
+        if self.args.bc_weight:  # to the demonstrations, which are the first rows of a batch
+            n = round(self.args.offline_ratio * len(q))
+            mean = self.actor(batch["obs"][:n], self.bf16)[0].tanh()  # (n, A)
             distance = (mean - batch["actions"][:n]).pow(2).sum(-1)  # (n,)
-            actor_loss = actor_loss + args.bc_weight * distance.mean()
-        alpha_loss = (alpha * (entropy.detach() - self.target_entropy)).sum()
-        losses = {"actor_loss": actor_loss, "alpha": alpha[0], "entropy": entropy}
-        losses = {name: value.detach() for name, value in losses.items()}
-        learned = [*self.actor.parameters(), self.log_alpha]
-        return losses, torch.autograd.grad(actor_loss + alpha_loss, learned)
+            actor_loss = actor_loss + self.args.bc_weight * distance.mean()
+        alpha_loss = (alpha * (entropy - self.target_entropy)).sum()
+        losses = {"actor_loss": actor_loss.detach(), "alpha": alpha[0].detach(), "entropy": entropy}
+        return losses, torch.autograd.grad(actor_loss + alpha_loss, self.learned)
 
     def update_critics(self, batch):
         """A gradient step of all critics and a step of their targets (RLPD, Alg. 1)."""
@@ -335,43 +307,38 @@ class Agent(nn.Module):
             torch._foreach_lerp_(targets, qf, self.args.tau)
         return losses
 
-    def update_actor(self, batch):
-        """A gradient step of actor and temperature (RLPD, Alg. 1)."""
-        losses, gradients = self.actor_gradients(batch, torch.randn_like(batch["actions"]))
-        descend(self.actor_optimizer, gradients)
-        return losses
-
-    def update(self, batches):
+    def update(self, batches, progress):
         """RLPD's update on minibatches (G, B, ...): critics on each, the actor on the last."""
+        scale = 1 - (1 - self.args.final_lr_fraction) * max(0.0, 2 * progress - 1)
+        for optimizer in (self.actor_optimizer, self.qf_optimizer):
+            optimizer.param_groups[0]["lr"] = scale * self.args.learning_rate
         for g in range(len(batches["obs"])):
             batch = {name: values[g] for name, values in batches.items()}
-            losses = self.update_critics(batch)
-        return losses | self.update_actor(batch)
+            critic_losses = self.update_critics(batch)
+        losses, gradients = self.actor_gradients(batch, torch.randn_like(batch["actions"]))
+        descend(self.actor_optimizer, gradients)
+        return critic_losses | losses
 
 
 def descend(optimizer, gradients):
-    """An optimiser's step along these gradients."""
+    """An optimizer's step, given the gradients."""
     for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients):
         parameter.grad = gradient.contiguous()  # the fused Adam reads memory in order
     optimizer.step()
 
 
 # --- replay buffer --------------------------------------------------------------------------------
-
-
 class ReplayBuffer:
-    """All transitions of a run; the demonstrations come first."""
+    """All transitions of a run in the order they happened; the demonstrations come first."""
 
     def __init__(self, capacity, obs_dim, act_dim):
         sizes = {"obs": (obs_dim,), "next_obs": (obs_dim,), "actions": (act_dim,)}
-        sizes |= {"rewards": (), "terminations": ()}
-        self.data = {name: torch.zeros(capacity, *size) for name, size in sizes.items()}
-        self.arrays = {name: values.numpy() for name, values in self.data.items()}  # same memory
-        self.size = 0
-        self.apart = 0  # the first rows, which sample() draws by themselves
+        sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: 1 at an episode's last
+        self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
+        self.size, self.apart = 0, 0  # rows; the leading ones that sample() draws separately
 
     def state_dict(self):
-        return {name: values[: self.size].clone() for name, values in self.data.items()}
+        return {name: torch.tensor(values[: self.size]) for name, values in self.data.items()}
 
     def load_state_dict(self, state):
         self.size = len(state["obs"])
@@ -380,25 +347,40 @@ class ReplayBuffer:
 
     def add(self, transition):
         for name, value in transition.items():
-            self.arrays[name][self.size] = value
+            self.data[name][self.size] = value
         self.size += 1
 
-    def sample(self, rng, num_batches, batch_size, offline_ratio, device):
-        """Minibatches, a dict of tensors (G, B, ...); each begins with its rows set apart."""
-        offline = round(offline_ratio * batch_size) if self.apart else 0
-        shape = num_batches, batch_size - offline
-        indices = self.size - 1 - rng.integers(self.size - self.apart, size=shape)
+    def sample(self, rng, args, device):
+        """Minibatches, a dict of tensors (G, B, ...); each begins with its rows set apart.
+
+        A row is a step with n rewards from it on, fewer at the end of its episode and for the
+        newest: r_0 + gamma r_1 + ... + gamma^(k-1) r_(k-1), to which gamma^k Q(s_k, .) is added.
+        """
+        offline = round(args.offline_ratio * args.batch_size) if self.apart else 0
+        first = rng.integers(self.apart, self.size, size=(args.utd_ratio, args.batch_size))
         if offline:
-            first = rng.integers(self.apart, size=(num_batches, offline))
-            indices = np.concatenate([first, indices], axis=1)  # (G, B)
-        indices = torch.from_numpy(indices)
-        return {name: values[indices].to(device) for name, values in self.data.items()}
+            first[:, :offline] = rng.integers(self.apart, size=(args.utd_ratio, offline))
+        last, rewards = first, self.data["rewards"][first]  # (G, B); rows of r_(k-1), and the sum
+        discounts = np.full_like(rewards, args.gamma)  # (G, B), gamma^k
+        for _ in range(args.n_step - 1):
+            more = (self.data["ends"][last] == 0) & (last + 1 < self.size)  # (G, B)
+            last = last + more
+            rewards = rewards + more * discounts * self.data["rewards"][last]
+            discounts = np.where(more, np.float32(args.gamma) * discounts, discounts)
+        batch = {"rewards": rewards, "discounts": discounts}
+        batch |= {name: self.data[name][first] for name in ("obs", "actions")}
+        batch |= {name: self.data[name][last] for name in ("next_obs", "terminations")}
+        return {name: torch.from_numpy(values).to(device) for name, values in batch.items()}
 
 
 def usual_termination(args):
-    """What --termination is where it is known whether an end is a fall or a success."""
-    usual = {"fall": "penalty", "success": "mask", "either": "bootstrap"}
-    return "mask" if args.reward == "task" else usual.get(end_is(args.env_id))
+    """What --termination is where it is known what the end of an episode means, else None."""
+    if args.reward == "task" or args.env_id.startswith("Meta-World/"):
+        return "mask"  # on Meta-World it is a success
+    if args.env_id.startswith("LunarLander"):  # it comes to rest, or crashes
+        return "bootstrap"
+    falls = ["Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum"]
+    return "penalty" if args.env_id.split("-v")[0] in [*falls, "AdroitHandPen"] else None
 
 
 def end_of_episode(args, human, transition, terminated):
@@ -410,91 +392,156 @@ def end_of_episode(args, human, transition, terminated):
     bootstrap: the critic says what the last state is worth, although no step ever starts there.
     """
     if terminated and args.termination == "penalty":
-        return transition | {"rewards": -1 / (1 - human.discount), "terminations": 1.0}
-    ends = terminated and args.termination == "mask"
-    return transition | {"terminations": float(ends)}
+        charge = INTERVENTION_REWARD / (1 - human.discount)
+        return transition | {"rewards": charge, "terminations": 1.0}
+    return transition | {"terminations": float(terminated and args.termination == "mask")}
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+def evaluate(env_id, actor, envs, *key):
+    """Fresh episodes, side by side, by mean and by sampled actions; all depend on the key alone."""
+    row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
+    for prefix, deterministic in (("", True), ("stochastic_", False)):
+        returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
+        obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])  # (E, O)
+        playing = list(range(len(envs)))
+        with torch.random.fork_rng():
+            torch.manual_seed(seeds[0])
+            while playing:
+                actions = actor.act(obs[playing], deterministic)  # (playing, A)
+                for i, action in zip(tuple(playing), actions):
+                    obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                    returns[i] += reward
+                    successes[i] = np.max(info.get("success", info.get("is_success", math.nan)))
+                    if terminated or truncated:
+                        playing.remove(i)
+        if not np.isnan(successes).all():  # some report a success only where there is one
+            successes = np.nan_to_num(successes)
+        found = {"success_rate": 100 * successes.mean(), "return_mean": returns.mean()}
+        found["normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's: 0 to 100
+        row |= {prefix + name: float(value) for name, value in found.items()}
+    return row
+
+
+def write_rows(folder, writer, rows):
+    """All evaluations as eval.csv, the last one to TensorBoard; what is not known is nan."""
+    for name, value in rows[-1].items():
+        if not math.isnan(value):
+            writer.add_scalar(f"eval/{name}", value, rows[-1]["global_step"])
+    with open(folder / "eval.tmp", "w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(folder / "eval.tmp", folder / "eval.csv")  # as a whole, or not at all
 
 
 # --- main -----------------------------------------------------------------------------------------
-
-
 def main(args):
-    args = replace(args, termination=args.termination or usual_termination(args))
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
+    args.termination = args.termination or usual_termination(args)
+    if args.precision == "auto":
+        can = torch.cpu.get_capabilities()  # {name: yes or no}
+        bf16 = args.cuda or can.get("avx512_bf16") or can.get("amx_bf16")
+        args.precision = "bf16" if bf16 else "float32"
+
     task = args.env_id, args.max_episode_steps
-    training = TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps
-    if args.capture_video:
-        check_rendering(make_env, *task)
-    env = make_env(*training)
-    eval_envs = [make_env(*task) for _ in range(min(args.eval_episodes, 20))]
-    if env.discrete:
+    training_task = TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps
+    eval_envs = [make_env(*task) for _ in range(args.eval_episodes)]
+    env = make_env(*training_task)
+    if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
-    expert, reference, human = None, None, None
-    if args.intervention in ("value", "random"):
-        expert = load_expert(args.env_id, args.expert, env)
-        human = RandomHuman(args, rng)
+    if args.replay and args.intervention != "human":
+        raise InputError(f"--replay {args.replay}: nobody was at the keys in that run")
+    if args.termination is None:
+        choice = "--termination penalty (it is a fall), mask (a success) or bootstrap (both occur)"
+        raise InputError(f"what is it if an episode ends before its time? Give {choice}")
+    human = RandomHuman(args, rng) if args.intervention == "random" else None
     if args.intervention == "value":
         reference = load_expert(args.env_id, args.reference, env, with_q=True)
         human = ValueHuman(args, reference, rng)
-    policies = [policy for policy in (expert, reference) if policy]
-    source = args.demo_episodes, args.dataset_id, args.demo_noise, args.reward == "task"
-    demos = load_demonstrations(env, args.env_id, *source)
+    if human:
+        expert = load_expert(args.env_id, args.expert, env)
+    demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
+    if args.reward != "task":
+        demos["rewards"][:] = 0  # nobody tells RLIF how good a demonstration is
+    demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
+
+    # The run's folder, a new one or that of --resume
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
     if args.intervention == "human":
-        env = expert = human = Person(make_env(*training, render_mode="rgb_array"), args)
+        env = make_env(*training_task, render_mode="rgb_array")
+        env = expert = human = Person(env, args, folder)  # it judges, acts and steps
+    folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    args.resume = str(folder)  # from now on
+    print(f"in {folder}: evaluations, checkpoint, policy; matrix products in {args.precision}")
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     agent = Agent(obs_dim, act_dim, args, device)
     rb = ReplayBuffer(len(demos["rewards"]) + args.total_timesteps, obs_dim, act_dim)
     for i, terminated in enumerate(demos["terminations"]):
-        transition = {name: values[i] for name, values in demos.items() if name in rb.data}
+        transition = {name: values[i] for name, values in demos.items()}
         rb.add(end_of_episode(args, human, transition, terminated))
     rb.apart = rb.size if args.offline_ratio else 0
+    demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and rb.size:
-        agent.standardize(rb.data["obs"][: rb.size])
-    if args.compile:
-        agent.critic_gradients = compiled(agent.critic_gradients)
-        agent.actor_gradients = compiled(agent.actor_gradients)
-    update = CudaGraph(agent.update) if args.cuda else agent.update
-    kept = {"agent": agent, "rb": rb, "rng": rng}  # what learns or draws
-    kept |= {"actor_optimizer": agent.actor_optimizer, "qf_optimizer": agent.qf_optimizer}
-    counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0}
-    global_step, episode, rows = 0, 0, []  # rows: of eval.csv
-    folder, checkpoint = open_run(args, policies)
-    if checkpoint:
-        restore(checkpoint, kept)
-        global_step, episode, rows, counts = checkpoint["progress"]
-    writer = SummaryWriter(folder, purge_step=global_step + 1 if checkpoint else None)
+        for network in (agent.actor, agent.qf, agent.qf_target):
+            network.obs_mean.copy_(demo_obs.mean(0))
+            network.obs_std.copy_(demo_obs.std(0).clamp_min(0.01))
+    if args.compile and shutil.which("g++"):
+        print("compiling at the first update, for about 10 s (--no-compile does without)")
+        torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad becomes a part of it
+        torch._dynamo.config.suppress_errors = True  # without a compiler that works it goes on
+        agent.critic_gradients = torch.compile(agent.critic_gradients, dynamic=False)
+        agent.actor_gradients = torch.compile(agent.actor_gradients, dynamic=False)
+    kept = {"agent": agent, "rb": rb, "actor": agent.actor_optimizer, "qf": agent.qf_optimizer}
+    counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0, "updates": 0}
+    global_step, next_eval, episode, rows = 0, 0, 0, []  # rows: of eval.csv
+    if (folder / "checkpoint.pt").exists():
+        state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+        for name, thing in kept.items():
+            thing.load_state_dict(state[name])
+        rng.bit_generator.state = state["rng"]
+        torch.set_rng_state(state["torch_rng"])
+        global_step, next_eval, episode = state["global_step"], state["next_eval"], state["episode"]
+        counts, rows = state["counts"], state["rows"]
+    (folder / "args.json").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    if args.track:
+        import wandb
+
+        wandb.init(project="interventions", id=folder.name, resume="allow", sync_tensorboard=True)
+    writer = SummaryWriter(folder, purge_step=global_step + 1)
+    writer.add_text("options", "\n".join(f"- {name}: {x}" for name, x in vars(args).items()))
+    begun = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0.0)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
-    stop = Stop()
     while True:
-        # Between two episodes: a checkpoint, from which --resume goes on, and an evaluation
-        over = global_step == args.total_timesteps
-        before = rows[-1] if rows else {"global_step": 0} | dict.fromkeys(counts, 0)
-        passed = global_step // args.eval_frequency - before["global_step"] // args.eval_frequency
-        due = over or passed > 0
-        if due or stop.asked:
-            save_run(folder, args, kept, (global_step, episode, rows, counts), policies)
-            stop.heed()
-        if due:
+        over = global_step >= args.total_timesteps
+        evaluated = bool(rows) and rows[-1]["global_step"] == global_step
+        if (global_step >= next_eval or over) and not evaluated:
             row = {"global_step": global_step, **counts}
-            new = {name: row[name] - before[name] for name in row}  # since the last evaluation
-            row["intervention_rate"] = new["expert_steps"] / new["global_step"]
-            row["flagged_rate"] = new["flags"] / max(1, new["checks"])
-            fresh = seed_for(args.seed, 1, global_step)
-            row |= evaluate(args.env_id, agent.actor, eval_envs, args.eval_episodes, fresh)
-            rows.append(row | {"wall_seconds": run_seconds()})
+            before = rows[-1] if rows else row  # the evaluation before this one
+            since = {name: row[name] - before[name] for name in row}
+            row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
+            row["flagged_rate"] = since["flags"] / max(1, since["checks"])
+            row |= evaluate(args.env_id, agent.actor, eval_envs, args.seed, 1, global_step)
+            rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder, writer, rows)
-            shown = {"interventions": f"{row['intervention_rate']:.0%}"}
-            bar.set_postfix(score=f"{row[main_metric(rows)]:.0f}", **shown)
+            bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
+            next_eval = (global_step // args.eval_frequency + 1) * args.eval_frequency
+            state = {name: thing.state_dict() for name, thing in kept.items()}
+            state |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+            state |= {"global_step": global_step, "next_eval": next_eval, "episode": episode}
+            torch.save(state | {"counts": counts, "rows": rows}, folder / "checkpoint.tmp")
+            os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")  # for --resume
         if over:
             break
-        stop.wait()
 
-        obs, _ = env.reset(seed=seed_for(args.seed, 0, episode))
-        t, expert_until, next_check = 0, 0, 0  # steps of this episode
-        last, ended, episodic_return = None, False, 0.0  # last: the transition before this step
+        seed = np.random.SeedSequence((args.seed, 0, episode)).generate_state(1)[0]
+        obs, _ = env.reset(seed=int(seed))
+        t, expert_until, next_check, takeovers = 0, 0, 0, 0  # of this episode
+        last, ended, episodic_return = None, False, 0.0  # last: waits for a takeover to follow
         while not ended:
             # The novice proposes; does the person take over? (Alg. 2, line 4)
             actions = agent.actor.act(obs[None])[0]  # (A,)
@@ -504,56 +551,70 @@ def main(args):
                 counts["checks"] += 1
                 counts["flags"] += flagged
                 if steps:
+                    takeovers += started
                     counts["takeovers"] += started
                     expert_until, next_check = t + steps, t + steps + human.grace_steps
             if t < expert_until:
                 actions = expert.act(obs[None])[0].numpy()  # (A,)
                 counts["expert_steps"] += 1
-            # What is done in a state leads to the next, where the person looks:
+            # The person refuses what would be done in s_2, to where a_1 has led:
             #     s_0 -- a_0 --> s_1 -- a_1 --> s_2 (takes over)
-            # so the takeover at s_2 makes the reward of (s_1, a_1) -1. (Alg. 2, lines 5 and 7)
+            # so the reward of (s_1, a_1) is -1; what is refused is not done. (Alg. 2, lines 5, 7)
             if started and last and args.reward == "intervention":
-                last["rewards"] = -1.0
+                last["rewards"] = INTERVENTION_REWARD
                 counts["labels"] += 1
             if last:
                 rb.add(last)
 
             next_obs, task_reward, terminated, truncated, _ = env.step(actions)
-            rewards = task_reward if args.reward == "task" else 0.0
-            last = {"obs": obs, "next_obs": next_obs, "actions": actions}
-            last |= {"rewards": rewards, "terminations": 0.0}
-            obs = next_obs
-            t, global_step = t + 1, global_step + 1
+            last = {"obs": obs, "next_obs": next_obs, "actions": actions, "ends": 0.0}
+            last |= {"rewards": task_reward if args.reward == "task" else 0.0, "terminations": 0.0}
+            obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward
             ended = terminated or truncated or global_step == args.total_timesteps
-            if ended:
-                rb.add(end_of_episode(args, human, last, terminated))  # no takeover can follow it
+            if ended:  # no takeover can follow it
+                rb.add(end_of_episode(args, human, last, terminated) | {"ends": 1.0})
 
             # Train pi on D by reinforcement learning. (Alg. 2, line 2; as RLPD does, at every step)
-            updates = 1 if rb.size - rb.apart >= args.batch_size else 0
-            if updates and args.intervention == "human":
-                updates = human.updates(ended)  # as many as there is time for, of those owed
-            for _ in range(updates):
-                agent.set_learning_rate(global_step / args.total_timesteps)
-                sizes = args.utd_ratio, args.batch_size, args.offline_ratio
-                losses = update(rb.sample(rng, *sizes, device))  # on batches (G, B, ...)
+            if rb.size - rb.apart >= args.batch_size:
+                batches = rb.sample(rng, args, device)  # (G, B, ...)
+                losses = agent.update(batches, global_step / args.total_timesteps)
+                counts["updates"] += args.utd_ratio
                 if not math.isfinite(losses["qf_loss"] + losses["actor_loss"]):
-                    raise RunError(f"step {global_step}: learning broke down, {losses}")
-            if updates and global_step % 500 == 0:
-                for name, value in losses.items():
-                    writer.add_scalar(f"losses/{name}", value.item(), global_step)
+                    raise FloatingPointError(f"step {global_step}: the losses are {losses}")
+                if global_step % 500 == 0:
+                    for name, value in losses.items():
+                        writer.add_scalar(f"losses/{name}", value.item(), global_step)
             bar.update()
-        writer.add_scalar("charts/episodic_return", episodic_return, global_step)
         episode += 1
+        charts = {"episodic_return": episodic_return, "episodic_length": t, "takeovers": takeovers}
+        charts["steps_per_second"] = global_step / (time.perf_counter() - begun)
+        for name, value in charts.items():
+            writer.add_scalar(f"charts/{name}", value, global_step)
+
     bar.close()
-    summary = {"demo_episodes": int(demos["ends"].sum()), "demo_transitions": len(demos["rewards"])}
-    summary |= {"env_steps": global_step, **counts, "seconds": rows[-1]["wall_seconds"]}
-    finish_run(folder, writer, args, rows, agent.actor, agent.qf, **summary)
+    writer.close()
+    save_expert(folder / "model.safetensors", agent.actor, agent.qf, env_id=args.env_id)
     if args.capture_video:
-        shown = make_env(*task, render_mode="rgb_array")
-        film(shown, agent.actor, folder, args.seed, human, expert)
+        env = gym.wrappers.RecordVideo(make_env(*task, render_mode="rgb_array"), f"{folder}/videos")
+        evaluate(args.env_id, agent.actor, [env], args.seed, 2)
+        env.close()
 
 
 if __name__ == "__main__":
-    with exit_codes():
-        main(parse(Args, check))
+    args = tyro.cli(Args)
+    try:
+        source = args.resume or getattr(args, "replay", None)
+        if source:  # the options of that run, but for those that are typed
+            saved = Path(source, "args.json")
+            own = json.loads(saved.read_text()) if saved.exists() else {}
+            if own.keys() != vars(args).keys():
+                raise InputError(f"no run of this script lies in {source}")
+            args = tyro.cli(Args, default=Args(**own))
+        main(args)
+    except (InputError, gym.error.Error, ModuleNotFoundError) as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\nstopped; it goes on from its last evaluation by --resume {args.resume or '...'}")
+        sys.exit(130)

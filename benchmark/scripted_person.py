@@ -1,25 +1,37 @@
-"""Somebody at the keys who is a program, with a person's limits: a stand-in for a study.
+"""Somebody at the keys who is a program, with a person's limits; and a study with them.
 
-    python benchmark/scripted_person.py bc --record-demos 5 --env-id LunarLanderContinuous-v3
-    python benchmark/scripted_person.py rlif_rlpd --env-id LunarLanderContinuous-v3    # and hg_dagger, mile
+    python benchmark/scripted_person.py rlif_rlpd --env-id LunarLanderContinuous-v3
+    python benchmark/scripted_person.py study --task lander --seeds 1 2 3 4 5
 
-They see the state 0.25 s late, hold a key all the way or not at all, take over when it looks bad, and give control back
-when it looks good again: what a person would go by, not the model of any of the methods. Nobody waits for the picture,
-so fifteen minutes at the keys pass as fast as the script learns. All else is as in `--intervention human`: the scripts,
-the keys of experts/keys.toml, the record, --resume and --replay.
+They see the state 0.25 s late, hold a key all the way or not at all, take over when it looks bad,
+and give control back when it looks good again: what a person would go by, not the model of any of
+the methods. Nobody waits for the picture. All else is as with --intervention human.
+
+The study: for each seed they first drive a few demonstrations, which all methods begin with (MILE
+with their clone); then RLIF, HG-DAgger and MILE have that person for fifteen minutes each, 18,000
+steps at 20 a second. Results lie in benchmark/results/study, finished runs are not done again.
 """
 
-import os
+import math
+import runpy
 import sys
 from collections import deque
-from importlib import import_module
+from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
+import run
+from files import ROOT, InputError, command_line  # which makes the scripts importable
+from minari.storage.datasets_root_dir import get_dataset_path
 
-import run  # noqa: F401, which makes the scripts importable
-from experts import InputError, exit_codes, human, parse
+from experts import human, record
+from experts.demonstrations import write_dataset
 
 REACTION = 0.25  # seconds
+TASKS = {  # environment, demonstrations, and MILE's rounds and evaluations, for about 15 minutes
+    "lander": ("LunarLanderContinuous-v3", 10, "--rounds 14 --eval-frequency 4"),
+    "button": ("Meta-World/button-press-v3", 1, "--rounds 40 --eval-frequency 2"),
+}
 
 
 class Pilot:
@@ -35,23 +47,20 @@ class Pilot:
         turn, lift = 0.5 * (lean - angle) - spin, 0.5 * (0.55 * abs(x) - y) - 0.5 * vy
         if any(legs):
             turn, lift = 0.0, -0.5 * vy
-        keys = ["up"] if lift > 0.05 else []
-        if abs(turn) > 0.03:
-            keys.append("left" if turn > 0 else "right")
-        return keys
+        sideways = ["left" if turn > 0 else "right"] if abs(turn) > 0.03 else []
+        return ["up"] * bool(lift > 0.05) + sideways
 
     def bad(self, obs):
-        """Does it tilt, drift off, sink too fast, or come no lower for two seconds (nor to rest on the ground)?"""
+        """Does it tilt, drift off, sink too fast, or come no lower for two seconds?"""
         x, y, vx, vy, angle, spin, *_ = obs
         self.stuck = 0 if y < self.lowest - 0.01 else self.stuck + 1
         self.lowest = min(self.lowest, y)
-        off = abs(x) > 0.3 and x * vx > 0.1
-        sinks = vy < -0.35 - 0.5 * max(y, 0)
+        off, sinks = abs(x) > 0.3 and x * vx > 0.1, vy < -0.35 - 0.5 * max(y, 0)
         return abs(angle) > 0.4 or abs(spin) > 0.6 or off or sinks or self.stuck > 40
 
     def good(self, obs):
         """Is it upright and slow, and has it come lower, in the air?"""
-        x, y, vx, vy, angle, spin, *legs = obs
+        _, y, vx, vy, angle, spin, *legs = obs
         slow = abs(angle) < 0.2 and abs(spin) < 0.3 and abs(vx) < 0.3 and abs(vy) < 0.4
         if not slow or all(legs) or (self.stuck > 40 and y > self.lowest - 0.1):
             return False
@@ -65,25 +74,13 @@ class Presser:
     def __init__(self):
         self.best, self.stuck, self.driven = np.inf, 0, 0
 
-    def way(self, obs):
-        """From the hand to where it should go next, (3,), by the last of four observations, of (156,)."""
-        hand, button = obs[-39:-36], obs[-35:-32] - np.array([0.0, 0.0, 0.07])
-        way = button - hand
-        if np.abs(way[[0, 2]]).max() > 0.03:
-            return way * np.array([1.0, 0.0, 1.0])  # first in front of it
-        return way * np.array([0.0, 1.0, 0.0]) + np.array([0.0, 0.1, 0.0])
-
     def keys(self, obs):
-        names = (
-            ("down", "up"),
-            ("right", "left"),
-            ("w", "s"),
-        )  # of x, y and z, one way and the other
-        return [
-            pair[0 if part > 0 else 1]
-            for pair, part in zip(names, self.way(obs))
-            if abs(part) > 0.02
-        ]
+        """Keys for where the hand should go next, by the last of four observations, of (156,)."""
+        way = obs[-35:-32] - np.array([0.0, 0.0, 0.07]) - obs[-39:-36]  # (3,)
+        in_front = np.abs(way[[0, 2]]).max() <= 0.03
+        way = np.array([0.0, way[1] + 0.1, 0.0]) if in_front else way * np.array([1.0, 0.0, 1.0])
+        pairs = ("down", "up"), ("right", "left"), ("w", "s")  # of x, y, z, one way and the other
+        return [pair[int(part <= 0)] for pair, part in zip(pairs, way) if abs(part) > 0.02]
 
     def bad(self, obs):
         """Has the hand come no nearer for a second?"""
@@ -95,79 +92,90 @@ class Presser:
     def good(self, obs):
         """Two seconds are enough: then the robot may try again."""
         self.driven += 1
-        if self.driven <= 40:
-            return False
-        self.best, self.stuck = np.inf, 0
-        return True
-
-
-PEOPLE = {"LunarLanderContinuous-v3": Pilot, "Meta-World/button-press-v3": Presser}
+        if self.driven > 40:
+            self.best, self.stuck = np.inf, 0
+        return self.driven > 40
 
 
 class Hands:
-    """What experts.window.Window is to a person: no picture, and keys that a program presses."""
+    """What human.Window is to a person: no picture, and keys that a program presses."""
 
-    def __init__(self, env, keys):
-        self.paused, self.bad, self.given_up, self.pressed, self.pushed = (
-            False,
-            False,
-            False,
-            [],
-            {},
-        )
+    rate, axes = math.inf, {}
+    paused = property(lambda self: False, lambda self, value: None)
 
-    def draw(self, *_):
-        pass
+    hear = draw = lambda self, *_: None
 
-    def forget(self):
-        pass
-
-    def let_go(self):
-        self.pressed = []
+    def __init__(self, *_):
+        self.held, self.tapped = [], []
 
 
 class ScriptedPerson(human.Person):
     """Person with Hands for a window, who sees late and never waits."""
 
-    def __init__(self, env, args, demonstrates=False):
-        if args.env_id not in PEOPLE:
-            raise InputError(f"nobody knows what to do in {args.env_id}: {', '.join(PEOPLE)}")
-        super().__init__(env, args, demonstrates)
-        self.args, self.driving = args, demonstrates
+    def __init__(self, env, args, folder=None):
+        people = {"LunarLanderContinuous-v3": Pilot, "Meta-World/button-press-v3": Presser}
+        if args.env_id not in people:
+            raise InputError(f"nobody is there for {args.env_id}, but for {', '.join(people)}")
+        human.Window, human.HYSTERESIS = Hands, 1e-6  # no key is down in the next step: no control
+        super().__init__(env, args, folder)
+        self.someone = people[args.env_id]
 
     def reset(self, *, seed=None, options=None):
-        self.mind, self.driving = PEOPLE[self.args.env_id](), self.demonstrates
-        self.seen = deque(maxlen=1 + round(REACTION * self.rate))  # the first of these is seen now
+        self.mind, self.driving = self.someone(), self.path is None
+        self.seen = deque(maxlen=1 + round(REACTION * self.keys.rate))  # the first is seen now
         return super().reset(seed=seed, options=options)
 
     def check(self, obs, proposal):
         self.seen.append(obs)
         seen = self.seen[0]  # (O,)
-        # also while a record is gone through, for the mind has to go along
-        if not self.demonstrates:
+        if self.path:  # also while a record is gone through, for the mind has to go along
             self.driving = not self.mind.good(seen) if self.driving else self.mind.bad(seen)
+        if self.window:
+            self.window.held = (self.mind.keys(seen) or ["c"]) if self.driving else []
         return super().check(obs, proposal)
 
-    def _wait(self):
-        self.window.pressed = (self.mind.keys(self.seen[0]) or ["c"]) if self.driving else []
 
-    def updates(self, ended):
-        self.made = 1
-        return self.made
+def study(
+    task: Literal["lander", "button"],
+    seeds: tuple[int, ...] = (1,),
+):
+    env_id, episodes, rounds = TASKS[task]
+    for seed in seeds:
+        dataset_id, env = f"study/{task}-{seed}-v0", record.make_env(env_id, None)
+        if not get_dataset_path(dataset_id).exists():
+            person = ScriptedPerson(env, SimpleNamespace(env_id=env_id, keys=None))
+            driven = [record.play(env, person, 1_000 * seed + i) for i in range(episodes)]
+            write_dataset(get_dataset_path(dataset_id), env, driven, dataset_id, "scripted person")
+
+        def one(method, command):
+            """Run this method, or take what has finished; the path of its policy."""
+            cell = f"study/{task}-{method}", f"{command} --env-id {env_id}", seed
+            found = run.execute(*cell, ROOT, ROOT)
+            if not run.keep(*cell, found):
+                sys.exit(1)
+            return f"{found['run']}/model.safetensors"
+
+        data = f"--dataset-id {dataset_id} --demo-episodes {episodes}"
+        script = "benchmark/scripted_person.py"
+        steps = "--total-timesteps 18000 --eval-frequency 6000"
+        rlif = "--offline-ratio 0.5 --bc-weight 1 --gamma 0.95 --utd-ratio 2 --n-step 1"
+        clone = one("demonstrations", f"bc.py {data} --total-timesteps 2000 --eval-frequency 500")
+        one("rlif", f"{script} rlif_rlpd {data} {steps} {rlif}")
+        one("hg-dagger", f"{script} hg_dagger {data} {steps} --doubt-novices 0")
+        one("mile", f"{script} mile --initial-policy {clone} {rounds} --round-episodes 5")
 
 
 def main():
-    scripts = "bc", "rlif_rlpd", "hg_dagger", "mile", "iwr", "sirius"
-    if len(sys.argv) < 2 or sys.argv[1] not in scripts:
-        raise InputError(f"give a script ({', '.join(scripts)}) and its options")
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # nobody looks
-    script = import_module(sys.argv.pop(1))
-    human.Window, human.Person = Hands, ScriptedPerson
-    script.Person = ScriptedPerson
-    more = [] if script.__name__ == "bc" or "--resume" in sys.argv else ["--intervention", "human"]
-    script.main(parse(script.Args, script.check, [*sys.argv[1:], *more]))
+    what = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if what == "study":
+        return command_line(study, __doc__)
+    if not (ROOT / f"{what}.py").exists():
+        sys.exit(f"{sys.argv[0]}: give study, or a script with its options, not {what!r}")
+    human.Person = ScriptedPerson
+    person = [] if "--resume" in sys.argv else ["--intervention", "human"]
+    sys.argv = [f"{what}.py", *sys.argv[1:], *person]
+    runpy.run_path(str(ROOT / f"{what}.py"), run_name="__main__")
 
 
 if __name__ == "__main__":
-    with exit_codes():
-        main()
+    main()

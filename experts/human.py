@@ -1,256 +1,259 @@
-"""A person at the keys, who takes over from the robot.
+"""A person at the keys, who takes over from the robot; docs/keys.md says what the keys do.
 
-    python rlif_rlpd.py --intervention human --env-id LunarLanderContinuous-v3
-    python rlif_rlpd.py --replay runs/<run>     # that session again, without the person
-    python -m experts.record runs/<run>         # that session as a Minari dataset
-
-Hold a movement key and you are in control; let go, and 0.3 s later the robot is. C: control without motion. Space: that
-was bad, without a takeover. P: pause. + and -: faster and slower. R: give this episode up. Q: stop, to go on later.
-
-Every step is appended to person.csv in the run's folder before the robot moves. A run that is given the same decisions
-is the same to the bit, so this record serves three ends: --resume goes through all steps since the last checkpoint,
-even after kill -9; --replay trains again without the person; and a test compares the two.
+Every step is in the run's person.csv before the robot moves. The same decisions make the same run,
+to the bit: --resume goes through all steps since the last checkpoint, --replay through all.
 """
 
-import atexit
+import csv
+import os
 import time
-from dataclasses import replace
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from experts.files import InputError, RunError
-from experts.options import this_run, unused
-from experts.record import Record, export, read_record
-from experts.runs import open_run
-from experts.tasks import seed_for
-from experts.window import Keys, Window, require_screen
+from experts.policies import MAX_ACTION, InputError
 
 HYSTERESIS = 0.3  # seconds of control after the last key: a chain of taps is one takeover
-ABSENCE = 2.0  # seconds without a picture, while the robot learns or is tested, after which it waits for P
+ABSENCE = 2.0  # seconds of learning, or of a test, after which the robot waits for P
+# Of person.csv: seconds since 1970; the episode's seed, and its step; 1 if the person acts, if an
+# intervention starts, if the episode is given up; what was seen, (O,), and what is done then, (A,).
+COLUMNS = ["time", "seed", "t", "control", "started", "given_up", "obs", "action"]
 
 
 class Person(gym.Wrapper):
-    """Somebody who watches the environment in a window, and takes over by keyboard or gamepad.
-
-    At once what rlif_rlpd.py and hg_dagger.py ask (check), what mile.py, iwr.py and sirius.py ask (takes_over), the
-    expert who then acts (act), and the environment that is acted in, for it writes down each step before it is made.
-    """
+    """Who judges (check, takes_over), the expert who then acts, and the environment acted in."""
 
     takeover_steps, grace_steps = 1, 0  # the keys are read at every step
 
-    def __init__(self, env, args, demonstrates=False):
-        """env: what make_env makes with the render mode rgb_array. Raises InputError.
-
-        demonstrates: the person is always in control; without a key nothing moves.
-        """
+    def __init__(self, env, args, folder=None):
+        """folder: the run's; without one, the person acts in every step. Raises InputError."""
         super().__init__(env)
-        self.discrete, self.expert = env.discrete, self
-        self.demonstrates, self.replay = demonstrates, getattr(args, "replay", None)
-        if self.replay:
-            steps = sum(len(lines) for lines in read_record(self.replay).values())
-            if not (Path(self.replay) / "summary.json").exists():
-                raise InputError(
-                    f"--replay {self.replay}: that session was stopped before its end; finish it first: "
-                    f"--resume {self.replay}"
-                )
-            if steps < getattr(args, "total_timesteps", 0):
-                raise InputError(
-                    f"--replay {self.replay}: {steps} steps were recorded; give --total-timesteps {steps}"
-                )
-        self.keys = Keys(env, args)
-        self.rate = self.keys.rate  # steps per second
+        self.expert, self.replay = self, getattr(args, "replay", None)
+        self.path = folder and Path(folder, "person.csv")
+        if folder and self.path.exists():  # without a line that was cut off by a kill
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+        self.recorded = read_record(self.replay or folder)  # {(seed, t): line}
+        if self.replay and len(self.recorded) < getattr(args, "total_timesteps", 1):
+            there = f"--replay {self.replay}: only {len(self.recorded)} steps were recorded"
+            raise InputError(f"{there}; finish that session: --resume {self.replay}")
+        self.keys, self.interventions = Keys(env, args), 0
+        self.due, self.moved = 0.0, 0.0  # by the clock: when keys are read; when the robot moved
         # rlif_rlpd.py's E[gamma^m], as if a robot that always needs help were helped every second
-        self.discount = getattr(args, "gamma", 1.0) ** self.rate
-        # this step's line of the record, and lines that were recorded before: of steps to come
-        self.record, self.line, self.ahead = None, None, []
-        # began: with this step; hold: steps of control that are left without a key
-        self.control, self.began, self.hold = False, False, 0
-        self.episodes, self.steps, self.control_steps, self.interventions = 0, 0, 0, 0
-        self.owed, self.made = 0, 0  # updates: to be made, and made since the last decision
-        self.cost, self.drawing = 0.01, 0.0  # seconds that an update takes, and a picture
-        # by the clock: when the next decision is due, when the last was made, when learning began
-        self.due, self.decided_at, self.left_at = 0.0, 0.0, -ABSENCE
-        self.intervals = []  # seconds between two decisions
+        self.discount = getattr(args, "gamma", 1.0) ** self.keys.rate
         self.window = None if self.replay else Window(env, self.keys)
-        atexit.register(self._report)
+
+    def reset(self, *, seed=None, options=None):
+        self.seed, self.t, self.line, self.control, self.until = seed, 0, None, False, 0.0
+        return self.env.reset(seed=seed, options=options)
 
     def check(self, obs, _):
-        """Is it flagged as bad, does an intervention start, and for how many steps does the person act?
+        """Flagged as bad? Does an intervention start? Does the person act? (O,) -> bool, bool, 0/1.
 
-        obs (O,) -> two booleans, and 1 or 0: the keys are read again at the next step.
+        Raises InputError where a replayed record ends, KeyboardInterrupt after Q.
         """
-        if self.record is None:
-            self.record = Record(this_run["folder"], self.replay, len(obs), len(self.keys.still))
-        if self.t == 0:
-            self.episodes += 1
-            self.ahead = self.record.of_episode(self.seed)
-        if self.ahead:
-            self.line = self.ahead.pop(0)
-            if not np.array_equal(self.line["obs"], obs):
-                raise RunError(f"{self._where()}: the state is not the one that was recorded")
-        elif self.window is None:
-            raise RunError(f"{self._where()}: the record in {self.replay} ends here")
-        else:
-            self.line = self._decide() | {"obs": obs}
-        self.control = self.line["control"]
-        self.began = self.control and self.line["started"]
-        self.control_steps += self.control
-        self.interventions += self.line["started"]
-        flagged = self.control or self.line["started"]
-        return flagged, self.line["started"], 1 if self.control else 0
+        line = self.recorded.get((self.seed, self.t))
+        if line is None and self.replay:
+            raise InputError(f"the record ends here; finish it: --resume {self.replay}")
+        self.line, self.obs = line or self._decide(obs), obs
+        self.control, started = bool(self.line["control"]), bool(self.line["started"])
+        self.began = self.control and started
+        self.interventions += started
+        return self.control or started, started, int(self.control)
 
     def takes_over(self, obs, _):
-        """Does the person act at obs, (O,)?"""
+        """Does the person act at obs, (O,)? If so, began says whether since this step."""
         return self.check(obs, None)[2] > 0
 
     def act(self, _):
         """The person's action: (1, A)."""
         return torch.from_numpy(self.line["action"])[None]
 
-    def updates(self, ended):
-        """How many updates to make after this step: those that fit into what is left of its time.
-
-        What does not fit is owed, and made up for at the end of the episode.
-        """
-        self.owed += 1
-        if self.ahead:  # as many as were made then
-            count = self.ahead[0]["updates"]
-        elif ended or self.window is None:
-            count = self.owed
-        else:
-            left = self.due - time.perf_counter() - self.drawing
-            count = min(self.owed, max(0, int(left / self.cost)))
-        self.owed, self.made, self.left_at = self.owed - count, count, time.perf_counter()
-        return count
-
-    def reset(self, *, seed=None, options=None):
-        self.seed, self.t, self.line, self.control, self.hold = seed, 0, None, False, 0
-        if self.window:
-            self.window.let_go()  # no key of the episode before is taken for one of this
-        return self.env.reset(seed=seed, options=options)
-
     def step(self, action):
         line, self.line = self.line, None
         if line is None:  # nobody was asked: the robot is alone
             return self.env.step(action)
         action = np.asarray(action, dtype=np.float32)  # (A,)
-        if not np.array_equal(action, line.setdefault("action", action)):
-            raise RunError(f"{self._where()}: the robot's action is not the one that was recorded")
-        self.record.append({"seed": self.seed, "t": self.t, **line})
+        same = np.array_equal(line.setdefault("action", action), action)
+        if not (same and np.array_equal(line["obs"], self.obs, equal_nan=True)):
+            why = "state or action is not the recorded one; are options, code, machine the same?"
+            raise InputError(f"step {self.t} of the episode with seed {self.seed}: {why}")
+        live = (self.seed, self.t) not in self.recorded
+        if live and self.path:  # written down before the robot moves, whatever happens then
+            row = {x: " ".join(map(str, line[x].tolist())) for x in ("obs", "action")}
+            with open(self.path, "a") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(line | row)
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self.t, self.steps = self.t + 1, self.steps + 1
-        truncated = truncated or line["given_up"]
-        if self.window and not self.ahead:
-            self.left_at = time.perf_counter()
-            if terminated or truncated:
-                self.window.draw(self.env, self._status(), self.control, "one moment, please")
+        self.t, truncated = self.t + 1, bool(truncated or line["given_up"])
+        if live:
+            self.window.draw(self, "one moment, please" if terminated or truncated else "")
+        self.moved = time.perf_counter()
         return obs, reward, terminated, truncated, info
 
-    def _decide(self):
-        """The decision of this step, by the keys that are down when its time is over: a line of the record."""
+    def _decide(self, obs):
+        """This step's line of the record, by the keys that are down when it is due."""
         window = self.window
-        self._wait()
-        motion = self.keys.motion(window.pressed, window.pushed)  # (A,), or None
-        control = self.demonstrates or motion is not None or self.hold > 0
-        if motion is None:
-            self.hold, motion = max(0, self.hold - 1), self.keys.still
-        else:
-            self.hold = round(HYSTERESIS * self.rate)
-        started = (control and not self.control) or (window.bad and not control)
-        line = {"time": time.time(), "control": control, "started": started}
-        line |= {"given_up": window.given_up, "updates": self.made}
+        window.hear()
+        window.paused |= time.perf_counter() - self.moved > ABSENCE
+        if self.t == 0:
+            window.tapped = []  # between two episodes
+            window.draw(self)
+        while window.paused or time.perf_counter() < self.due:
+            if window.paused:
+                window.tapped, self.due = [], time.perf_counter()
+                window.draw(self, "P goes on")
+            time.sleep(0.05 if window.paused else 0.002)
+            window.hear()
+        now, tapped, window.tapped = time.perf_counter(), window.tapped, []
+        self.due = max(self.due + 1 / window.rate, now)
+        motion = self.keys.motion(window.held + tapped, window.axes)  # (A,), or None
+        self.until = self.until if motion is None else now + HYSTERESIS  # in control until then
+        control = self.path is None or now < self.until
+        started = (control and not self.control) or ("space" in tapped and not control)
+        facts = time.time(), self.seed, self.t, int(control), int(started), int("r" in tapped)
+        line = dict(zip(COLUMNS, (*facts, obs)))
         if control:
-            line["action"] = motion
-        self.made = 0
-        window.forget()
+            line["action"] = self.keys.still if motion is None else motion
         return line
 
-    def _wait(self):
-        """Show the state, and hear the keys until the time of this step is over."""
-        window, begin = self.window, time.perf_counter()
-        absent = begin - self.left_at > ABSENCE
-        if self.made and not absent:  # which it also is while the first update is compiled
-            self.cost += 0.1 * ((begin - self.left_at) / self.made - self.cost)
-        window.paused = window.paused or absent
-        window.draw(self.env, self._status(), self.control)
-        self.drawing = time.perf_counter() - begin
-        while True:
-            self.rate = window.hear(self.rate)
-            now = time.perf_counter()
-            this_run["paused"] = window.paused
-            if window.paused:
-                window.draw(self.env, self._status(), self.control, "P goes on")
-                absent, self.due = True, now
-                time.sleep(0.05)
-            elif now < self.due:
-                time.sleep(min(0.002, self.due - now))
-            else:
-                break
-        if not absent:
-            self.intervals.append(now - self.decided_at)
-        self.decided_at, self.due = now, max(self.due + 1 / self.rate, now)
 
-    def _status(self):
-        share = self.control_steps / max(1, self.steps)
-        speed = f"{self.rate:.0f} steps a second"
-        if "render_fps" in self.env.metadata:
-            speed += f" ({self.rate / self.env.metadata['render_fps']:.2f} of real time)"
-        counts = f"episode {self.episodes}, step {self.t}   interventions {self.interventions}"
-        counts += f"   {share:.0%} of the steps are yours"
-        return f"{speed}   {self.owed} updates owed", counts
-
-    def _where(self):
-        return f"step {self.t} of the episode with the seed {self.seed}"
-
-    def _report(self):
-        """What rate of control was kept."""
-        if self.intervals:
-            median, slow = 1_000 * np.percentile(self.intervals, [50, 95])
-            steps = len(self.intervals)
-            print(f"time of {steps} steps: median {median:.0f} ms, 95 % within {slow:.0f} ms")
+def read_record(folder):
+    """A run's recorded steps, in their order: {(seed, t): dict by COLUMNS}. Raises InputError."""
+    path, lines = Path(folder or "", "person.csv"), {}
+    text = path.read_text() if folder and path.exists() else ""
+    try:
+        for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+            line = {name: int(row[name]) for name in COLUMNS[1:6]} | {"time": float(row["time"])}
+            line["obs"] = np.array(row["obs"].split(), dtype=np.float64)
+            line["action"] = np.array(row["action"].split(), dtype=np.float32)
+            lines[line["seed"], line["t"]] = line
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{path} is not the record of a session") from None
+    return lines
 
 
-def check_person(args, typed, names=""):
-    """Refuse options of a person at the keys without one, and what can't be with one. Raises InputError.
+class Keys:
+    """What keys and axes do in a task, by experts/keys.toml or a file like it; or InputError."""
 
-    names: options of the persons that are simulated, with blanks between.
-    """
-    if args.intervention != "human":
-        unused(typed, "keys", "they belong to --intervention human")
-        if args.replay:
-            raise InputError(
-                "--replay: a person at the keys was there, which is --intervention human"
-            )
-        return
-    unused(typed, names, "you are the expert")
-    if args.cuda:
-        raise InputError("--intervention human learns on the CPU, where a run repeats to the bit")
-    if not args.replay:
-        require_screen()
+    def __init__(self, env, args):
+        space, file = env.action_space, args.keys or Path(__file__).with_name("keys.toml")
+        self.size, self.discrete = space.shape[0], isinstance(space, gym.spaces.MultiBinary)
+        try:
+            tables = tomllib.loads(Path(file).read_text())
+            found = [tables[name] for name in tables if fnmatch(args.env_id, name)]
+            table = found[0] if found else {"rate": "there is no table of this name"}
+            self.rate, self.camera = float(table["rate"]), table.get("camera")
+            self.still = self.action(table.get("still", 0 if self.discrete else [0] * self.size))
+            self.moves = {key: self.action(move) for key, move in table["keys"].items()}
+            self.axes = {i: self.action(move) for i, move in table.get("axes", {}).items()}
+            self.dead_zone, self.help = table.get("dead_zone", 0.15), table.get("help", "")
+        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            how = f"give --keys FILE, like experts/keys.toml, with actions for {space}"
+            raise InputError(f"keys of {args.env_id} in {file}: {error}; {how}") from None
+
+    def action(self, written):
+        """An action as the scripts have it, (A,)."""
+        if self.discrete:
+            return np.eye(self.size, dtype=np.float32)[range(self.size).index(written)]
+        return np.reshape(written, self.size).astype(np.float32).clip(-MAX_ACTION, MAX_ACTION)
+
+    def motion(self, pressed, axes):
+        """The action (A,) of these keys and of axes {(gamepad, axis): position}; None without any.
+
+        What they do adds up; where actions are discrete, the last key counts.
+        """
+        moves = [self.moves[key] for key in dict.fromkeys(pressed) if key in self.moves]
+        for (_, i), position in axes.items():
+            if str(i) in self.axes and abs(position) > self.dead_zone:
+                moves.append(position * self.axes[str(i)])
+        if "c" in pressed or not moves:
+            return self.still if "c" in pressed else None
+        if self.discrete:
+            return moves[-1]
+        total = np.where(np.any(moves, axis=0), np.sum(moves, axis=0), self.still)
+        return total.clip(-MAX_ACTION, MAX_ACTION).astype(np.float32)
 
 
-def record_demonstrations(env, args):
-    """args.record_demos episodes that a person drives, in a run's folder and as a local Minari dataset.
+class Window:
+    """The picture, a bar that says who is in control, and what the person does."""
 
-    env as for Person. Returns options that go on in this folder with this dataset. An episode that is given up does not
-    count. Raises InputError.
-    """
-    person, driven, number = Person(env, args, demonstrates=True), 0, 0
-    folder, _ = open_run(args)
-    while driven < args.record_demos:
-        obs, _ = person.reset(seed=seed_for(args.seed, 3, number))
-        ended, number = False, number + 1
-        while not ended:
-            person.check(obs, None)
-            given_up = person.line["given_up"]
-            obs, _, terminated, truncated, _ = person.step(person.act(obs)[0].numpy())
-            ended = terminated or truncated
-        if not given_up:
-            driven += 1
-        print(f"{driven} of {args.record_demos} demonstrations are recorded in {folder}")
-    dataset_id = export(folder, args.env_id, args.max_episode_steps)
-    print(f"as a dataset: --dataset-id {dataset_id}")
-    return replace(args, resume=str(folder), dataset_id=dataset_id, demo_episodes=driven)
+    def __init__(self, env, keys):
+        """Raises InputError if there is no screen, or no picture."""
+        os.environ["SDL_FRAMEBUFFER_ACCELERATION"] = "0"  # by OpenGL, beside MuJoCo's, it is black
+        import pygame
+        from pygame._sdl2 import controller
+
+        self.pygame, self.controller, self.help = pygame, controller, keys.help
+        self.rate, self.paused, self.gamepads, self.axes = keys.rate, True, [], {}
+        self.held, self.tapped = [], []  # keys that are down; that were pressed since the last step
+        task = getattr(env.unwrapped, "point_env", env.unwrapped)  # PointMaze has one inside
+        renderer = getattr(task, "mujoco_renderer", None)  # of MuJoCo: pictures small and quick
+        try:
+            # keys are known by their place, which is the same on a keyboard with other letters
+            names = [*keys.moves, "c", "space", "p", "r", "q", "y"]
+            self.names = {getattr(pygame, f"KSCAN_{name.upper()}"): name for name in names}
+            pygame.display.init()
+            if pygame.display.get_driver() == "offscreen":
+                raise OSError("there is no screen (DISPLAY is not set); --replay needs none")
+            pygame.font.init()
+            controller.init()
+            if renderer:
+                renderer.model.vis.quality.offsamples = 0  # before the first
+                renderer.width = renderer.height = 320
+            if renderer and keys.camera:
+                renderer.default_cam_config, renderer.camera_id = keys.camera, -1
+            env.reset(seed=0)
+            height, width, _ = env.render().shape
+            if renderer:
+                renderer.viewer.scn.flags[[0, 2]] = 0  # mjRND_SHADOW, mjRND_REFLECTION
+        except Exception as error:  # whatever SDL and the graphics libraries raise
+            raise InputError(f"no window, or no picture for it: {error}") from None
+        tall = min(640, pygame.display.get_desktop_sizes()[0][1] - 180)  # pixels
+        self.size = round(tall * width / height), tall
+        self.screen = pygame.display.set_mode((self.size[0], tall + 90))
+        self.fonts = pygame.font.Font(None, 40), pygame.font.Font(None, 20)
+
+    def hear(self):
+        """Take in what was pressed. Raises KeyboardInterrupt after Q."""
+        pygame = self.pygame
+        for event in pygame.event.get():
+            name = self.names.get(getattr(event, "scancode", None))
+            if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and name == "q"):
+                raise KeyboardInterrupt
+            elif event.type == pygame.KEYDOWN:
+                self.held.append(name)
+                self.tapped.append(name)
+                self.rate *= {"+": 1.25, "=": 1.25, "-": 0.8}.get(event.unicode, 1)
+                self.paused = {"p": not self.paused, "r": False}.get(name, self.paused)
+            elif event.type == pygame.KEYUP:
+                self.held = [other for other in self.held if other != name]
+            elif event.type == pygame.WINDOWFOCUSLOST:
+                self.held, self.axes, self.paused = [], {}, True
+            elif event.type == pygame.CONTROLLERDEVICEADDED:
+                self.gamepads.append(self.controller.Controller(event.device_index))
+            elif event.type == pygame.CONTROLLERDEVICEREMOVED:
+                self.axes = {k: x for k, x in self.axes.items() if k[0] != event.instance_id}
+            elif event.type == pygame.CONTROLLERAXISMOTION:
+                self.axes[event.instance_id, event.axis] = event.value / 32768
+
+    def draw(self, person, message=""):
+        """Show what the person sees; the bar is red while they are in control."""
+        pygame, picture = self.pygame, person.env.render()  # (height, width, 3)
+        picture = picture * (255 if picture.dtype.kind == "f" else 1)  # floats are in [0, 1]
+        picture = pygame.surfarray.make_surface(picture.astype(np.uint8).swapaxes(0, 1))
+        self.screen.fill((190, 40, 40) if person.control else (40, 80, 170))
+        self.screen.blit(pygame.transform.smoothscale(picture, self.size), (0, 90))
+        who = "YOU" if person.control else "the robot"
+        status = f"step {person.t}   {person.interventions} interventions   {self.rate:.0f} steps "
+        status += f"a second (real time: {person.env.metadata.get('render_fps')})"
+        commands = "C: still  SPACE: bad  P: pause  + -: speed  R: give up  Q: stop"
+        lines = (f"{who}   {message}", 6), (status, 38), (self.help, 56), (commands, 72)
+        for text, y in lines:
+            self.screen.blit(self.fonts[y > 6].render(text, True, (255, 255, 255)), (12, y))
+        pygame.display.flip()

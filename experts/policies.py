@@ -1,217 +1,144 @@
-"""Policies from files: who takes over, by whose Q function the person judges, what a robot can do at first."""
+"""Policies in files: who takes over, by whose Q function a person judges, what a robot can do."""
 
-import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors import torch as safetensors_torch
-
-from experts.files import InputError, write_file
+from gymnasium.spaces import MultiBinary
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 FOLDER = Path(__file__).parent
-# output layers by distribution
-HEADS = {
-    "tanh_gaussian": ("mean", "log_std"),
-    "categorical": ("logits",),
-}
 MAX_ACTION = 0.999  # actions are kept off the edges of [-1, 1], where atanh is infinite
 
 
-def _digest(tensors, facts):
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
-        digest.update(tensors[name].numpy())
-    return digest.hexdigest()
+class InputError(Exception):
+    """What is wrong with the input, in one line. A script prints it and exits with code 2."""
 
 
-def save_expert(path, tensors, **facts):
-    """Write a policy as a file that load_expert reads; the names of tensors and facts are in experts/README.md.
+def save_expert(path, actor, qf=None, **facts):
+    """Write a policy, and critics, modules or dicts of tensors, by the names of README.md."""
+    tensors = {}
+    for prefix, part in (("actor", actor), ("qf", qf or {})):
+        state = part if isinstance(part, dict) else part.state_dict()
+        tensors |= {f"{prefix}.{name}": x.cpu().contiguous() for name, x in state.items()}
+    discrete = "actor.logits.bias" in tensors
+    facts["distribution"] = "categorical" if discrete else "tanh_gaussian"
+    biases = [name for name in sorted(tensors) if "actor.layers." in name and "bias" in name]
+    facts["hidden_sizes"] = [len(tensors[name]) for name in biases]
+    facts["obs_dim"] = tensors["actor.layers.0.weight"].shape[1]
+    facts["act_dim"] = len(tensors["actor.logits.bias" if discrete else "actor.mean.bias"])
+    facts["min_log_std"] = getattr(actor, "min_log_std", -20.0)
+    header = {"facts": json.dumps(facts, sort_keys=True)}
+    save_file(checked(path, facts, tensors), f"{path}.tmp", header)
+    os.replace(f"{path}.tmp", path)
 
-    Its distribution and its sizes are facts that the tensors tell.
-    """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    distribution = "categorical" if "actor.logits.bias" in tensors else "tanh_gaussian"
-    sizes, i = [], 0  # of the hidden layers: (outputs, inputs)
-    while f"actor.layers.{i}.weight" in tensors:
-        sizes.append(tensors[f"actor.layers.{i}.weight"].shape)
-        i += 1
-    facts |= {
-        "distribution": distribution,
-        "act_dim": len(tensors[f"actor.{HEADS[distribution][0]}.bias"]),
-    }
-    facts |= {"obs_dim": sizes[0][1], "hidden_sizes": [size[0] for size in sizes]}
-    header = {"facts": json.dumps(facts, sort_keys=True), "sha256": _digest(tensors, facts)}
-    write_file(path, safetensors_torch.save(tensors, header))
+
+def checked(path, facts, tensors):
+    """Those of these tensors that a policy with such facts has, as float32; raises InputError."""
+    obs_dim, act_dim, hidden = facts["obs_dim"], facts["act_dim"], facts["hidden_sizes"]
+    shapes = {"actor.obs_mean": (obs_dim,), "actor.obs_std": (obs_dim,)}
+    for i, (n_in, n_out) in enumerate(zip([obs_dim, *hidden], hidden)):
+        shapes |= {f"actor.layers.{i}.weight": (n_out, n_in), f"actor.layers.{i}.bias": (n_out,)}
+    heads = {"categorical": ["logits"], "tanh_gaussian": ["mean", "log_std"]}
+    for head in heads[facts["distribution"]]:
+        shapes |= {f"actor.{head}.weight": (act_dim, hidden[-1]), f"actor.{head}.bias": (act_dim,)}
+    if "qf.weights.0" in tensors:
+        n = len(tensors["qf.weights.0"])  # critics
+        for i, (n_in, n_out) in enumerate(zip([obs_dim + act_dim, *hidden], [*hidden, 1])):
+            shapes |= {f"qf.weights.{i}": (n, n_in, n_out), f"qf.biases.{i}": (n, 1, n_out)}
+            for part in ("weights", "biases") if i < len(hidden) else ():
+                if "qf.norm_weights.0" in tensors:
+                    shapes[f"qf.norm_{part}.{i}"] = (n, 1, n_out)
+    optional = {"actor.obs_mean": torch.zeros(obs_dim), "actor.obs_std": torch.ones(obs_dim)}
+    tensors = optional | tensors
+    for name, shape in shapes.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            raise InputError(f"{path}: {name} is to have the shape {shape} (experts/README.md)")
+        if not tensors[name].isfinite().all():
+            raise InputError(f"{path}: {name} has numbers that are not finite")
+    return {name: tensors[name].float() for name in shapes}
 
 
 class Expert:
-    """A frozen policy, with critics if its file has them.
-
-    Attributes: path, facts (the file's header), sha256 (of facts and tensors), obs_dim, act_dim, discrete, has_q, state
-    (the policy's tensors, by the names they have in the scripts' Actor).
-    """
+    """A frozen policy; facts: the file's header, state: the tensors of the scripts' Actor."""
 
     def __init__(self, path):
-        self.path = Path(path)
         try:
-            data = self.path.read_bytes()
-            tensors = safetensors_torch.load(data)
-            # safetensors begins with the length of its header (8 bytes) and the header (JSON)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-            self.facts, self.sha256 = json.loads(header["facts"]), header["sha256"]
+            with safe_open(path, "pt") as file:
+                self.facts = json.loads(file.metadata()["facts"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.tensors = checked(path, self.facts, tensors)
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
-        except (SafetensorError, KeyError, TypeError, ValueError):
-            raise InputError(
-                f"{path} is damaged or not an expert file (format: experts/README.md)"
-            ) from None
-        if self.sha256 != _digest(tensors, self.facts):
-            raise InputError(f"{path} is damaged: its checksum does not match its content")
-        try:
-            self.obs_dim, self.act_dim = int(self.facts["obs_dim"]), int(self.facts["act_dim"])
-            if self.facts["distribution"] not in HEADS:
-                raise InputError(f"{path}: the distribution must be one of {', '.join(HEADS)}, "
-                                 f"not {self.facts['distribution']}")  # fmt: skip
-            self.discrete = self.facts["distribution"] == "categorical"
-            depth = len(self.facts["hidden_sizes"])
-            layers = [f"actor.layers.{i}" for i in range(depth)]
-            heads = [f"actor.{head}" for head in HEADS[self.facts["distribution"]]]
-            self.state = {
-                f"{name.removeprefix('actor.')}.{part}": tensors[f"{name}.{part}"]
-                for name in (*layers, *heads)
-                for part in ("weight", "bias")
-            }
-            self.layers = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in layers]
-            self.heads = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in heads]
-            self.obs_mean = tensors.get("actor.obs_mean", torch.zeros(self.obs_dim))
-            self.obs_std = tensors.get("actor.obs_std", torch.ones(self.obs_dim))
-            self.state |= {"obs_mean": self.obs_mean, "obs_std": self.obs_std}
-            self.has_q = "qf.weights.0" in tensors
-            layers, norms = (
-                depth + 1 if self.has_q else 0,
-                depth if "qf.norm_weights.0" in tensors else 0,
-            )
-            self.q_layers = [
-                (tensors[f"qf.weights.{i}"], tensors[f"qf.biases.{i}"]) for i in range(layers)
-            ]
-            self.q_norms = [
-                (tensors[f"qf.norm_weights.{i}"], tensors[f"qf.norm_biases.{i}"])
-                for i in range(norms)
-            ]
-            probe = torch.zeros(1, self.obs_dim)
-            action = self.act(probe, deterministic=True)
-            fits = action.shape == (1, self.act_dim) and (
-                not self.has_q or self.q(probe, action).shape == (1,)
-            )
-            fits &= [len(bias) for _, bias in self.layers] == list(self.facts["hidden_sizes"])
-            fits &= self.obs_mean.shape == self.obs_std.shape == (self.obs_dim,)
-        except (KeyError, RuntimeError, TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise InputError(
-                f"{path}: its tensors are not those of its header (format: experts/README.md)"
-            )
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        except (SafetensorError, AttributeError, LookupError, TypeError, ValueError):
+            raise InputError(f"{path} is damaged, or no policy (see experts/README.md)") from None
+        self.depth = len(self.facts["hidden_sizes"])
+        self.discrete = self.facts["distribution"] == "categorical"
+        of_actor = [name for name in self.tensors if name.startswith("actor.")]
+        self.state = {name.removeprefix("actor."): self.tensors[name] for name in of_actor}
 
     @torch.no_grad()
     def __call__(self, obs):
-        """What describes pi(.|s): mean and log std before the tanh, or logits; (B, obs_dim) -> (B, act_dim) each.
-
-        obs is in the environment's own units, a numpy array or a tensor.
-        """
-        x = (torch.as_tensor(obs, dtype=torch.float32) - self.obs_mean) / self.obs_std
-        for weight, bias in self.layers:
-            x = F.relu(F.linear(x, weight, bias))  # (B, hidden)
+        """Logits, or mean and log std before the tanh: (B, O) in the task's units -> (B, A)."""
+        x, s = torch.as_tensor(obs, dtype=torch.float32), self.state
+        x = (x - s["obs_mean"]) / s["obs_std"]  # (B, O)
+        for i in range(self.depth):
+            x = F.relu(F.linear(x, s[f"layers.{i}.weight"], s[f"layers.{i}.bias"]))  # (B, hidden)
         if self.discrete:
-            return F.linear(x, *self.heads[0])
-        mean, log_std = (F.linear(x, *head) for head in self.heads)
-        return mean, log_std.clamp(self.facts.get("min_log_std", -20), 2)
+            return F.linear(x, s["logits.weight"], s["logits.bias"])
+        log_std = F.linear(x, s["log_std.weight"], s["log_std.bias"])
+        low = self.facts.get("min_log_std", -20.0)
+        return F.linear(x, s["mean.weight"], s["mean.bias"]), log_std.clamp(low, 2)
 
     def act(self, obs, deterministic=False):
-        """Sampled (or the likeliest) actions: (B, obs_dim) -> (B, act_dim).
-
-        They are tanh-squashed and kept within +-0.999, or one-hot where actions are discrete. Noise comes from torch's
-        global generator.
-        """
+        """Sampled, or the likeliest, actions within +-0.999, or one-hot: (B, O) -> (B, A)."""
         if self.discrete:
-            logits = self(obs)
-            choice = (
-                logits.argmax(-1)
-                if deterministic
-                else torch.distributions.Categorical(logits=logits).sample()
-            )
-            return F.one_hot(choice, self.act_dim).float()
+            policy = torch.distributions.OneHotCategorical(logits=self(obs))
+            return policy.mode if deterministic else policy.sample()
         mean, log_std = self(obs)
-        action = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
-        return action.tanh().clamp(-MAX_ACTION, MAX_ACTION)
+        u = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
+        return u.tanh().clamp(-MAX_ACTION, MAX_ACTION)
 
     @torch.no_grad()
     def q(self, obs, actions):
-        """Q(s, a), the mean over the critics: (B, obs_dim), (B, act_dim) -> (B,), in the task's discounted reward."""
-        if not self.has_q:
-            raise InputError(
-                f"{self.path} carries no critics: it can act, but not serve as --reference"
-            )
+        """Q(s, a) in the task's discounted reward, its critics' mean: (B, O), (B, A) -> (B,)."""
         obs, actions = (torch.as_tensor(x, dtype=torch.float32) for x in (obs, actions))
-        # (B, O + A), shared by all
-        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)
-        for i, (weight, bias) in enumerate(self.q_layers[:-1]):
-            x = torch.matmul(x, weight) + bias  # (N, B, hidden)
-            if self.q_norms:
-                x = F.layer_norm(x, x.shape[-1:]) * self.q_norms[i][0] + self.q_norms[i][1]
-            x = F.relu(x)
-        weight, bias = self.q_layers[-1]
-        return (torch.matmul(x, weight) + bias).squeeze(-1).mean(0)  # (B,)
-
-
-def list_experts():
-    """The shipped experts: {env_id: [level, ...]}, found by their place, experts/<env_id>/<level>.safetensors."""
-    experts = {}
-    for path in sorted(FOLDER.rglob("*.safetensors")):
-        experts.setdefault(path.parent.relative_to(FOLDER).as_posix(), []).append(path.stem)
-    return experts
+        obs = (obs - self.state["obs_mean"]) / self.state["obs_std"]
+        x, qf = torch.cat([obs, actions], dim=-1), self.tensors  # (B, O + A)
+        for i in range(self.depth + 1):
+            x = x @ qf[f"qf.weights.{i}"] + qf[f"qf.biases.{i}"]  # (N, B, hidden)
+            if f"qf.norm_weights.{i}" in qf:
+                x = F.layer_norm(x, x.shape[-1:])
+                x = x * qf[f"qf.norm_weights.{i}"] + qf[f"qf.norm_biases.{i}"]
+            if i < self.depth:
+                x = F.relu(x)
+        return x.squeeze(-1).mean(0)  # (B,)
 
 
 def load_expert(env_id, level, env=None, with_q=False):
-    """The shipped expert of that level ("top", "middle", "low", ...) or, if level is a path, that file.
+    """The shipped expert of a level, e.g. "top", or that of a .safetensors file. Raises InputError.
 
-    env: as every script makes it, its outermost wrapper UnitActions. Raises InputError with the known levels, with what
-    is wrong with the file, or, given env, if its sizes or the kind of its actions are others. A file of another
-    environment is taken, for somebody may want that, but a line on stderr says so.
+    env: as the scripts' make_env makes it, which the policy has to fit; with_q: it needs critics.
     """
-    shipped = list_experts()
-    known = shipped.get(env_id, [])
-    if level in known:
-        expert = Expert(FOLDER / env_id / f"{level}.safetensors")
-    elif str(level).endswith(".safetensors"):
-        expert = Expert(level)
-    else:
-        there = f"known: {', '.join(known)}" if known else "none are shipped for it"
-        tasks = [task for task, levels in shipped.items() if level in levels]
-        there += f"; {level!r} is there for {', '.join(tasks)}" if tasks else ""
-        choice = "a level or the path" if known else "the path"
-        raise InputError(
-            f"no expert {level!r} for {env_id} ({there}); give {choice} of a .safetensors file"
-        )
-    if env is not None and expert.discrete != env.discrete:
-        raise InputError(
-            f"{level}: is {'' if expert.discrete else 'not '}for discrete actions, unlike {env_id}"
-        )
-    if (
-        env is not None
-        and (expert.obs_dim, expert.act_dim) != env.observation_space.shape + env.action_space.shape
-    ):
-        raise InputError(
-            f"{level}: is for {expert.obs_dim} observations and {expert.act_dim} actions, {env_id} has "
-            f"{env.observation_space.shape[0]} and {env.action_space.shape[0]}"
-        )
-    if with_q and not expert.has_q:
-        raise InputError(f"{level}: no critics to judge with in that file")
-    own = expert.facts.get("env_id", env_id)
-    if own != env_id:
-        print(f"warning: {level} was trained for {own}, and is used for {env_id}", file=sys.stderr)
+    known = sorted(path.stem for path in (FOLDER / env_id).glob("*.safetensors"))
+    if level not in known and not str(level).endswith(".safetensors"):
+        there = f"there are {', '.join(known)}" if known else "none is shipped"
+        raise InputError(f"no expert {level!r} for {env_id}, {there}: give a .safetensors file")
+    expert = Expert(FOLDER / env_id / f"{level}.safetensors" if level in known else level)
+    facts = expert.facts
+    if env is not None:
+        discrete = isinstance(env.action_space, MultiBinary)
+        own = *env.observation_space.shape, *env.action_space.shape, discrete
+        has = facts["obs_dim"], facts["act_dim"], expert.discrete
+        if has != own:
+            what = "numbers of observations and actions, discrete or not"
+            raise InputError(f"{level} does not fit, {what}: {has}, but {env_id} {own}")
+    if with_q and "qf.weights.0" not in expert.tensors:
+        raise InputError(f"{level} has no critics to judge by; a file of rlif_rlpd.py has some")
+    if facts.get("env_id", env_id) != env_id:
+        print(f"{level} was trained for {facts['env_id']}, not for {env_id}", file=sys.stderr)
     return expert

@@ -1,147 +1,84 @@
-"""The record of a session at the keys: every step in a csv file, and such a file as a Minari dataset.
+"""Demonstrations that you drive: python -m experts.record --env-id LunarLanderContinuous-v3."""
 
-python -m experts.record runs/<run>    # prints the dataset's id: --dataset-id takes it
-"""
-
-import csv
-import hashlib
-import io
-import json
-import re
 import sys
-from collections import defaultdict
-from pathlib import Path
+from dataclasses import dataclass
 
 import gymnasium as gym
+import minari
 import numpy as np
+import tyro
+from minari.storage.datasets_root_dir import get_dataset_path
 
+from experts import TRAINING_TASKS, InputError, register_tasks
 from experts.demonstrations import write_dataset
-from experts.files import InputError
-from experts.runs import exit_codes
-from experts.tasks import TRAINING_TASKS, Checked, UnitActions, open_task
+from experts.human import Person
+
+ARRAYS = ["observations", "actions", "rewards", "terminations", "truncations"]
 
 
-class Record:
-    """The steps of a session, flushed one by one to person.csv in a run's folder.
-
-    Columns: time (seconds since 1970), seed (of the episode), t (step of the episode), control (1: the person acted),
-    started (1: an intervention started), given_up (1: the person ended the episode), updates (made since the step
-    before), action_0 ... (what was done, as the scripts have it), obs_0 ... (what was seen before it).
-    """
-
-    facts = "time", "seed", "t", "control", "started", "given_up", "updates"
-
-    def __init__(self, folder, replay, obs_dim, act_dim):
-        """Goes on with the one in folder, if there is one; replay: another run, whose record is gone through."""
-        path = Path(folder) / "person.csv"
-        text = path.read_bytes() if path.exists() else b""
-        complete = text.rfind(b"\n") + 1  # without the line that was being written at a kill
-        self.own = read_record(folder) if complete else {}
-        self.replayed = read_record(replay) if replay else {}
-        self.file = open(path, "ab")  # noqa: SIM115, as long as the session
-        self.file.truncate(complete)
-        if not complete:
-            names = [f"action_{i}" for i in range(act_dim)] + [f"obs_{i}" for i in range(obs_dim)]
-            self._write([*self.facts, *names])
-
-    def of_episode(self, seed):
-        """The lines of an episode that were recorded before, a new list."""
-        return list(max(self.own.get(seed, []), self.replayed.get(seed, []), key=len))
-
-    def append(self, line):
-        """Write a line, unless it is there."""
-        if line["t"] >= len(self.own.get(line["seed"], [])):
-            facts = [line["time"], *(int(line[name]) for name in self.facts[1:])]
-            self._write([*facts, *line["action"].tolist(), *line["obs"].tolist()])
-
-    def _write(self, values):
-        self.file.write((",".join(str(value) for value in values) + "\n").encode())
-        self.file.flush()
+@dataclass
+class Args:
+    env_id: str = "LunarLanderContinuous-v3"  # any Gymnasium environment that can be drawn
+    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    episodes: int = 5  # to keep, with those of the same name that were kept before
+    name: str = "mine"  # of the dataset
+    keys: str | None = None  # a file that says what they do, as experts/keys.toml
 
 
-def read_record(folder):
-    """The lines of a run's person.csv by the seeds of their episodes: {seed: [line, ...]}.
-
-    A line has the columns' names, but action, float32 (A,), and obs, float64 (O,). Raises InputError.
-    """
-    path, episodes = Path(folder) / "person.csv", defaultdict(list)
-    try:
-        text = path.read_text()
-        complete = text[: text.rfind("\n") + 1]
-        for row in csv.DictReader(io.StringIO(complete)):
-            line = {name: int(row[name]) for name in Record.facts[1:]} | {
-                "time": float(row["time"])
-            }
-            for name in ("control", "started", "given_up"):
-                line[name] = bool(line[name])
-            for name, kind in (("action", np.float32), ("obs", np.float64)):
-                numbers = [float(row[column]) for column in row if column.startswith(f"{name}_")]
-                line[name] = np.array(numbers, dtype=kind)
-            episodes[line["seed"]].append(line)
-    except OSError as error:
-        raise InputError(f"no session was recorded in {folder}: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} is not the record of a session") from None
-    return dict(episodes)
+def make_env(env_id, max_episode_steps):
+    """As in the scripts: flat observations, actions in [-1, 1] or one-hot."""
+    register_tasks(env_id)
+    env = gym.make(env_id, max_episode_steps, disable_env_checker=True, render_mode="rgb_array")
+    env, space = gym.wrappers.FlattenObservation(env), env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        one_hot = gym.spaces.MultiBinary(int(space.n))
+        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
-def export(folder, env_id, max_episode_steps=None):
-    """Write the episodes that were not given up as a Minari dataset; its id.
-
-    The environment goes through the recorded actions once more, for rewards and ends are not in the record. In the
-    dataset infos["intervention"][t + 1] says whether the person acted at step t. Raises InputError and OSError.
-    """
-    task = TRAINING_TASKS.get(env_id, env_id), max_episode_steps
-    env = UnitActions(Checked(gym.wrappers.FlattenObservation(open_task(*task))))
-    played = []
-    for seed, lines in read_record(folder).items():
-        if not lines[-1]["given_up"]:
-            played.append(_play_again(env, seed, lines, folder))
-    if not played:
-        raise InputError(f"{folder}: no episode was recorded that was not given up")
-    # another session, or the same one once it has gone on, is another dataset
-    name = re.sub(r"[^a-z0-9]+", "-", Path(folder).resolve().name.lower())
-    fingerprint = hashlib.sha256((Path(folder) / "person.csv").read_bytes()).hexdigest()[:8]
-    dataset_id = f"interventions/{name}-{fingerprint}-{len(played)}-v0"
-    write_dataset(dataset_id, env, played, "a person at the keys")
-    return dataset_id
-
-
-def _play_again(env, seed, lines, folder):
-    """A recorded episode, as write_dataset has it."""
-    obs, _ = env.reset(seed=seed)
-    observations, actions, rewards, terminated, truncated = [obs], [], [], False, False
-    for line in lines:
-        if not np.array_equal(obs, line["obs"]):
-            raise InputError(
-                f"{folder}: step {line['t']} of the episode with the seed {seed} comes out differently here; the "
-                "record is of another version of the environment"
-            )
-        obs, reward, terminated, truncated, _ = env.step(line["action"])
-        observations.append(obs)
-        actions.append(env.action(line["action"]))
-        rewards.append(reward)
+def play(env, human, seed):
+    """An episode as the person drives it, for write_dataset; None if it was given up."""
+    (obs, _), lines, rewards, ended = human.reset(seed=seed), [], [], False
+    while not ended:
+        human.check(obs, None)
+        lines.append(human.line)
+        obs, reward, terminated, truncated, _ = human.step(human.line["action"])
+        rewards.append(np.asarray(reward).item())
+        ended = terminated or truncated
+    actions = [env.action(line["action"]) for line in lines]
+    seen = [line["obs"] for line in lines] + [obs]
     last = np.arange(len(lines)) == len(lines) - 1  # (n,)
-    return {
-        "observations": np.array(observations), "actions": np.array(actions), "rewards": np.array(rewards),
-        "terminations": last & terminated, "truncations": last & (not terminated), "seed": seed,
-        "infos": {"intervention": np.array([False, *(line["control"] for line in lines)])},
-    }  # fmt: skip
+    arrays = seen, actions, rewards, last & terminated, last & (not terminated)
+    return None if lines[-1]["given_up"] else dict(zip(ARRAYS, arrays))
 
 
-def main():
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        raise InputError("give a run's folder: python -m experts.record runs/<run>")
-    folder = Path(sys.argv[1])
-    read_record(folder)
-    try:
-        options = json.loads((folder / "args.json").read_text())
-        task = options["env_id"], options["max_episode_steps"]
-    except (OSError, KeyError, TypeError, ValueError):
-        raise InputError(f"{folder}: its args.json is not there, or not that of a run") from None
-    print(export(folder, *task))
+def main(args):
+    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
+    human, episodes = Person(env, args), []
+    name = f"person/{args.env_id}/{args.name}".replace(":", "-").replace(".", "-")
+    if there := len([*get_dataset_path().glob(f"{name}-v*[0-9]")]):  # versions 1, 2, ...
+        for one in minari.load_dataset(f"{name}-v{there}").iterate_episodes():
+            episodes.append({array: getattr(one, array) for array in ARRAYS})
+    while len(episodes) < args.episodes:
+        episode, window = play(env, human, len(episodes)), human.window
+        window.tapped = []
+        while episode and not {"y", "r"} & {*window.tapped}:
+            window.draw(human, "keep it?  Y: yes  R: no, once more")
+            window.pygame.time.wait(50)  # milliseconds
+            window.hear()
+        if "y" in window.tapped:  # kept as a whole: a version's number is that of its episodes
+            episodes.append(episode)
+            made = f"{name}-v{len(episodes)}"
+            write_dataset(get_dataset_path(made), env, episodes, made, "a person at the keys")
+            print(f"kept: --dataset-id {made} --demo-episodes {len(episodes)}")
 
 
 if __name__ == "__main__":
-    with exit_codes():
-        main()
+    try:
+        main(tyro.cli(Args))
+    except (InputError, OSError, gym.error.Error, ModuleNotFoundError) as error:
+        print(f"experts.record: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; what was kept is kept, and the same command goes on")
+        sys.exit(130)

@@ -1,116 +1,148 @@
-"""What scripts have in common is the same to the byte, so that reading one of them is reading half of the next."""
+"""What scripts have in common is equal, so that reading one of them is reading half of the next."""
 
 import ast
 import functools
-import importlib
+import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
-from dataclasses import fields
 
 import pytest
 
-from tests.tiny import ROOT, SHORT
+from tests import tiny
+from tests.tiny import ROOT, SCRIPTS
 
-SCRIPTS = {path.stem: path.read_text() for path in sorted(ROOT.glob("*.py"))}
-CLONES = {"bc", "dagger", "hg_dagger", "iwr", "mile", "sirius"}
-OWN = {"Args", "check", "main", "weights"}  # every script has its own
-VARIANTS = {
-    # what only clones needs no samples with gradients and no bfloat16
-    "Actor": ({"rlif_rlpd"}, CLONES),
-    # a charge for falls needs to know how often such a person takes over
-    "ValueHuman": ({"rlif_rlpd"}, {"hg_dagger"}),
-    "RandomHuman": ({"rlif_rlpd"}, {"hg_dagger"}),
+SOURCES = {path.stem: path.read_text() for path in sorted(ROOT.glob("*.py"))}
+OWN = {"Args", "main", "weights"}  # every script has its own
+RLIF = {"rlif_rlpd"}
+VARIANTS = {  # name: the scripts that mean another one than all others
+    "Actor": RLIF,  # samples with gradients, bfloat16
+    "ValueHuman": RLIF,  # a charge for falls needs to know how often such a person takes over
+    "RandomHuman": RLIF,
 }
-LINES = {"rlif_rlpd": 560, "mile": 500, "hg_dagger": 460} | dict.fromkeys(
-    ("sirius", "iwr", "dagger"), 370
-)
-LINES |= {"bc": 320}
-SECTIONS = {  # name: must every script have it?
-    "environment": True, "intervention": False, "labels": False, "network": True, "replay buffer": False,
-    "the model of interventions": False, "main": True,
-}  # fmt: skip
-GROUPS = "run", "task", "person", "data", "learner", "speed"  # of options
+SECTIONS = "environment", "person", "network", "buffer", "evaluation", "main"
+GROUPS = "run", "task", "person", "data", "learner"  # of options
+CEILINGS = {"experts/*.py": 700, "benchmark/*.py": 1_700, "tests/*.py": 6_500, "README.md": 150}
+CEILINGS |= {f"{name}.py": script.lines for name, script in SCRIPTS.items()}
 
 
 @functools.cache
 def blocks():
     """Top-level functions and classes by name: {name: {script: source}}."""
     found = defaultdict(dict)
-    for script, source in SCRIPTS.items():
+    for script, source in SOURCES.items():
         for node in ast.parse(source).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in OWN:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in OWN:
                 found[node.name][script] = ast.get_source_segment(source, node)
     return {name: sources for name, sources in found.items() if len(sources) > 1}
 
 
-def test_there_are_common_blocks():
-    assert {"make_env", "Actor", "nll", "fit", "ProbitHuman", "rollout"} <= blocks().keys()
-    assert set(blocks()["make_env"]) == set(SCRIPTS) == set(SHORT) == set(LINES)
+def test_every_script_has_the_blocks_that_all_have():
+    assert set(SOURCES) == set(SCRIPTS)
+    for name in ("make_env", "Actor", "evaluate", "write_rows"):
+        assert set(blocks()[name]) == set(SCRIPTS), name
 
 
 @pytest.mark.parametrize("name", blocks())
 def test_equal_to_the_byte(name):
-    sources = blocks()[name]
-    for group in VARIANTS.get(name, (set(sources),)):
-        assert len({sources[script] for script in group & sources.keys()}) == 1
-    assert set(sources) == set().union(*VARIANTS.get(name, (set(sources),)))
+    apart = VARIANTS.get(name, set())
+    for group in (apart, set(SCRIPTS) - apart):
+        assert len({text for script, text in blocks()[name].items() if script in group}) <= 1
 
 
-def test_the_last_lines_are_the_same():
-    assert len({text.partition('if __name__ == "__main__":')[2] for text in SCRIPTS.values()}) == 1
+def test_the_last_lines_are_equal():
+    assert len({text.partition('if __name__ == "__main__":')[2] for text in SOURCES.values()}) == 1
 
 
-def lines_of(script, start, end):
-    """The lines of a script from the one that is start to the one before end, without blanks around them."""
-    lines = [line.strip() for line in SCRIPTS[script].splitlines()]
-    first = lines.index(start)
-    return lines[first : lines.index(end, first)]
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_same_order(name):
+    """Of sections, definitions and groups of options."""
+    source = SOURCES[name]
+    sections = re.findall(r"^# --- (?:replay )?([a-z]+?)s? -+$", source, re.M)
+    assert sections == [section for section in SECTIONS if section in sections]
+    assert set(SECTIONS) - set(sections) <= {"person", "buffer"}
+    defined = [getattr(node, "name", None) for node in ast.parse(source).body]
+    names = ["Args", "make_env", "Actor", "evaluate", "write_rows", "main"]
+    assert [found for found in defined if found in names] == names
+    options = source.partition("class Args:")[2].partition("def __post_init__")[0]
+    groups = re.findall(r"^    # --- ([a-z]+) ---$", options, re.M)
+    assert groups == [group for group in GROUPS if group in groups]
+    assert set(GROUPS) - set(groups) <= {"person", "data"}
 
 
-@pytest.mark.parametrize("group", ["run", "speed"])
-def test_options_that_all_scripts_have_are_described_alike(group):
-    """But for the run's name and for what only rlif_rlpd.py can do to be fast."""
-    ends = {"run": "# --- task ---", "speed": "def check(args, typed):"}
-    texts = {}
-    for script in SCRIPTS:
-        lines = lines_of(script, f"# --- {group} ---", ends[group])
-        texts[script] = [line for line in lines if line and not line.startswith("exp_name")]
-    assert all(texts[script] == texts["bc"] for script in CLONES)
-    assert texts["rlif_rlpd"][: len(texts["bc"])] == texts["bc"]
+def options_of(name):
+    """The options of a script: {name: (type and default, comment)}."""
+    args = SOURCES[name].partition("class Args:")[2].partition("def __post_init__")[0]
+    found = re.findall(r"^    (\w+): (.*?)(?:  # (.*))?$", args, re.M)
+    return {option: (kind, comment) for option, kind, comment in found}
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_same_order_of_sections(script):
-    found = re.findall(r"^# --- ([a-z ]+) -+$", SCRIPTS[script], flags=re.MULTILINE)
-    found = ["network" if name == "networks" else name for name in found]
-    assert found == [name for name in SECTIONS if name in found]  # in order, each once
-    assert {name for name, always in SECTIONS.items() if always} <= set(found)
+# options whose words differ, for what is counted or learned is another thing
+OTHER_WORDS = "exp_name env_id total_timesteps eval_frequency expert intervention random_rate"
+OTHER_WORDS += " demo_episodes batch_size learning_rate hidden_sizes num_threads round_episodes"
+OTHER_WORDS += " round_updates initial_policy"
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_same_order_of_definitions(script):
-    """Args, what is refused, the environment, networks, main."""
-    names = "Args", "check", "make_env", "Actor", "main"
-    defined = [getattr(node, "name", None) for node in ast.parse(SCRIPTS[script]).body]
-    assert [name for name in defined if name in names] == list(names)
+def test_options_of_the_same_name_are_described_in_the_same_words_and_order():
+    options, words = {name: options_of(name) for name in SCRIPTS}, defaultdict(set)
+    for script, found in options.items():
+        for name, (_, comment) in found.items():
+            words[name].add(comment)
+        for other in (o for o in SCRIPTS if SCRIPTS[o].kind in ("clone", SCRIPTS[script].kind)):
+            shared = [option for option in found if option in options[other]]
+            assert shared == [option for option in options[other] if option in found]
+    differ = {name for name, comments in words.items() if len(comments) > 1}
+    assert differ <= set(tiny.words(OTHER_WORDS)) and len(words) > 50
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_same_order_of_options(script):
-    start = SCRIPTS[script].index("class Args:")
-    args = SCRIPTS[script][start : SCRIPTS[script].index("\ndef check", start)]
-    found = re.findall(r"^    # --- ([a-z]+) ---$", args, flags=re.MULTILINE)
-    assert found == [name for name in GROUPS if name in found]
-    assert set(GROUPS) - set(found) <= {"person"}  # bc.py has none
+@pytest.mark.parametrize(("pattern", "ceiling"), CEILINGS.items())
+def test_it_stays_short(pattern, ceiling):
+    paths = list(ROOT.glob(pattern))
+    assert paths and sum(len(path.read_text().splitlines()) for path in paths) <= ceiling
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_stays_short(script):
-    lines = SCRIPTS[script].splitlines()
-    assert len(lines) <= LINES[script]
-    assert [line for line in lines if len(line) > 100] == []
+def test_no_line_has_more_than_100_columns():
+    folders = ROOT, ROOT / "experts", ROOT / "benchmark", ROOT / "tests", ROOT / "lesson"
+    paths = [path for folder in folders for path in folder.glob("*.py")]
+    lines = [(path, line) for path in paths for line in path.read_text().splitlines()]
+    assert len(paths) > 20 and [found for found in lines if len(found[1]) > 100] == []
 
 
-def test_rlif_rlpd_has_the_most_options_and_not_too_many():
-    counts = {script: len(fields(importlib.import_module(script).Args)) for script in SCRIPTS}
-    assert max(counts.values()) == counts["rlif_rlpd"] <= 42
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_needs_little_of_experts_and_nothing_of_other_scripts(name):
+    taken = []
+    for node in ast.walk(ast.parse(SOURCES[name])):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            modules = [getattr(node, "module", None) or alias.name for alias in node.names]
+            parts = {module.split(".")[0] for module in modules}
+            assert not parts & {*SCRIPTS, "benchmark", "tests", "lesson"}
+            taken += [alias.name for alias in node.names] if "experts" in parts else []
+    assert 0 < len(taken) <= 8
+
+
+ALONE = """
+import os, runpy, sys
+for folder in sys.argv[1:]:
+    name = os.path.basename(folder)
+    os.chdir(folder)
+    sys.argv = [f"{name}.py", *open("options").read().split()]
+    sys.path.insert(0, folder)
+    runpy.run_path(f"{name}.py", run_name="__main__")
+    assert "pygame" not in sys.modules
+"""
+
+
+def test_a_copy_of_one_script_and_experts_alone_runs(people, tmp_path):
+    for name, script in SCRIPTS.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "experts").symlink_to(ROOT / "experts")
+        (folder / f"{name}.py").write_text(SOURCES[name])
+        env_id = "Hopper-v5" if script.kind == "clone" else "MountainCarContinuous-v0"
+        (folder / "options").write_text(f"{tiny.SHORT[name]} --env-id {env_id}")
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", ALONE, *(str(tmp_path / name) for name in SCRIPTS)]
+    process = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert len(list(tmp_path.glob("*/runs/*/model.safetensors"))) == len(SCRIPTS)

@@ -1,19 +1,21 @@
-"""The replay buffer: all rows are kept, every minibatch has its share of demonstrations."""
+"""The replay buffer: all rows are kept, minibatches have their share of demonstrations, and returns
+of n steps are those of a loop by hand."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import rlif_rlpd
+from tests import tiny
 
 
-def transition(number, reward=0.0, termination=0.0):
-    """A transition that is recognisable by its observation."""
+def transition(number, **others):
+    """A transition that is recognisable by its observation; it ends an episode on its own."""
     obs, action = np.full(2, number), np.full(1, -number)
-    return {
-        "obs": obs, "next_obs": obs + 0.5, "actions": action, "rewards": reward,
-        "terminations": termination,
-    }  # fmt: skip
+    usual = {"rewards": 0.0, "terminations": 0.0, "ends": 1.0}
+    return {"obs": obs, "next_obs": obs + 0.5, "actions": action} | usual | others
 
 
 def fill(rb, numbers):
@@ -22,12 +24,18 @@ def fill(rb, numbers):
         rb.add(transition(number))
 
 
-def drawn(rb, offline_ratio=0.0, num_batches=50, batch_size=20, seed=0):
+def sample(rb, offline_ratio=0.0, num_batches=50, batch_size=20, n_step=3):
+    args = {"offline_ratio": offline_ratio, "utd_ratio": num_batches, "batch_size": batch_size}
+    args = SimpleNamespace(n_step=n_step, gamma=0.9, **args)
+    return rb.sample(np.random.default_rng(0), args, torch.device("cpu"))
+
+
+def drawn(rb, offline_ratio=0.0, num_batches=50):
     """The numbers in so many minibatches, (G, B)."""
-    rng, device = np.random.default_rng(seed), torch.device("cpu")
-    batches = rb.sample(rng, num_batches, batch_size, offline_ratio, device)
-    rest = {"obs": (2,), "next_obs": (2,), "actions": (1,), "rewards": (), "terminations": ()}
-    shapes = {name: (num_batches, batch_size, *shape) for name, shape in rest.items()}
+    batches = sample(rb, offline_ratio, num_batches)
+    rest = {"obs": (2,), "next_obs": (2,), "actions": (1,)}
+    rest |= {"rewards": (), "terminations": (), "discounts": ()}
+    shapes = {name: (*batches["rewards"].shape, *size) for name, size in rest.items()}
     assert {name: values.shape for name, values in batches.items()} == shapes
     torch.testing.assert_close(batches["next_obs"], batches["obs"] + 0.5)  # rows stay together
     torch.testing.assert_close(batches["actions"], -batches["obs"][..., :1])
@@ -43,90 +51,110 @@ def buffer(capacity, demonstrations=0):
 
 
 def test_only_rows_that_were_added_are_drawn_and_the_newest_is_among_them():
-    rb = buffer(100)
+    rb = buffer(12)
     fill(rb, range(10))
-    assert rb.size == 10
-    assert set(drawn(rb).flatten().tolist()) == set(range(10))
-    fill(rb, [99])
-    assert set(drawn(rb).flatten().tolist()) == {*range(10), 99}
-
-
-def test_a_full_buffer_holds_all_that_was_added():
-    rb = buffer(30, demonstrations=8)
-    fill(rb, range(22))
-    assert set(drawn(rb, offline_ratio=0.5).flatten().tolist()) == set(range(-8, 22))
-
-
-def test_rewards_and_terminations_come_back_as_stored_with_their_own_rows():
-    rb = buffer(10)
-    rb.add(transition(0))
-    rb.add(transition(1, reward=-1.0))
-    rb.add(transition(2, reward=3.5, termination=1.0))
-    batches = rb.sample(np.random.default_rng(0), 1, 500, 0.0, torch.device("cpu"))
-    columns = batches["obs"][0, :, 0], batches["rewards"][0], batches["terminations"][0]
-    rows = set(zip(*(column.tolist() for column in columns)))
-    assert rows == {(0, 0, 0), (1, -1, 0), (2, 3.5, 1)}
-
-
-def test_what_is_changed_after_it_was_added_changes_nothing_here():
-    rb, row = buffer(10), transition(1)
+    assert rb.size == 10 and set(drawn(rb).flatten().tolist()) == set(range(10))
+    row = transition(99)
     rb.add(row)
-    row["obs"][:], row["rewards"] = 7, -1.0
-    assert rb.data["obs"][0].tolist() == [1, 1] and rb.data["rewards"][0] == 0
+    row["obs"][:] = 7  # what is changed after it was added changes nothing here
+    assert set(drawn(rb).flatten().tolist()) == {*range(10), 99}
+    fill(rb, [100])  # full
+    assert set(drawn(rb).flatten().tolist()) == {*range(10), 99, 100}
 
 
-@pytest.mark.parametrize("share", [0.5, 0.25])
-def test_every_minibatch_has_its_share_of_demonstrations(share):
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_every_minibatch_has_its_share_of_demonstrations_drawn_anew(share):
     rb = buffer(100, demonstrations=8)
     fill(rb, range(30))
-    numbers = drawn(rb, offline_ratio=share)
+    numbers = drawn(rb, offline_ratio=share, num_batches=200)
     shown = int(share * 20)  # its first rows: --bc-weight takes them
     assert (numbers[:, :shown] < 0).all() and (numbers[:, shown:] >= 0).all()
-    assert set(numbers.flatten().tolist()) == {*range(-8, 0), *range(30)}
+    drawn_from = {*(range(-8, 0) if share else []), *(range(30) if share < 1 else [])}
+    assert set(numbers.flatten().tolist()) == drawn_from
+    assert len({tuple(batch.tolist()) for batch in numbers}) == 200
 
 
-def test_a_minibatch_may_be_demonstrations_alone():
-    rb = buffer(100, demonstrations=8)
-    fill(rb, range(30))
-    assert set(drawn(rb, offline_ratio=1.0).flatten().tolist()) == set(range(-8, 0))
-
-
-def test_where_none_are_set_apart_demonstrations_are_rows_like_others():
-    rb = buffer(100, demonstrations=8)
-    rb.apart = 0
-    fill(rb, range(8))
-    numbers = drawn(rb)
-    assert set(numbers.flatten().tolist()) == set(range(-8, 8))
-    assert (numbers < 0).float().mean().item() == pytest.approx(0.5, abs=0.06)  # 4 sigma
-    assert set(drawn(rb, offline_ratio=0.5).flatten().tolist()) == set(range(-8, 8))
-
-
-def test_draws_are_uniform():
+def test_draws_are_uniform_and_where_none_are_set_apart_demonstrations_are_rows_like_others():
     rb = buffer(50, demonstrations=5)
     fill(rb, range(44))
-    numbers = drawn(rb, offline_ratio=0.5, num_batches=4_400, batch_size=20).flatten()
-    for kind, expected in ((numbers[numbers < 0], 8_800), (numbers[numbers >= 0], 1_000)):
+    numbers = drawn(rb, offline_ratio=0.5, num_batches=4_400).flatten()
+    rb.apart = 0
+    together = drawn(rb, offline_ratio=0.5, num_batches=4_900).flatten()
+    for kind, rows, expected in (
+        (numbers[numbers < 0], 5, 8_800),
+        (numbers[numbers >= 0], 44, 1_000),
+        (together, 49, 2_000),
+    ):
         counts = torch.unique(kind, return_counts=True)[1]
-        assert ((counts - expected).abs() < 5 * expected**0.5).all()
+        assert len(counts) == rows and ((counts - expected).abs() < 5 * expected**0.5).all()
 
 
-def test_every_minibatch_is_drawn_anew():
-    rb = buffer(100, demonstrations=40)
-    fill(rb, range(60))
-    numbers = drawn(rb, offline_ratio=0.5, num_batches=10)
-    assert len({tuple(batch[:10].tolist()) for batch in numbers}) == 10
-    assert len({tuple(batch[10:].tolist()) for batch in numbers}) == 10
+def returns_by_hand(rows, n, gamma):
+    """{obs of s_0: (return, discount, next_obs, termination)} from each row on."""
+    found = {}
+    for first, row in enumerate(rows):
+        total, discount, last = 0.0, 1.0, first
+        for i in range(first, min(first + n, len(rows))):
+            total, discount, last = total + discount * rows[i]["rewards"], discount * gamma, i
+            if rows[i]["ends"]:
+                break
+        next_obs, mark = rows[last]["next_obs"][0], rows[last]["terminations"]
+        found[row["obs"][0]] = (total, discount, next_obs, mark)
+    return found
 
 
-@pytest.mark.parametrize("written", [5, 16])
-def test_saved_and_loaded_buffer_draws_the_same(written):
-    rb, copy = buffer(21, demonstrations=4), buffer(21, demonstrations=4)
-    fill(rb, range(written))
-    rb.arrays["rewards"][3] = 3.5
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("apart", [0, 9])
+def test_returns_of_n_steps_are_those_of_a_loop_by_hand(n, apart):
+    rng, rows = np.random.default_rng(0), []
+    # (length, termination): falls, limits, episodes shorter than n; and one that is going on
+    for length, mark in ((6, 1.0), (3, 0.0), (1, 1.0), (1, 0.0), (2, 0.0), (7, 0.0), (4, None)):
+        for _ in range(length):
+            rows.append(transition(len(rows), rewards=rng.normal(), ends=0.0))
+        if mark is not None:
+            rows[-1] |= {"ends": 1.0, "terminations": mark}
+    rb = rlif_rlpd.ReplayBuffer(40, 2, 1)
+    rb.data["rewards"][:] = 1e9  # of rows that are not there yet
+    for row in rows:
+        rb.add(row)
+    rb.apart = apart
+    batches = sample(rb, 0.5 if apart else 0.0, num_batches=20, batch_size=40, n_step=n)
+    names = "rewards", "discounts", "next_obs", "terminations"
+    first = batches["obs"][..., 0].flatten().tolist()
+    columns = [batches[name].reshape(800, -1)[:, 0].tolist() for name in names]
+    expected = returns_by_hand(rows, n, 0.9)
+    assert set(first) == expected.keys()
+    for number, *values in zip(first, *columns):
+        assert values == pytest.approx(expected[number], rel=1e-6)
+    assert batches["discounts"].dtype == torch.float32
+
+
+def test_saved_and_loaded_buffer_draws_the_same():
+    rb, copy = buffer(12, demonstrations=4), buffer(12, demonstrations=4)
+    fill(rb, range(5))
+    rb.data["rewards"][3] = 3.5
     state = rb.state_dict()
     fill(rb, [99])  # what is saved is as it was
-    assert all(len(values) == 4 + written for values in state.values())
+    assert all(len(values) == 9 for values in state.values())
     copy.load_state_dict(state)
     assert copy.data["rewards"][3] == 3.5
     fill(copy, [99])
     assert torch.equal(drawn(rb, 0.5), drawn(copy, 0.5)) and 99 in drawn(copy)
+
+
+def test_updates_begin_when_a_batch_is_there_beside_the_rows_set_apart(people, monkeypatch):
+    """And every update's batch is drawn from all rows that there are."""
+    monkeypatch.setattr(rlif_rlpd, "load_demonstrations", tiny.demonstrations)
+    sizes, draw = [], rlif_rlpd.ReplayBuffer.sample
+
+    def watched(rb, *args):
+        sizes.append((rb.size, rb.apart))
+        return draw(rb, *args)
+
+    monkeypatch.setattr(rlif_rlpd.ReplayBuffer, "sample", watched)
+    tiny.short_run(rlif_rlpd, "--demo-episodes 2 --offline-ratio 0.25 --total-timesteps 30")
+    # a transition joins with the next step, and the last one of an episode at once
+    assert sizes == [(20 + (t if t % 10 == 0 else t - 1), 20) for t in range(9, 31)]
+    sizes.clear()
+    tiny.short_run(rlif_rlpd, "--demo-episodes 2 --total-timesteps 10")
+    assert len(sizes) == 10 and sizes[0] == (20, 0)

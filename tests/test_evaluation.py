@@ -1,223 +1,90 @@
-"""What an evaluation measures, in which episodes, by whose actions, and how a row of eval.csv names it."""
+"""What an evaluation measures, in which episodes, by whose actions, and when there is one."""
 
+import importlib
 import math
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bc
-import dagger
-import rlif_rlpd
-from experts import evaluate, main_metric, seed_for, write_rows
 from tests import tiny
+from tests.tiny import SCRIPTS
 
 # episodes: rewards of the steps, and what info says of success at each: nothing (None), or a value
 EPISODES = [
     ([1.0, 2.0, 3.0], [0.0, 1.0, 0.0]),  # success on the way, but not in the end
     ([4.0], [1.0]),
     ([5.0, 6.0], [None, None]),  # says nothing
-    ([7.0, 8.0, 9.0, 10.0], [0.0, 0.0, 0.0, 1.0]),
-    ([11.0, 12.0], [1.0, math.nan]),  # does not know in the end
+    ([7.0, 8.0, 9.0, 10.0], [0.0, 0.0, 0.0, True]),
+    ([11.0, 12.0], [1.0, np.array([1.0])]),
 ]
-RETURNS = [6.0, 4.0, 11.0, 34.0, 23.0]
+RETURNS = np.array([6.0, 4.0, 11.0, 34.0, 23.0])
 
 
 class Scripted(gym.Env):
-    """Episode i of EPISODES where reset gets the seed that evaluation number `seed` is to give it."""
+    """Episode number i of EPISODES; what is sampled is worth 100 more a step."""
 
     # number of the episode, step
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
-    def __init__(self, seed, begun):
-        self.numbers = {seed_for(seed, i): i for i in range(len(EPISODES))}
-        self.begun = begun
+    def __init__(self, i, seeds):
+        self.i, self.seeds = i, seeds
 
     def reset(self, seed=None, options=None):
-        self.i, self.t = self.numbers[seed], 0
-        self.begun.append(self.i)
-        return self.observation(), {}
-
-    def observation(self):
-        return np.array([self.i, self.t], dtype=np.float32)
+        self.t = 0
+        self.seeds.append(seed)
+        return np.array([self.i, 0], dtype=np.float32), {}
 
     def step(self, action):
-        # the answer to this environment's observation
-        assert np.array_equal(action, self.observation())
+        assert action[0] == self.i and action[1] in (self.t, self.t + 0.5)  # answers this one
         rewards, successes = EPISODES[self.i]
-        reward, success = rewards[self.t], successes[self.t]
+        reward, success = rewards[self.t] + 200 * (action[1] - self.t), successes[self.t]
         self.t += 1
-        over = self.t == len(rewards)
+        over, odd = self.t == len(rewards), self.i % 2 == 1
         info = {} if success is None else {"success": success}
-        return self.observation(), reward, over and self.i % 2 == 0, over and self.i % 2 == 1, info
+        return np.array([self.i, self.t], np.float32), reward, over and not odd, over and odd, info
 
 
 class Echo:
-    """Does what it observes, and remembers how it was asked."""
-
-    def __init__(self):
-        self.asked = []
+    """Does what it observes, and half a step more where it samples."""
 
     def act(self, obs, deterministic=False):
-        self.asked.append(deterministic)
-        return obs.copy()
+        return obs + np.array([0, 0.0 if deterministic else 0.5])
 
 
-@pytest.mark.parametrize("environments", [1, 2, 3, 5])
-def test_statistics_by_hand_however_many_environments_share_the_episodes(environments):
-    begun, actor = [], Echo()
-    envs = [Scripted(7, begun) for _ in range(environments)]
-    row = evaluate("Scripted-v0", actor, envs, 5, 7)
-    assert begun == [0, 1, 2, 3, 4] * 2  # each once with mean actions, and once with sampled ones
-    half = len(actor.asked) // 2
-    assert actor.asked == [True] * half + [False] * half
-    deviations = [(x - 15.6) ** 2 for x in RETURNS]
-    for kind in ("", "stochastic_"):
-        assert row[f"{kind}return_mean"] == np.mean(RETURNS) == 15.6
-        assert row[f"{kind}return_std"] == pytest.approx(math.sqrt(sum(deviations) / 4))
-        assert row[f"{kind}success_rate"] == 40  # at the last steps: 0, 1, not said, 1, not known
-        assert math.isnan(row[f"{kind}normalized_score"])
-    assert len(row) == 8 and all(type(value) is float for value in row.values())
+def test_statistics_by_hand_of_episodes_of_any_length():
+    seeds = []
+    row = bc.evaluate("Hopper-v5", Echo(), [Scripted(i, seeds) for i in range(5)], 7, 1)
+    # the same episodes with mean actions and then with sampled ones
+    assert seeds[:5] == seeds[5:] and len(set(seeds)) == 5
+    steps = np.array([len(rewards) for rewards, _ in EPISODES])
+    for kind, returns in (("", RETURNS), ("stochastic_", RETURNS + 100 * steps)):
+        assert row[f"{kind}return_mean"] == returns.mean()
+        assert row[f"{kind}success_rate"] == 60  # at the last steps: 0, 1, not said, 1, 1
+        score = 100 * (returns.mean() + 20.272305) / (3234.3 + 20.272305)
+        assert row[f"{kind}normalized_score"] == pytest.approx(score)
+    assert all(type(value) is float for value in row.values())
+    # unknown where no episode tells
+    assert math.isnan(bc.evaluate("a", Echo(), [Scripted(2, [])], 7)["success_rate"])
 
 
-class Worth(gym.Env):
-    """One step, worth its action; a success if that is 2 or more."""
-
-    observation_space = action_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
-
-    def reset(self, seed=None, options=None):
-        return np.zeros(1, dtype=np.float32), {}
-
-    def step(self, action):
-        return (
-            np.zeros(1, dtype=np.float32),
-            float(action[0]),
-            True,
-            False,
-            {"success": action[0] >= 2},
-        )
-
-
-class OneOrTwo:
-    """Means to do 1, and samples 2."""
-
-    def act(self, obs, deterministic=False):
-        return np.full((len(obs), 1), 1.0 if deterministic else 2.0)
-
-
-def test_mean_actions_are_under_the_plain_names_and_sampled_ones_under_stochastic():
-    row = evaluate("Hopper-v5", OneOrTwo(), [Worth(), Worth()], 3, 0)
-    assert (row["return_mean"], row["success_rate"]) == (1.0, 0.0)
-    assert (row["stochastic_return_mean"], row["stochastic_success_rate"]) == (2.0, 100.0)
-    width = 3234.3 + 20.272305
-    assert row["normalized_score"] == pytest.approx(100 * 21.272305 / width)
-    assert row["stochastic_normalized_score"] == pytest.approx(100 * 22.272305 / width)
-
-
-def test_an_evaluation_depends_on_its_seed_alone_and_leaves_the_generator_as_it_was():
-    actor = bc.Actor(2, 1, (8,))
-    rows, states = [], []
-    for seed, before in ((3, 10), (3, 11), (4, 11)):
+def test_an_evaluation_depends_on_its_key_alone_and_leaves_the_generator_as_it_was():
+    env = bc.make_env("Walled-v0")
+    actor, rows = bc.Actor(env, (8,)), []
+    for key, before in (((3, 1, 40), 10), ((3, 1, 40), 11), ((3, 1, 60), 11), ((4, 1, 40), 11)):
         torch.manual_seed(before)
-        states.append(torch.get_rng_state())
-        rows.append(evaluate("Walled-v0", actor, [bc.make_env("Walled-v0")], 2, seed))
-        assert torch.equal(torch.get_rng_state(), states[-1])
-    assert rows[0] == pytest.approx(rows[1], nan_ok=True, rel=0, abs=0)
+        state = torch.get_rng_state()
+        rows.append(bc.evaluate("Walled-v0", actor, [env, bc.make_env("Walled-v0")], *key))
+        assert torch.equal(torch.get_rng_state(), state)
     for name in ("return_mean", "stochastic_return_mean"):
-        assert rows[0][name] != rows[2][name]
+        assert rows[0][name] == rows[1][name]
+        assert len({row[name] for row in rows}) == 3
 
 
-@pytest.mark.parametrize("last", [None, math.nan])
-def test_success_is_unknown_where_no_episode_tells_and_one_episode_has_no_deviation(
-    monkeypatch, last
-):
-    monkeypatch.setattr("tests.test_evaluation.EPISODES", [([1.0, 2.0], [1.0, last])])
-    row = evaluate("Scripted-v0", Echo(), [Scripted(7, [])], 1, 7)
-    for kind in ("", "stochastic_"):
-        assert math.isnan(row[f"{kind}success_rate"])
-        assert (row[f"{kind}return_mean"], row[f"{kind}return_std"]) == (3.0, 0.0)
-
-
-def test_every_episode_is_scored_and_then_averaged():
-    row = evaluate("Hopper-v5", Echo(), [Scripted(7, [])], 5, 7)
-    score = pytest.approx(100 * (15.6 + 20.272305) / (3234.3 + 20.272305))
-    assert row["normalized_score"] == score and row["stochastic_normalized_score"] == score
-
-
-# --- a row of eval.csv -----------------------------------------------------------------------------------------------
-
-
-class Writer:
-    """Keeps what TensorBoard is told."""
-
-    def __init__(self):
-        self.told, self.flushed = [], False
-
-    def add_scalar(self, name, value, step):
-        self.told.append((name, value, step))
-
-    def flush(self):
-        self.flushed = True
-
-
-def test_all_rows_are_in_the_file_and_the_last_one_in_tensorboard_without_what_is_not_known(
-    tmp_path,
-):
-    rows = [
-        {"global_step": 20, "labels": 3, "flagged_rate": 0.5, "return_mean": 15.6},
-        {"global_step": 40, "labels": 4, "flagged_rate": math.nan, "return_mean": 1e-7},
-    ]
-    writer = Writer()
-    write_rows(tmp_path, writer, rows)
-    lines = (tmp_path / "eval.csv").read_text().splitlines()
-    assert lines == ["global_step,labels,flagged_rate,return_mean", "20,3,0.5,15.6", "40,4,,1e-07"]
-    assert (
-        writer.told == [("eval/labels", 4, 40), ("eval/return_mean", 1e-7, 40)] and writer.flushed
-    )
-
-
-def test_tensorboard_has_the_options_of_the_run(people):
-    folder = tiny.short_run(rlif_rlpd)
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    (text,) = events.Tensors("hyperparameters/text_summary")
-    shown = text.tensor_proto.string_val[0].decode()
-    assert "|batch_size|8|" in shown and "|termination|penalty|" in shown
-
-
-@pytest.fixture
-def scripts(people, monkeypatch):
-    """Runs bc.py with random demonstrations, dagger.py and rlif_rlpd.py: run(script, ...) returns the rows."""
-    monkeypatch.setattr(bc, "load_demonstrations", tiny.demonstrations)
-    return lambda script, *options: tiny.rows(tiny.short_run(script, *options))
-
-
-@pytest.mark.parametrize("script", [bc, dagger, rlif_rlpd])
-def test_a_run_writes_what_its_evaluation_says_of_its_policy_in_fresh_episodes(
-    script, scripts, monkeypatch
-):
-    said, told = [], script.evaluate
-
-    def watched(env_id, actor, envs, episodes, seed):
-        said.append((seed, told(env_id, actor, envs, episodes, seed)))
-        return said[-1][1]
-
-    monkeypatch.setattr(script, "evaluate", watched)
-    rows = scripts(script, "--seed", 3)
-    assert len(rows) == len(said) >= 2
-    for row, (seed, stats) in zip(rows, said):
-        assert seed == seed_for(3, 1, int(row["global_step"]))
-        assert {name: row[name] for name in stats} == {
-            name: "" if math.isnan(value) else str(value) for name, value in stats.items()
-        }
-        assert (
-            list(row)[0] == "global_step"
-            and list(row)[-1] == "wall_seconds"
-            and float(row["wall_seconds"]) > 0
-        )
+# --- of runs --------------------------------------------------------------------------------------
 
 
 class Asked(tiny.Walled):
@@ -233,67 +100,53 @@ class Asked(tiny.Walled):
 gym.register("Asked-v0", "tests.test_evaluation:Asked", max_episode_steps=50)
 
 
-def test_every_evaluation_has_episodes_of_its_own_none_of_them_trained_on(tmp_path, monkeypatch):
+def test_every_evaluation_has_episodes_of_its_own_none_of_them_trained_on(script, monkeypatch):
     monkeypatch.setattr(Asked, "seeds", {})
-    expert = tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]])
-    tiny.run(
-        "a", "--env-id", "Asked-v0", "--intervention", "random", "--demo-episodes", 0, "--total-timesteps", 200,
-        "--eval-frequency", 100, "--eval-episodes", 3, "--hidden-sizes", 8, "--num-threads", 1, "--expert", expert,
-    )  # fmt: skip
-    trained, *evaluated = Asked.seeds.values()
-    assert trained == [seed_for(1, 0, i) for i in range(4)]
-    evaluated = [seed for seeds in evaluated for seed in seeds]
-    expected = {seed_for(seed_for(1, 1, step), i) for step in (100, 200) for i in range(3)}
-    # each with both kinds of action
-    assert len(evaluated) == 12 and set(evaluated) == expected and len(expected) == 6
-    assert not expected & set(trained)
+    evaluate, evaluated = script.evaluate, []
+
+    def watched(env_id, actor, envs, *key):
+        before = {seed for seeds in Asked.seeds.values() for seed in seeds}
+        trained.update(before - {seed for seeds in evaluated for seed in seeds})
+        Asked.seeds.clear()
+        row = evaluate(env_id, actor, envs, *key)
+        assert key[:2] == (3, 1)
+        # in each environment a fresh episode with both kinds of action
+        assert all(len(seeds) == 2 and seeds[0] == seeds[1] for seeds in Asked.seeds.values())
+        evaluated.append({seeds[0] for seeds in Asked.seeds.values()})
+        Asked.seeds.clear()
+        said.append(row)
+        return row
+
+    trained, said = set(), []
+    monkeypatch.setattr(script, "evaluate", watched)
+    folder = tiny.short_run(script, "--env-id Asked-v0 --eval-episodes 3 --seed 3")
+    rows = tiny.rows(folder)
+    assert len(rows) == len(evaluated) > 2 and all(len(seeds) == 3 for seeds in evaluated)
+    seeds = [seed for seeds in evaluated for seed in seeds]
+    assert len(set(seeds)) == len(seeds) and not trained & set(seeds)
+    if SCRIPTS[script.__name__].kind != "clone":
+        expected = {int(np.random.SeedSequence((3, 0, e)).generate_state(1)[0]) for e in range(5)}
+        assert expected <= trained
+    for row, told in zip(rows, said):  # what was measured is what is written
+        for name, value in told.items():
+            assert row[name] == str(value) or (math.isnan(value) and row[name] in ("", "nan"))
 
 
-# --- the column that counts ------------------------------------------------------------------------------------------
+SCHEDULES = [
+    ("bc", 20, 60, [0, 20, 40, 60]), ("bc", 20, 50, [0, 20, 40, 50]),  # at the end as well
+    ("bc", 20, 7, [0, 7]), ("rlif_rlpd", 10, 30, [0, 10, 20, 30]),  # an episode has 10 steps
+    ("rlif_rlpd", 10, 26, [0, 10, 20, 26]), ("rlif_rlpd", 22, 70, [0, 30, 50, 70]),  # after the
+    ("rlif_rlpd", 4, 20, [0, 10, 20]),  # episode that passes a multiple; once, however many
+    ("dagger", 22, 60, [0, 30, 50, 60]),  # rounds of 10 steps
+    ("dagger", 10, 24, [0, 10, 20, 30]),  # rounds end where they end
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("unknown", "expected"),
-    [
-        ([], "success_rate"),
-        (["normalized_score"], "success_rate"),
-        (["success_rate"], "normalized_score"),
-        # an evaluation where no episode told of it
-        (
-            ["stochastic_success_rate"],
-            "normalized_score",
-        ),
-        (["success_rate", "normalized_score"], "return_mean"),
-    ],
-)
-@pytest.mark.parametrize("where", ["everywhere", "first", "last"])
-def test_a_run_is_judged_by_what_is_known_in_every_evaluation(unknown, expected, where):
-    columns = "return_mean", "normalized_score", "success_rate"
-    known = {f"{kind}{name}": 1.0 for kind in ("", "stochastic_") for name in columns}
-    some = known | dict.fromkeys(unknown, math.nan)
-    rows = {"everywhere": [some, some], "first": [some, known], "last": [known, some]}[where]
-    assert main_metric(rows) == expected
-
-
-# --- when ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("script", "frequency", "total", "steps"), [
-    (bc, 20, 60, [20, 40, 60]),
-    (bc, 20, 50, [20, 40, 50]),  # at the end as well
-    (bc, 20, 7, [7]),  # over before the first
-    (rlif_rlpd, 50, 150, [50, 100, 150]),  # an episode has 50 steps
-    (rlif_rlpd, 50, 130, [50, 100, 130]),
-    (rlif_rlpd, 60, 200, [100, 150, 200]),  # after the episode that took it past a multiple
-    (rlif_rlpd, 110, 350, [150, 250, 350]),
-    (rlif_rlpd, 20, 100, [50, 100]),  # once, however many multiples
-    (rlif_rlpd, 1_000, 70, [70]),
-    (dagger, 110, 300, [150, 250, 300]),  # rounds of 50 steps
-    (dagger, 50, 120, [50, 100, 150]),  # rounds end where they end
-])  # fmt: skip
+@pytest.mark.parametrize(("name", "frequency", "total", "steps"), SCHEDULES)
 def test_an_evaluation_comes_after_every_multiple_that_was_passed_and_at_the_end(
-    script, frequency, total, steps, scripts
+    name, frequency, total, steps, people, monkeypatch
 ):
-    options = "--eval-frequency", frequency, "--total-timesteps", total, "--batch-size", 8
-    rows = scripts(script, *options)
+    monkeypatch.setattr(bc, "load_demonstrations", tiny.demonstrations)
+    options = f"--eval-frequency {frequency} --total-timesteps {total} --eval-episodes 1"
+    rows = tiny.rows(tiny.short_run(importlib.import_module(name), options))
     assert [int(row["global_step"]) for row in rows] == steps

@@ -1,590 +1,379 @@
-"""A person at the keys: what is pressed is what happens, nothing is lost, and a session repeats to the bit.
+"""A person at the keys: what is pressed is what happens, nothing is lost, a session repeats.
 
-Here SDL has no screen, and its events are posted; tests/test_keys.py presses real keys.
+Here SDL has no screen, its events are posted, and nobody waits for the clock; tests/test_keys.py
+presses real keys.
 """
 
-import signal
+import time
+from pathlib import Path
 
 import numpy as np
+import pygame
 import pytest
+import tyro
 
-import bc
 import hg_dagger
 import iwr
 import mile
 import rlif_rlpd
 import sirius
-from experts import InputError, human, load_checkpoint, load_demonstrations, record, window
-from experts.record import export, read_record
+from experts import InputError, human
 from tests import tiny
-from tests.tiny import assert_same, evaluations
+from tests.tiny import Shown, assert_same_run, checkpoint, evaluations
 
 KEYS = """
 ["Shown-v0"]
-rate = 1000
+rate = 16
 keys = { left = [-1], right = [1], w = [0.5] }
 axes = { 0 = [1] }
 
 ["ShownSwitched-v0"]
-rate = 1000
+rate = 16
 keys = { left = 0, right = 2 }
 still = 1
 """
-HOLD = 3  # steps of control after the last key, at this rate
+HOLD = 4  # steps of control after the last key: 0.3 s at this rate
+SESSION = "--intervention human --env-id Shown-v0 --keys ../keys.toml --eval-episodes 2"
+RLIF = "--termination penalty --no-compile --demo-episodes 0 --total-timesteps 80 --batch-size 8"
+ROUNDS = "--round-updates 5 --batch-size 32"
+MILE = f"{ROUNDS} --rounds 3 --initial-policy ../initial.safetensors"
+OWN = {
+    rlif_rlpd: f"{RLIF} --eval-frequency 40 --hidden-sizes 8 --num-qs 2 --precision float32",
+    hg_dagger: f"{ROUNDS} --demo-episodes 0 --round-episodes 1 --hidden-sizes 8"
+    " --total-timesteps 150 --eval-frequency 50",
+    mile: f"{MILE} --warm-up-episodes 1 --warm-up-updates 5 --hidden-sizes 8",
+    iwr: MILE,
+    sirius: MILE,
+}
+AXIS = "CONTROLLERAXISMOTION instance_id={} axis={} value={}".format
+# a session: what is pressed before which of its steps
+PRESSED = {7: "right down", 12: "right up", 30: "space tap", 60: "left down", 66: "left up"}
 
 
-def down(key, unicode=""):
-    return "KEYDOWN", {"scancode": key, "unicode": unicode}
+def post(text):
+    """Let SDL hear "right down, space tap", or an event of its own, "QUIT", with facts."""
+    for kind, *words in map(str.split, filter(None, text.split(", "))):
+        events = {kind: {x.split("=")[0]: int(x.split("=")[1]) for x in words if "=" in x}}
+        if code := getattr(pygame, f"KSCAN_{kind.upper()}", None):
+            facts = {"scancode": code, "unicode": {"equals": "+", "minus": "-"}.get(kind, "")}
+            kinds = {"down": ["KEYDOWN"], "up": ["KEYUP"], "tap": ["KEYDOWN", "KEYUP"]}
+            events = dict.fromkeys(kinds[words[0]], facts)
+        for name, facts in events.items():
+            pygame.event.post(pygame.event.Event(getattr(pygame, name), facts))
 
 
-def up(key):
-    return "KEYUP", {"scancode": key}
+class Clock:
+    """A clock that goes on when somebody sleeps, and a little when it is asked."""
 
+    now, time = 100.0, staticmethod(time.time)
 
-def typed(letter):
-    return "KEYDOWN", {"scancode": "F13", "unicode": letter}
+    def perf_counter(self):
+        self.now += 1e-6
+        return self.now
 
-
-START = [typed("p")]  # a session begins paused
+    def sleep(self, seconds):
+        self.now += seconds
 
 
 @pytest.fixture
-def at_keys(monkeypatch, people, tmp_path):
-    """A function that sets what is pressed before which step of the session: {step: [event, ...]}."""
-    monkeypatch.setattr(human, "HYSTERESIS", HOLD / 1_000)
-    monkeypatch.setattr(human, "ABSENCE", 1e9)
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(human, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def at_keys(monkeypatch, people, clock, tmp_path):
+    """A function that sets what is pressed before which step: {step: "right down, space tap"}.
+
+    In a pause plan["pause"] is pressed, or P; "keep it?" is answered by a list, plan["keep"]. It
+    returns what was drawn, a list that grows: (message, rate, colour of the bar, brightest pixel).
+    """
     (tmp_path / "keys.toml").write_text(KEYS)
-    plan, wait = {}, human.Person._wait
+    plan, drawn, steps = {}, [], []
+    decide, draw = human.Person._decide, human.Window.draw
 
-    def press_and_wait(person):
-        import pygame
+    def press_and_decide(person, obs):
+        post(plan.get(len(steps), ""))
+        steps.append(person.t)
+        return decide(person, obs)
 
-        events = plan.pop(person.steps, [])
-        if not person.intervals and not person.decided_at:
-            events = [*START, *events]
-        for kind, facts in events:
-            facts = dict(facts)
-            if "scancode" in facts:
-                facts["scancode"] = getattr(pygame, f"KSCAN_{facts['scancode'].upper()}")
-                facts.setdefault("unicode", "")
-            pygame.event.post(pygame.event.Event(getattr(pygame, kind), facts))
-        wait(person)
+    def draw_and_press(window, person, message=""):
+        draw(window, person, message)
+        screen = pygame.surfarray.pixels3d(window.screen)[::4, ::30]  # (width, height, 3)
+        drawn.append((message, window.rate, screen[-1, 0].tolist(), screen[:, 4:].max()))
+        if message == "P goes on":
+            post(plan.pop("pause", "p tap"))
+        elif message.startswith("keep it?"):
+            post(plan["keep"].pop(0))
 
-    monkeypatch.setattr(human.Person, "_wait", press_and_wait)
+    monkeypatch.setattr(human.Person, "_decide", press_and_decide)
+    monkeypatch.setattr(human.Window, "draw", draw_and_press)
 
     def press(events):
         plan.clear()
         plan.update(events)
+        steps.clear()
+        drawn.clear()
+        return drawn
 
     return press
 
 
-def options(script, *more, env_id="Shown-v0"):
-    """Options of a short run with a person."""
-    words, kept = tiny.SHORT[script.__name__].split(), []
-    for name, value in zip(words, words[1:]):
-        skipped = ("--expert", "--human-model", "--reference", "--threshold")
-        if script in (iwr, sirius):
-            skipped += ("--intervention-cost",)
-        if name.startswith("--") and name not in skipped:
-            kept += [name] if value.startswith("--") else [name, value]
-    words = [*kept, "--env-id", env_id, "--keys", "../keys.toml"]
-    if script is not bc:
-        words += ["--intervention", "human"]
-    return [str(word) for word in (*words, *more)]
+def options(script, *more):
+    return tiny.words(SESSION, OWN[script], *more)
 
 
-def run(script, *more, **kwargs):
-    """A short run in this process; its folder."""
-    before = set(tiny.Path().glob("runs/*"))
-    script.main(tiny.parsed(script, *options(script, *more, **kwargs)))
-    (folder,) = set(tiny.Path().glob("runs/*")) - before
+def run(script, *more):
+    """A short session in this process; its folder."""
+    before = set(Path().glob("runs/*"))
+    name = f"{script.__name__}-{len(before)}"
+    script.main(tiny.parsed(script, *options(script, "--exp-name", name, *more)))
+    (folder,) = set(Path().glob("runs/*")) - before
     return folder
 
 
-def lines_of(folder):
-    """The record of a run, in the order of its steps."""
-    return [line for lines in read_record(folder).values() for line in lines]
-
-
 def column(folder, name):
-    return [line[name] for line in lines_of(folder)]
+    """A column of a session's record, an array (steps, ...)."""
+    return np.array([line[name] for line in human.read_record(folder).values()])
 
 
 def steps_where(values):
-    return [t for t, value in enumerate(values) if value]
+    return np.flatnonzero(np.ravel(values)).tolist()
 
 
-def rewards_of(folder):
-    return load_checkpoint(folder / "checkpoint.pt")["kept"]["rb"]["rewards"]
+def controlled(folder):
+    return steps_where(column(folder, "control"))
 
 
-# --- control -------------------------------------------------------------------------------------
+def pauses(drawn):
+    return sum(message == "P goes on" for message, *_ in drawn)
+
+
+def labelled(folder):
+    return steps_where(checkpoint(folder)["rb"]["rewards"] == -1)
+
+
+# --- control --------------------------------------------------------------------------------------
 
 
 def test_control_is_held_as_long_as_a_key_and_a_little_longer(at_keys):
-    at_keys({10: [down("right")], 20: [up("right")]})
+    at_keys({10: "right down", 20: "right up", 40: "left down", 41: "left up"})
     folder = run(rlif_rlpd)
-    assert steps_where(column(folder, "control")) == list(range(10, 20 + HOLD))
-    assert steps_where(column(folder, "started")) == [10]
-    actions = np.array(column(folder, "action"))[:, 0]
+    held = [*range(10, 20 + HOLD), *range(40, 41 + HOLD)]
+    assert controlled(folder) == held
+    assert steps_where(column(folder, "started")) == [10, 40]
+    actions = column(folder, "action")[:, 0]
     assert (actions[10:20] == np.float32(0.999)).all()  # the key's
-    assert (actions[20 : 20 + HOLD] == 0).all()  # none: from no motion, whatever the robot did
+    assert (actions[20 : 20 + HOLD] == 0).all()  # none: no motion, whatever the robot did
     assert len(set(actions[:10].tolist())) == 10  # the robot's
-
-
-def test_only_the_step_before_a_takeover_is_labelled(at_keys):
-    at_keys({10: [down("right")], 20: [up("right")], 40: [down("left")], 41: [up("left")]})
-    folder = run(rlif_rlpd)
-    assert steps_where(rewards_of(folder) == -1) == [9, 39]
+    assert labelled(folder) == [9, 39]  # the step before a takeover
     row = evaluations(folder)[-1]
-    assert (row["labels"], row["takeovers"]) == ("2", "2")
-    assert row["expert_steps"] == str(10 + HOLD + 1 + HOLD)
+    assert (row["labels"], row["takeovers"], row["expert_steps"]) == ("2", "2", str(len(held)))
 
 
 def test_a_chain_of_taps_is_one_takeover(at_keys):
-    taps = {t: [down("right"), up("right")] for t in (10, 12, 14)}
-    at_keys(taps | {30: [down("left"), up("left")]})
+    at_keys(dict.fromkeys((10, 12, 14), "right tap") | {30: "left tap"})
     folder = run(rlif_rlpd)
     assert steps_where(column(folder, "started")) == [10, 30]
-    actions = np.array(column(folder, "action"))[:, 0]
-    assert steps_where(actions == np.float32(0.999)) == [
-        10,
-        12,
-        14,
-    ]  # a tap between two steps counts
-    assert steps_where(column(folder, "control"))[: 6 + HOLD] == [*range(10, 15 + HOLD), 30]
+    pushed = column(folder, "action") == np.float32(0.999)
+    assert steps_where(pushed) == [10, 12, 14]  # a tap between two steps counts
+
+
+def test_control_ends_by_the_clock_where_steps_are_slow(at_keys, clock, monkeypatch):
+    step = Shown.step
+    monkeypatch.setattr(Shown, "step", lambda *args: (clock.sleep(0.5), step(*args))[1])
+    drawn = at_keys({10: "right down", 20: "right up"})
+    assert controlled(run(rlif_rlpd)) == list(range(10, 20))
+    assert pauses(drawn) == 2  # before the episodes: a slow robot makes nobody wait
 
 
 def test_space_is_a_label_without_a_takeover(at_keys):
-    at_keys({15: [typed(" ")]})
+    at_keys({15: "space tap", 30: "right down", 33: "space tap", 36: "right up"})
     folder = run(rlif_rlpd)
-    assert not any(column(folder, "control")) and steps_where(column(folder, "started")) == [15]
-    assert steps_where(rewards_of(folder) == -1) == [14]
+    assert steps_where(column(folder, "started")) == [15, 30]  # in control it says nothing
+    assert labelled(folder) == [14, 29]
     row = evaluations(folder)[-1]
-    assert (row["labels"], row["takeovers"], row["expert_steps"]) == ("1", "0", "0")
-    at_keys({15: [typed(" ")]})
+    assert (row["labels"], row["takeovers"], row["expert_steps"]) == ("2", "1", str(6 + HOLD))
+    at_keys({15: "space tap"})
     folder = run(hg_dagger)
-    assert steps_where(column(folder, "started")) == [15]
     row = evaluations(folder)[-1]
-    assert (row["takeovers"], row["expert_steps"]) == ("0", "0")
-    assert load_checkpoint(folder / "checkpoint.pt")["progress"][4] == []  # no doubt is logged
+    assert (row["takeovers"], row["expert_steps"], row["flags"]) == ("0", "0", "1")
+    assert not checkpoint(folder)["doubts"]  # of a takeover
 
 
 def test_c_is_control_without_motion(at_keys):
-    at_keys({10: [down("c")], 15: [up("c")]})
+    at_keys({10: "c down", 12: "right tap", 15: "c up"})
     folder = run(rlif_rlpd)
-    assert steps_where(column(folder, "control")) == list(range(10, 15 + HOLD))
-    assert (np.array(column(folder, "action"))[10:15] == 0).all()
+    assert controlled(folder) == list(range(10, 15 + HOLD))
+    assert (column(folder, "action")[10:15] == 0).all()
 
 
-def test_a_key_that_was_down_before_an_episode_does_nothing_in_it(at_keys):
-    at_keys({45: [down("right")]})  # and never up; the episode ends after step 49
-    folder = run(rlif_rlpd)
-    assert steps_where(column(folder, "control")) == list(range(45, 50))
+@pytest.mark.parametrize("script", [rlif_rlpd, mile])
+def test_between_two_episodes_what_is_tapped_is_dropped_and_what_is_held_stays(script, at_keys):
+    at_keys({45: "right down", 50: "left tap, space tap, r tap", 55: "right up"})
+    folder = run(script)  # an episode has 50 steps
+    assert controlled(folder) == list(range(45, 55 + HOLD))
+    assert steps_where(column(folder, "started")) == [45, 50]  # one in each episode
+    assert (column(folder, "action")[45:55] > 0.9).all() and not column(folder, "given_up").any()
+    assert evaluations(folder)[-1]["takeovers"] == "2"
+    at_keys({48: "right tap"})  # what is left of its control does not go on in the next episode
+    assert controlled(run(script)) == [48, 49]
 
 
 def test_keys_add_up_and_the_last_one_counts_where_actions_are_discrete(at_keys):
-    at_keys({5: [down("right"), down("w")], 6: [up("right")], 7: [up("w")]})
-    actions = np.array(column(run(rlif_rlpd), "action"))[:, 0]
-    np.testing.assert_allclose(actions[5:8], [0.999, 0.5, 0])
-    at_keys({5: [down("left"), down("right")], 6: [up("left"), up("right")]})
-    tiny.write_people(tiny.Path(".."), discrete=True)
-    folder = run(iwr, "--initial-policy", "../initial.safetensors", env_id="ShownSwitched-v0")
-    assert column(folder, "action")[5].tolist() == [0, 0, 1]
-    assert column(folder, "action")[6].tolist() == [0, 1, 0]
-    # a key beside one that is held since an earlier step, and a tap beside it
-    at_keys(
-        {5: [down("left")], 6: [down("right")], 7: [up("right")], 8: [down("right"), up("right")]}
-    )
-    folder = run(iwr, "--initial-policy", "../initial.safetensors", env_id="ShownSwitched-v0")
-    assert np.argmax(column(folder, "action")[5:10], axis=1).tolist() == [0, 2, 0, 2, 0]
+    at_keys({5: "right down, w down", 6: "right up", 7: "left down, w up", 8: "left up",
+             9: "w tap, w tap"})  # fmt: skip
+    actions = column(run(rlif_rlpd), "action")[:, 0]
+    np.testing.assert_allclose(actions[5:10], [0.999, 0.5, -0.999, 0, 0.5])
+    tiny.write_people(Path(".."), discrete=True)
+    # a key beside one that is held, and a tap beside it
+    at_keys({5: "left down", 6: "right down", 7: "right up", 8: "right tap", 9: "left up"})
+    folder = run(iwr, "--env-id ShownSwitched-v0")
+    assert column(folder, "action")[5:10].argmax(1).tolist() == [0, 2, 0, 2, 1]
 
 
 @pytest.mark.parametrize("script", [mile, iwr, sirius])
 def test_a_takeover_of_many_steps_counts_once(script, at_keys):
-    at_keys({10: [down("right")], 20: [up("right")], 40: [down("left")], 41: [up("left")]})
-    folder = run(script, "--initial-policy", "../initial.safetensors")
-    row = evaluations(folder)[-1]
+    at_keys({10: "right down", 20: "right up", 40: "left tap"})
+    row = evaluations(run(script))[-1]
     assert (row["takeovers"], row["expert_steps"]) == ("2", str(10 + HOLD + 1 + HOLD))
 
 
 def test_a_gamepad_moves_in_proportion_beyond_its_dead_zone(at_keys):
-    pushes = {10: 0.1, 20: -0.5, 25: 0.0}
-    at_keys({t: [("JOYAXISMOTION", {"axis": 0, "value": v})] for t, v in pushes.items()})
-    folder = run(rlif_rlpd)
-    assert steps_where(column(folder, "control")) == list(range(20, 25 + HOLD))
-    np.testing.assert_allclose(np.array(column(folder, "action"))[20:25, 0], -0.5, atol=1e-3)
-
-
-def test_losing_the_focus_gives_control_back_and_pauses(at_keys, monkeypatch):
-    drawn, draw = [], window.Window.draw
-
-    def note(self, env, texts, control, message=""):
-        drawn.append(message)
-        if self.paused and len(drawn) > 60:
-            self.paused = False
-        draw(self, env, texts, control, message)
-
-    monkeypatch.setattr(window.Window, "draw", note)
-    at_keys({10: [down("right")], 20: [("WINDOWFOCUSLOST", {})]})
-    folder = run(rlif_rlpd)
-    assert steps_where(column(folder, "control")) == list(range(10, 20 + HOLD))
-    assert drawn.count("P goes on") > 5
+    at_keys({5: AXIS(1, 0, 3_000), 10: AXIS(1, 0, -16_384), 12: AXIS(2, 0, 0),
+             14: AXIS(1, 3, 30_000), 20: "CONTROLLERDEVICEREMOVED instance_id=1"})  # fmt: skip
+    folder = run(rlif_rlpd)  # hardly; half; another gamepad at rest; another axis; unplugged
+    actions = column(folder, "action")[:, 0]
+    assert controlled(folder) == list(range(10, 20 + HOLD))
+    np.testing.assert_allclose(actions[10:22], [-0.5] * 10 + [0] * 2, atol=1e-3)
 
 
 def test_an_episode_that_is_given_up_ends_without_a_charge(at_keys):
-    at_keys({10: [typed("r")]})
+    at_keys({10: "r tap"})
     folder = run(rlif_rlpd)
-    lengths = [len(lines) for lines in read_record(folder).values()]
-    assert lengths == [11, 50, 19] and column(folder, "given_up")[10]
-    kept = load_checkpoint(folder / "checkpoint.pt")["kept"]["rb"]
-    assert kept["rewards"][10] == 0 and kept["terminations"][10] == 0  # as a time limit
+    assert column(folder, "t").tolist() == [*range(11), *range(50), *range(19)]
+    assert checkpoint(folder)["rb"]["rewards"][10] == 0  # as a time limit
+    assert not checkpoint(folder)["rb"]["terminations"].any()
+    at_keys({"pause": "r tap"})  # in a pause it goes on by itself
+    assert column(run(rlif_rlpd), "t").tolist() == [0, *range(50), *range(29)]
 
 
-def test_plus_and_minus_change_the_rate(at_keys, monkeypatch):
-    rates, status = [], human.Person._status
-    note = lambda self: rates.append(self.rate) or status(self)  # noqa: E731
-    monkeypatch.setattr(human.Person, "_status", note)
-    at_keys({10: [typed("+")], 20: [typed("-"), typed("-")]})
+def test_losing_the_focus_gives_control_back_and_pauses(at_keys):
+    drawn = at_keys({10: f"right down, {AXIS(1, 0, 32_767)}", 20: "WINDOWFOCUSLOST"})
+    held = controlled(run(rlif_rlpd))
+    assert held[:10] == list(range(10, 20)) and held[-1] <= 20 + HOLD
+    assert pauses(drawn) == 2  # and at the start
+
+
+def test_a_pause_waits_and_what_is_tapped_in_it_is_dropped(at_keys, clock):
+    began = clock.now
+    drawn = at_keys({20: "p tap", "pause": "space tap, left tap"})
+    folder = run(rlif_rlpd)  # the first pause is at the start
+    assert not column(folder, "started").any() and pauses(drawn) == 3
+    at_keys({20: "p tap, left down", 25: "left up"})
+    assert controlled(run(rlif_rlpd)) == list(range(20, 25 + HOLD))  # a key that is held acts
+    assert clock.now > began + 2 * 77 / 16
+
+
+def test_it_waits_for_p_when_nobody_saw_a_picture_for_long(at_keys, clock, monkeypatch):
+    evaluate = rlif_rlpd.evaluate
+    monkeypatch.setattr(rlif_rlpd, "evaluate", lambda *a: (clock.sleep(3), evaluate(*a))[1])
+    drawn = at_keys({})
+    run(rlif_rlpd)  # evaluated at the start, and after the first episode of 50
+    assert pauses(drawn) == 2 and [t for t, x in enumerate(drawn) if x[0] == "one moment, please"]
+
+
+def test_the_window_shows_the_picture_the_rate_and_who_is_in_control(at_keys, monkeypatch):
+    render = Shown.render
+    monkeypatch.setattr(Shown, "render", lambda self: render(self) / 255)  # in [0, 1]
+    drawn = at_keys({10: "equals tap", 20: "minus tap, minus tap", 60: "right down"})
     run(rlif_rlpd)
-    assert [round(rate) for rate in dict.fromkeys(rates)] == [1000, 1250, 800]
+    _, rates, bars, brightest = zip(*drawn)
+    assert list(dict.fromkeys(rates)) == [16, 20, 16 * 0.8]
+    assert min(brightest) > 150  # the white point
+    assert bars[30] == [40, 80, 170] and bars[-1] == [190, 40, 40]
 
 
-# --- nothing is lost -------------------------------------------------------------------------------
-
-PRESSED = {
-    7: [down("right")], 12: [up("right")], 30: [typed(" ")], 60: [down("left")], 66: [up("left")]
-}  # fmt: skip
+# --- nothing is lost ------------------------------------------------------------------------------
 
 
-def assert_same_session(a, b):
-    """The same steps, evaluations and networks."""
-    assert (a / "person.csv").read_bytes() == (b / "person.csv").read_bytes()
-    assert evaluations(a) == evaluations(b) and evaluations(a)
-    kept = [load_checkpoint(folder / "checkpoint.pt") for folder in (a, b)]
-    assert_same(kept[0]["kept"], kept[1]["kept"])
-    assert_same(kept[0]["generators"], kept[1]["generators"])
-
-
-@pytest.mark.parametrize("script", [rlif_rlpd, hg_dagger, mile, iwr, sirius])
-def test_a_replay_is_the_session_to_the_bit(at_keys, script):
+@pytest.mark.parametrize("script", OWN)
+def test_a_replay_is_the_session_to_the_bit(script, at_keys, ending, monkeypatch):
     at_keys(PRESSED)
     session = run(script)
-    assert any(column(session, "control"))
-    before = set(tiny.Path().glob("runs/*"))
-    words = "--replay", session, "--num-threads", 1
-    script.main(tiny.parsed(script, *words))
-    (replay,) = set(tiny.Path().glob("runs/*")) - before
-    assert_same_session(session, replay)
+    monkeypatch.delenv("SDL_VIDEODRIVER")  # it needs no screen
+    code, line = ending(script, "--intervention human --exp-name again --replay", session)
+    assert code == 0, line
+    assert_same_run(session, tiny.folder_of("again"))
 
 
 class Killed(BaseException):
-    pass
+    """What nothing catches: on the disk there is afterwards what there is after a SIGKILL."""
 
 
 @pytest.mark.parametrize("script", [rlif_rlpd, hg_dagger, mile])
 @pytest.mark.parametrize("cut", [0, 5])
-def test_a_killed_session_goes_on_where_it_was(at_keys, script, cut, monkeypatch):
-    """Killed in the middle of step 64, which is recorded; with a cut, while the line was being written."""
+def test_a_killed_session_goes_on_where_it_was(script, cut, at_keys, monkeypatch):
+    """Killed in step 64, which is on disk; with a cut, while its line was being written."""
     at_keys(PRESSED)
-    step = human.Person.step
+    step = Shown.step
 
-    def kill(person, action):
-        if person.steps == 64:
-            person.record.append(
-                {"seed": person.seed, "t": person.t, "action": action, **person.line}
-            )
+    def killed(env, action):
+        if any(path.read_text().count("\n") == 1 + 65 for path in Path("runs").glob("*/*.csv")):
             raise Killed
-        return step(person, action)
+        return step(env, action)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(human.Person, "step", kill)
-        with pytest.raises(Killed):
-            run(script)
-    (folder,) = tiny.Path().glob("runs/*")
-    record = (folder / "person.csv").read_bytes()
-    if cut:
-        (folder / "person.csv").write_bytes(record[:-cut])
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Shown, "step", killed)
+        run(script)
+    (path,) = Path("runs").glob("*/person.csv")
+    kept = path.read_bytes()[: -cut or None]
+    path.write_bytes(kept)
     at_keys({})  # a new sitting, in which no key is pressed
-    script.main(tiny.parsed(script, "--resume", folder))
-    whole = (folder / "person.csv").read_bytes()
-    assert whole.startswith(record[: record[:-cut].rfind(b"\n") + 1] if cut else record)
-    assert len(lines_of(folder)) > 65 and sum(column(folder, "control")) >= 5 + HOLD + 4
-    script.main(tiny.parsed(script, "--replay", folder, "--exp-name", "again"))
-    (replay,) = tiny.Path().glob("runs/*again*")
-    assert_same_session(folder, replay)
+    script.main(tiny.parsed(script, "--resume", path.parent))
+    assert path.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+    assert len(column(path.parent, "t")) >= 80 and controlled(path.parent)[-1] >= 63
+    assert_same_run(path.parent, run(script, "--replay", path.parent))
 
 
-def test_q_stops_at_once_and_says_how_to_go_on(at_keys, ending):
-    at_keys({30: [typed("q")]})
-    code, line = ending(rlif_rlpd, *options(rlif_rlpd))
-    (folder,) = tiny.Path().glob("runs/*")
-    assert code == 130 and line.endswith(f"go on with: python rlif_rlpd.py --resume {folder}")
-    assert len(lines_of(folder)) == 30
-    code, line = ending(rlif_rlpd, "--replay", folder)
-    assert code == 2 and line.endswith(f"before its end; finish it first: --resume {folder}")
+def test_q_stops_at_once_and_what_was_done_is_kept(at_keys, ending):
+    at_keys({30: "q tap"})
+    code, line = ending(rlif_rlpd, *options(rlif_rlpd, "--exp-name rlif_rlpd-0"))
+    (folder,) = Path("runs").iterdir()
+    assert code == 130 and line.endswith(f"--resume {folder}")
+    assert len(column(folder, "t")) == 30
+    code, line = ending(rlif_rlpd, *options(rlif_rlpd, "--replay", folder))
+    assert code == 2 and "only 30 steps were recorded; finish that session: --resume" in line
+    at_keys({20: "QUIT"})  # the window is closed
+    code, line = ending(rlif_rlpd, "--resume", folder)
+    assert code == 130 and len(column(folder, "t")) == 50
     at_keys({})
     rlif_rlpd.main(tiny.parsed(rlif_rlpd, "--resume", folder))
-    assert len(lines_of(folder)) == 80 and len(rewards_of(folder)) == 80
+    assert len(column(folder, "t")) == 80 == len(checkpoint(folder)["rb"]["rewards"])
 
 
-def test_a_signal_ends_a_pause_at_once(at_keys, ending, monkeypatch):
-    draw = window.Window.draw
-
-    def draw_and_signal(self, env, texts, control, message=""):
-        draw(self, env, texts, control, message)
-        if message == "P goes on":
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(window.Window, "draw", draw_and_signal)
-    at_keys({30: [typed("p")]})
-    code, line = ending(rlif_rlpd, *options(rlif_rlpd))
-    (folder,) = tiny.Path().glob("runs/*")
-    assert code == 128 + signal.SIGTERM and line.endswith(f"--resume {folder}")
-    assert len(lines_of(folder)) == 30
-
-
-def test_a_record_that_does_not_fit_is_refused(at_keys, ending):
+def test_a_record_that_does_not_fit_is_refused(at_keys):
     at_keys(PRESSED)
     session = run(rlif_rlpd)
-    text = (session / "person.csv").read_text().splitlines()
-    cells = text[20].split(",")
+    path = session / "person.csv"
+    text = path.read_text().splitlines()
+    *facts, obs, action = text[20].split(",")
 
-    def with_line(*new):
-        (session / "person.csv").write_text("\n".join([*text[:20], ",".join(new), *text[21:], ""]))
-        return ending(rlif_rlpd, "--replay", session)
+    def refused(*more, script=rlif_rlpd):
+        words = "--exp-name", len(list(Path("runs").iterdir())), "--replay", *more
+        with pytest.raises(InputError) as caught:
+            script.main(tyro.cli(script.Args, args=options(script, *words)))
+        return str(caught.value)
 
-    code, line = with_line(*cells[:7], "0.25", *cells[8:])
-    assert code == 1 and "step 19 of the episode" in line and "action is not the one" in line
-    code, line = with_line(*cells[:8], "0.25", *cells[9:])
-    assert code == 1 and "the state is not the one" in line
-    code, line = with_line("what", *cells[1:])
-    assert code == 2 and line.endswith("person.csv is not the record of a session")
-    (session / "person.csv").write_text("\n".join([*text[:40], ""]))
-    code, line = ending(rlif_rlpd, "--replay", session)
-    assert code == 2 and "39 steps were recorded; give --total-timesteps 39" in line
-    code, line = ending(rlif_rlpd, "--replay", "nowhere")
-    assert code == 2 and "--replay nowhere: no run of this script" in line
-
-
-# --- learning beside the picture -------------------------------------------------------------------
+    differs, broken = "step 19 of the episode with seed", "is not the record of a session"
+    wrong = {(obs, "0.25"): differs, ("0.25 0.0", action): differs, ("what",): broken}
+    for cells, why in wrong.items():
+        path.write_text("\n".join([*text[:20], ",".join([*facts, *cells]), *text[21:], ""]))
+        assert why in refused(session)
+    path.write_text("\n".join([*text, ""]))
+    assert "the record ends here" in refused(session, "--seed 2")  # other episodes
+    assert "only 0 steps" in refused("nowhere") and "nowhere" in refused("nowhere", script=mile)
 
 
-class Clock:
-    """A clock that the test turns."""
-
-    now = 100.0
-
-    def perf_counter(self):
-        return self.now
-
-
-def test_as_many_updates_as_fit_and_the_rest_later(at_keys, monkeypatch):
-    env = rlif_rlpd.make_env("Shown-v0", render_mode="rgb_array")
-    person = human.Person(env, tiny.parsed(rlif_rlpd, *options(rlif_rlpd)))
-    clock = Clock()
-    monkeypatch.setattr(human.time, "perf_counter", clock.perf_counter)
-    person.cost, person.drawing = 0.010, 0.005
-    person.due = 100.040
-    assert person.updates(False) == 1 and person.owed == 0
-    person.due = 100.010  # 5 ms are left
-    assert [person.updates(False) for _ in range(3)] == [0, 0, 0] and person.owed == 3
-    person.due = 100.030  # 25 ms
-    assert person.updates(False) == 2 and person.owed == 2
-    person.due = 99.0  # too late already
-    assert person.updates(False) == 0 and person.owed == 3
-    assert person.updates(True) == 4 and person.owed == 0  # the episode is over
-
-
-def test_the_session_does_as_many_updates_as_steps(at_keys):
-    at_keys({})
-    folder = run(rlif_rlpd)
-    made = column(folder, "updates")
-    last = evaluations(folder)
-    assert last and 0 < sum(made) <= 80 - 8
-    state = load_checkpoint(folder / "checkpoint.pt")["kept"]["qf_optimizer"]["state"]
-    assert int(state[0]["step"]) == 80 - 8
-
-
-# --- demonstrations and datasets -------------------------------------------------------------------
-
-
-def test_a_session_is_a_dataset_with_interventions(at_keys):
-    import minari
-
-    at_keys(PRESSED | {79: [typed("r")]})
-    folder = run(rlif_rlpd)
-    dataset = minari.load_dataset(export(folder, "Shown-v0"))
-    (episode,) = dataset.iterate_episodes()  # the second one was given up
-    lines = lines_of(folder)[:50]
-    assert episode.infos["intervention"].tolist() == [False, *(line["control"] for line in lines)]
-    np.testing.assert_array_equal(episode.observations[:-1], [line["obs"] for line in lines])
-    np.testing.assert_allclose(episode.actions[:, 0], [2 * line["action"][0] for line in lines])
-    assert episode.truncations[-1] and not episode.terminations.any()
-    env = rlif_rlpd.make_env("Shown-v0")
-    demos = load_demonstrations(env, "Shown-v0", None, dataset.spec.dataset_id)
-    np.testing.assert_allclose(demos["actions"], [line["action"] for line in lines], atol=1e-6)
-
-
-def test_another_session_of_the_same_name_is_another_dataset(at_keys):
-    import minari
-
-    actions = {}
-    for key in ("left", "right"):
-        at_keys({5: [down(key)], 20: [up(key)]})
-        folder = run(rlif_rlpd).rename("session")
-        dataset_id = export(folder, "Shown-v0")
-        assert export(folder, "Shown-v0") == dataset_id  # which is there
-        actions[dataset_id] = minari.load_dataset(dataset_id)[0].actions[10, 0]
-        folder.rename(key)
-    np.testing.assert_allclose(list(actions.values()), [-2 * 0.999, 2 * 0.999], rtol=1e-6)
-
-
-@pytest.mark.parametrize("text", [None, "{", "{}", "[]"])
-def test_a_session_without_its_options_is_no_dataset(text, at_keys, monkeypatch):
-    at_keys({})
-    folder = run(rlif_rlpd)
-    (folder / "args.json").unlink()
-    if text is not None:
-        (folder / "args.json").write_text(text)
-    monkeypatch.setattr("sys.argv", ["record", str(folder)])
-    with pytest.raises(InputError, match="its args.json is not there, or not that of a run"):
-        record.main()
-
-
-def test_bc_clones_what_you_drive(at_keys, capsys):
-    at_keys({5: [down("right")], 20: [up("right")], 70: [typed("r")]})
-    folder = run(bc, "--record-demos", 2)
-    assert all(column(folder, "control"))
-    assert [len(lines) for lines in read_record(folder).values()] == [50, 21, 50]
-    actions = np.array(column(folder, "action"))[:, 0]
-    assert steps_where(actions == np.float32(0.999)) == list(range(5, 20))
-    summary = tiny.Path(folder, "summary.json").read_text()
-    assert '"demo_episodes": 2' in summary and '"demo_transitions": 100' in summary
-    assert "2 of 2 demonstrations are recorded" in capsys.readouterr().out
-
-
-def test_recording_goes_on_after_a_stop(at_keys, ending):
-    at_keys({30: [typed("q")]})
-    code, line = ending(bc, *options(bc, "--record-demos", 1))
-    (folder,) = tiny.Path().glob("runs/*")
-    assert code == 130 and "--resume" in line
-    at_keys({40: [down("right")]})
-    bc.main(tiny.parsed(bc, "--resume", folder))
-    actions = np.array(column(folder, "action"))[:, 0]
-    assert len(actions) == 50 and steps_where(actions) == list(range(40, 50))
-    assert (folder / "model.safetensors").exists()
-
-
-# --- what is refused -------------------------------------------------------------------------------
-
-
-def test_bad_keys_in_one_line(at_keys, ending):
-    def refused(text, *more):
-        tiny.Path("../keys.toml").write_text(text)
-        code, line = ending(rlif_rlpd, *options(rlif_rlpd, *more))
-        assert code == 2
-        return line
-
-    assert "no keys are known for Shown-v0, which has actions of 1 components" in refused("")
-    wrong = '["Shown-v0"]\nrate = 5\nkeys = { left = [1, 2] }'
-    assert "[1, 2] is not a list of 1 numbers" in refused(wrong)
-    assert "there is no key 'lift'" in refused('["Shown-v0"]\nrate = 5\nkeys = { lift = [1] }')
-    assert "rate must be positive" in refused('["Shown-v0"]\nrate = 0\nkeys = { left = [1] }')
-    assert "KeyError: 'rate'" in refused('["Shown-v0"]\nkeys = { left = [1] }')
-    for taken in ("p", "Q", "space", "minus", "c"):
-        table = f'["Shown-v0"]\nrate = 5\nkeys = {{ left = [1], {taken} = [1] }}'
-        assert f"{taken.lower()} is taken" in refused(table)
-    no_table = refused('["Shown-v0"]\nrate = 5\nkeys = ["left"]')
-    assert no_table.endswith("experts/keys.toml shows how they are written")
-    assert "keys.toml: " in refused("not toml")
-    code, line = ending(bc, *options(bc, "--record-demos", 1))
-    assert code == 2 and "keys.toml: " in line
-    assert not tiny.Path("runs").exists()
-
-
-@pytest.mark.parametrize("action", ["true", "-1", "3", "[1, 2]"])
-def test_a_discrete_action_is_its_number(action, at_keys, ending):
-    table = f'["ShownSwitched-v0"]\nrate = 5\nkeys = {{ left = {action} }}'
-    tiny.Path("../keys.toml").write_text(table)
-    tiny.write_people(tiny.Path(".."), discrete=True)
-    session = options(iwr, "--initial-policy", "../initial.safetensors", env_id="ShownSwitched-v0")
-    code, line = ending(iwr, *session)
-    assert code == 2 and "is not one of the actions 0 to 2" in line
-    tiny.Path("../keys.toml").write_text(table.replace(action, "1") + "\naxes = { 0 = 1 }")
-    code, line = ending(iwr, *session)
-    assert code == 2 and "axes are for continuous actions" in line
-
-
-def test_a_file_of_keys_comes_before_the_shipped_one(tmp_path):
-    env = rlif_rlpd.make_env("LunarLanderContinuous-v3")
-    (tmp_path / "mine.toml").write_text(
-        "[Lunar]\nrate = 1\n['Lunar*']\nrate = 7\nkeys = { w = [1, 0] }"
-    )
-    args = type("Args", (), {"env_id": env.spec.id, "keys": str(tmp_path / "mine.toml")})
-    keys = window.Keys(env, args)
-    assert keys.rate == 7 and set(keys.of_keys) == {"w", "c"}
-    (tmp_path / "mine.toml").write_text(
-        "['LunarLanderContinuous-v3']\nrate = 8\nkeys = { w = [1, 0] }"
-    )
-    assert window.Keys(env, args).rate == 8
-    (tmp_path / "mine.toml").write_text("['Another-v0']\nrate = 9\nkeys = { w = [1, 0] }")
-    assert window.Keys(env, args).rate == 20
-
-
-def test_a_task_without_keys_says_what_its_actions_are(ending):
-    code, line = ending(
-        rlif_rlpd, "--env-id", "Hopper-v5", "--intervention", "human", "--demo-episodes", 0
-    )
-    names = "actions of 3 components (thigh_joint, leg_joint, foot_joint)"
-    assert (
-        code == 2
-        and f"no keys are known for Hopper-v5, which has {names}: give --keys FILE" in line
-    )
-
-
-def test_no_screen_is_said_in_one_line(at_keys, ending, monkeypatch):
-    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
-        monkeypatch.delenv(name, raising=False)
-    for script, own in ((rlif_rlpd, ()), (bc, ("--record-demos", 1))):
-        code, line = ending(script, *options(script, *own))
-        assert code == 2 and "you need a screen" in line and "--replay" in line
-
-
-def test_a_replay_keeps_its_options_but_for_those_that_are_typed(at_keys, ending):
-    session = run(rlif_rlpd, "--gamma", 0.9)
-    args = tiny.parsed(rlif_rlpd, "--replay", session, "--num-qs", 3)
-    assert (args.gamma, args.num_qs, args.intervention, args.env_id) == (
-        0.9,
-        3,
-        "human",
-        "Shown-v0",
-    )
-    code, line = ending(rlif_rlpd, "--replay", session, "--intervention", "none")
-    assert code == 2 and "--replay: a person at the keys was there" in line
-
-
-def test_every_shipped_table_fits_its_task():
-    for env_id in ("LunarLander-v3", "LunarLanderContinuous-v3", "FetchReach-v4", "FetchPush-v4",
-                   "PointMaze_UMaze-v3", "Meta-World/reach-v3"):  # fmt: skip
-        env = rlif_rlpd.make_env(env_id)
-        keys = window.Keys(env, type("Args", (), {"env_id": env_id, "keys": None}))
-        assert len(keys.still) == env.action_space.shape[0] and keys.rate > 0
-        for key in keys.of_keys:
-            action = keys.motion([key], {})
-            assert (key == "c") == np.array_equal(action, keys.still)
-            assert abs(action).max() <= 1
-
-
-def test_the_lander_goes_where_the_arrow_points():
-    env = rlif_rlpd.make_env("LunarLanderContinuous-v3")
-    keys = window.Keys(env, type("Args", (), {"env_id": env.spec.id, "keys": None}))
-    speeds = {}
-    for key in ("left", "c", "right", "up"):
-        env.reset(seed=3)
-        for _ in range(15):
-            obs, *_ = env.step(keys.motion([key], {}))
-        speeds[key] = obs[2:4]
-    assert speeds["left"][0] < speeds["c"][0] < speeds["right"][0]
-    assert speeds["up"][1] > speeds["c"][1]
+# --- learning beside the picture ------------------------------------------------------------------

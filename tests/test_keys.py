@@ -1,27 +1,121 @@
-"""Real keys in a real window, on a screen that nobody sees: needs Debian's xvfb and xdotool."""
+"""Keys: what they do by experts/keys.toml, and real ones in a real window on a screen nobody sees.
+
+The latter needs Debian's xvfb and xdotool.
+"""
 
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pygame
 import pytest
 
-from experts.record import read_record
+import bc
+import rlif_rlpd
+from experts import InputError, human
 from tests import tiny
-from tests.test_human import assert_same_session
+from tests.test_human import column
+from tests.tiny import ROOT, assert_same_run
 
-pytestmark = pytest.mark.skipif(
+real = pytest.mark.skipif(
     not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs xvfb and xdotool"
 )
-OPTIONS = (
-    "--intervention", "human", "--env-id", "LunarLanderContinuous-v3", "--demo-episodes", 0, "--batch-size", 16,
-    "--hidden-sizes", 16, "--eval-episodes", 1, "--total-timesteps", 300, "--eval-frequency", 100_000,
-    "--num-threads", 1,
-)  # fmt: skip
+
+
+def keys_of(env_id, file=None):
+    return human.Keys(bc.make_env(env_id), SimpleNamespace(env_id=env_id, keys=file))
+
+
+def test_every_shipped_table_fits_its_task():
+    for env_id in ("LunarLander-v3", "LunarLanderContinuous-v3", "FetchReach-v4", "FetchPush-v4",
+                   "PointMaze_UMaze-v3", "Meta-World/reach-v3"):  # fmt: skip
+        keys = keys_of(env_id)
+        assert keys.rate > 0 and keys.help
+        for key in keys.moves:
+            assert not np.array_equal(keys.motion([key], {}), keys.still), key
+        assert np.array_equal(keys.motion(["c", *keys.moves], {}), keys.still)
+
+
+def moved(env_id, keys, steps):
+    """What is observed after each of these keys (or sticks, {(gamepad, axis): position})."""
+    env, of, seen = bc.make_env(env_id), keys_of(env_id), []
+    for key in keys:
+        env.reset(seed=3)
+        pressed, axes = ([], key) if isinstance(key, dict) else ([key], {})
+        for _ in range(steps):
+            obs, *_ = env.step(of.motion(pressed, axes))
+        seen.append(obs)
+    return seen
+
+
+def test_the_lander_goes_where_the_arrow_points():
+    sticks = {(1, 0): -1.0}, {(1, 0): 1.0}, {(1, 1): -1.0}  # left, right, up
+    seen = moved("LunarLanderContinuous-v3", ["c", "left", "right", "up", *sticks], 15)
+    still, left, right, up = (obs[2:4] for obs in seen[:4])  # speeds
+    assert left[0] < still[0] < right[0] and up[1] > still[1]
+    np.testing.assert_allclose(seen[4:], seen[1:4], atol=1e-2)
+    # what no key moves is still: the main engine is off beside the left one
+    assert keys_of("LunarLanderContinuous-v3").motion(["left"], {})[0] == np.float32(-0.999)
+
+
+def test_meta_worlds_hand_goes_where_the_key_points():
+    seen = moved("Meta-World/reach-v3", ["c", "up", "down", "left", "right", "w", "s"], 10)
+    still, *hands = (obs[-39:-36] for obs in seen)
+    # away is -x, to the right is y, up is z: see the camera in keys.toml
+    for hand, (axis, sign) in zip(hands, ((0, -1), (0, 1), (1, -1), (1, 1), (2, 1), (2, -1))):
+        assert sign * (hand - still)[axis] > 0.03
+
+
+def test_a_fall_costs_as_if_help_were_needed_once_a_second():
+    env = rlif_rlpd.make_env("LunarLanderContinuous-v3", render_mode="rgb_array")
+    args = SimpleNamespace(env_id=env.spec.id, keys=None, gamma=0.9)
+    assert human.Person(env, args).discount == 0.9**20
+
+
+@pytest.mark.parametrize("env_id, table, wrong", [
+    ("Shown-v0", "[Other]", "there is no table of this name"),
+    ("Shown-v0", "not toml", "Expected '='"),
+    ("Shown-v0", "['Shown*']\nrate = 5", "'keys'"),
+    ("Shown-v0", "['Shown*']\nrate = 5\nkeys = ['left']", "has no attribute"),
+    ("Shown-v0", "['Shown*']\nrate = 5\nkeys = { left = [1, 2] }", "cannot reshape"),
+    ("ShownSwitched-v0", "['Shown*']\nrate = 5\nkeys = { left = 3 }", "3 is not in range"),
+    ("ShownSwitched-v0", "['Shown*']\nrate = 5\nkeys = { left = -1 }", "-1 is not in range"),
+])  # fmt: skip
+def test_a_table_that_does_not_fit_is_refused(env_id, table, wrong, tmp_path):
+    (tmp_path / "keys.toml").write_text(table)
+    with pytest.raises(InputError) as caught:
+        keys_of(env_id, tmp_path / "keys.toml")
+    assert wrong in str(caught.value) and "\n" not in str(caught.value)
+    assert "give --keys FILE, like experts/keys.toml" in str(caught.value)
+
+
+NO_WINDOW = "--intervention human --env-id LunarLanderContinuous-v3 --demo-episodes 0"
+
+
+def test_where_no_window_can_be_one_line_says_so(ending, monkeypatch, tmp_path):
+    (tmp_path / "keys.toml").write_text("['Lunar*']\nrate = 5\nkeys = { lift = [1, 0] }")
+    code, line = ending(rlif_rlpd, NO_WINDOW, "--keys keys.toml")
+    assert code == 2 and "KSCAN_LIFT" in line
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    pygame.display.quit()
+    code, line = ending(rlif_rlpd, NO_WINDOW)
+    assert code == 2 and "there is no screen (DISPLAY is not set); --replay needs none" in line
+    assert not Path("runs").exists()
+    code = "import sys, experts.record; assert not {'pygame', 'mujoco'} & {*sys.modules}"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# --- real keys ------------------------------------------------------------------------------------
+
+OPTIONS = f"{NO_WINDOW} --batch-size 16 --hidden-sizes 16 --eval-episodes 1 --total-timesteps 300"
+OPTIONS += " --eval-frequency 100000 --no-compile"
 
 
 @pytest.fixture
@@ -41,15 +135,13 @@ class Session:
     """A script with a window on this screen, and somebody who presses keys."""
 
     def __init__(self, screen, *options):
-        self.env = os.environ | {"DISPLAY": screen, "SDL_AUDIODRIVER": "dummy"}
+        self.env = os.environ | {"DISPLAY": screen}
         self.env.pop("SDL_VIDEODRIVER", None)
         self.env.pop("WAYLAND_DISPLAY", None)
-        self.error = open("stderr.txt", "w+")  # noqa: SIM115
-        self.process = tiny.start(
-            *options, env=self.env, stderr=self.error, stdout=subprocess.DEVNULL
-        )
+        self.said = open("said.txt", "w+")  # noqa: SIM115
+        self.process = tiny.start(*options, env=self.env, stderr=self.said, stdout=self.said)
         self.window = self.wait_for(lambda: self.tool("search", "--class", "").split()[1:])[-1]
-        self.wait_for(lambda: list(Path("runs").glob("*/args.json")))
+        self.wait_for(lambda: "0%" in Path("said.txt").read_text())  # the bar of a run that goes on
         time.sleep(1)
         self.tool("windowfocus", self.window)
         time.sleep(0.3)
@@ -58,17 +150,14 @@ class Session:
         """What what() returns once that is something."""
         deadline = time.time() + seconds
         while time.time() < deadline and self.process.poll() is None:
-            found = what()
-            if found:
+            if found := what():
                 return found
             time.sleep(0.1)
-        self.error.seek(0)
-        raise AssertionError(f"nothing came: {self.error.read()[-500:]}")
+        raise AssertionError(f"nothing came: {Path('said.txt').read_text()[-500:]}")
 
     def tool(self, *words):
-        return subprocess.run(
-            ["xdotool", *words], env=self.env, capture_output=True, text=True
-        ).stdout
+        command = ["xdotool", *words]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True).stdout
 
     def press(self, key, seconds):
         """Hold a key; the times between which it was down, to its end."""
@@ -81,15 +170,9 @@ class Session:
         return begin, down, end, time.time()
 
 
-def recorded():
-    """All lines of the only run."""
-    (folder,) = Path("runs").iterdir()
-    return folder, [line for lines in read_record(folder).values() for line in lines]
-
-
+@real
 def test_keys_take_over_and_a_session_outlives_kill_9(screen):
-    session = Session(screen, *OPTIONS)
-    assert not (Path("runs") / "x").exists()
+    session = Session(screen, OPTIONS)
     session.tool("key", "p")
     time.sleep(0.5)
     begin, down, end, released = session.press("Up", 1.0)
@@ -110,44 +193,37 @@ def test_keys_take_over_and_a_session_outlives_kill_9(screen):
     session.process.wait()
     session.tool("keyup", "Left")
 
-    folder, lines = recorded()
-    times = np.array([line["time"] for line in lines])
-    control = np.array([line["control"] for line in lines])
-    up = np.array([line["control"] and line["action"][0] > 0.9 for line in lines])
-    slack = 0.1  # two steps
-    assert control[(times > down + slack) & (times < end)].all()
+    (folder,) = Path("runs").iterdir()
+    times, control = column(folder, "time"), column(folder, "control")
+    action, slack = column(folder, "action"), 0.1  # two steps
+    pressed = (times > down + slack) & (times < end)
+    assert control[pressed].all() and (action[pressed, 0] > 0.9).all()
     assert not control[(times < begin) | ((times > released + 0.3 + slack) & (times < again))].any()
-    assert (
-        up[(times > down + slack) & (times < end)].all() and not up[times > released + slack].any()
-    )
-    started = times[[line["started"] for line in lines]]
+    assert (action[(times > released + slack) & (control == 1), 0] < 0.9).all()
+    started = times[column(folder, "started") == 1]
     assert len(started) == 3  # up, space, left
     assert begin <= started[0] <= down + slack and space <= started[1] <= space + 0.2
     assert not ((times > paused) & (times < again)).any()
-    steps = np.diff(times[times < paused])
-    assert np.median(steps) == pytest.approx(0.05, abs=0.01)  # 20 a second
-    left = np.array([line["control"] and line["action"][1] < -0.9 for line in lines])
-    assert left[times > again].sum() >= 5
+    assert np.median(np.diff(times[times < paused])) == pytest.approx(0.05, abs=0.01)
+    assert ((action[:, 1] < -0.9) & (control == 1) & (times > again)).sum() >= 5
 
     session = Session(screen, "--resume", folder)
-    for _ in range(8):
-        session.tool("key", "plus")
+    session.tool("key", *["plus"] * 8)
     session.tool("key", "p")
     assert session.process.wait(60) == 0
-    folder, whole = recorded()
-    assert len(whole) == 300
-    assert [line["time"] for line in whole[: len(lines)]] == times.tolist()
-    tiny.start("--replay", folder, "--exp-name", "again").wait(120)
-    (replay,) = Path("runs").glob("*again*")
-    assert_same_session(folder, replay)
+    assert column(folder, "time").tolist()[: len(times)] == times.tolist()
+    assert len(column(folder, "time")) == 300
+    again = "--intervention human --exp-name again --replay", folder
+    assert tiny.start(*again, stderr=subprocess.DEVNULL).wait(120) == 0
+    assert_same_run(folder, tiny.folder_of("again"))
 
 
+@real
 def test_q_stops_and_says_how_to_go_on(screen):
-    session = Session(screen, *OPTIONS)
+    session = Session(screen, OPTIONS)
     session.tool("key", "p")
     time.sleep(0.5)
     session.tool("key", "q")
     assert session.process.wait(20) == 130
-    folder, lines = recorded()
-    session.error.seek(0)
-    assert f"--resume {folder}" in session.error.read() and lines
+    (folder,) = Path("runs").iterdir()
+    assert f"--resume {folder}" in Path("said.txt").read_text() and len(column(folder, "t"))

@@ -1,45 +1,31 @@
 """When the person takes over, and which reward every transition gets for it."""
 
-import csv
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 import rlif_rlpd
-from experts import load_checkpoint
 from tests import tiny
 
-EXPERT = 0.5  # the scripted expert's action; the novice never draws it
+EXPERT = 0.5  # tanh(0.5493061), the scripted expert's action; the novice never draws it
 
 # Count's episodes: steps 0-3, 100-103, 200-203, 300-303. Takeovers of two steps start where the
 # script says.
 SCRIPT = {0, 2, 103, 300}
-# obs, by the expert?, reward, termination. The first step of an episode labels nothing, whoever
-# acts in it.
-TABLE = [
-    (0, True, 0, 0),
-    (1, True, -1, 0),  # the next takeover follows at once: an expert's step can be labelled as well
-    (2, True, 0, 0),
-    (3, True, "end", "end"),
-    (100, False, 0, 0),
-    (101, False, 0, 0),
-    (102, False, -1, 0),
-    (103, True, "end", "end"),  # a takeover at the last step; it ends with the episode
-    (200, False, 0, 0),
-    (201, False, 0, 0),
-    (202, False, 0, 0),
-    (203, False, "end", "end"),  # the takeover at 300 does not reach back over the end
-    (300, True, 0, 0),
-    (301, True, 0, 0),
-    (302, False, 0, 0),
-    (303, False, "end", "end"),
-]
+# By the expert? The takeover at 103, the last step of an episode, ends with it.
+BY_EXPERT = (
+    [True, True, True, True] + 3 * [False] + [True] + 4 * [False] + [True, True, False, False]
+)
+# Labels, the ends of episodes apart: the step before 2 is the expert's own; the first step of an
+# episode labels nothing, whoever acts in it, and the takeover at 300 does not reach back.
+REWARDS = [0, -1, 0, None, 0, 0, -1, None, 0, 0, 0, None, 0, 0, 0, None]
 
 
 def script_person(monkeypatch, starts, grace_steps=0):
-    """Let both people take over where starts(obs) says; returns the list of all obs they look at."""
+    """Let both people take over where starts(obs) says; the list of all obs they look at."""
     looked = []
 
     def check(self, obs, proposal):
@@ -54,103 +40,87 @@ def script_person(monkeypatch, starts, grace_steps=0):
     return looked
 
 
-def run_with_expert(env_id, *options):
-    """A run without demonstrations whose expert does EXPERT; its folder and its buffer's columns."""
-    bias = np.arctanh(EXPERT)
-    expert = tiny.write_expert("expert.safetensors", [[0.0]], bias=bias, qf=tiny.critics(1, 1))
-    options = [str(option) for option in options]
-    judge = [] if "--intervention" in options else ["--reference", expert]
-    folder = tiny.run(
-        "labels", "--env-id", env_id, "--expert", expert, *judge, "--takeover-steps", 2,
-        "--total-timesteps", 16, "--eval-episodes", 1, "--demo-episodes", 0, "--hidden-sizes", 8,
-        *options,
-    )  # fmt: skip
-    columns = load_checkpoint(folder / "checkpoint.pt")["kept"]["rb"]
+def run_with_expert(env_id, *options, bias=0.5493061, noise=1e-6):
+    """A run without demonstrations whose expert does EXPERT; its folder, its buffer's columns."""
+    expert = tiny.write_expert(
+        "expert.safetensors", [[0.0]], bias=bias, noise=noise, qf=tiny.critics(1, 1)
+    )
+    options = tiny.words(*options)
+    judge = "" if "--intervention" in options else f"--reference {expert}"
+    own = "--total-timesteps 16 --eval-episodes 1 --demo-episodes 0 --hidden-sizes 8"
+    own += f" --env-id {env_id} --expert {expert} {judge} --takeover-steps 2"
+    folder = tiny.run(f"labels-{len(list(Path().glob('runs/*')))}", own, *options)
+    columns = tiny.checkpoint(folder)["rb"]
     columns = {name: values.reshape(len(values)) for name, values in columns.items()}
     return folder, columns | {"by_expert": (columns["actions"] - EXPERT).abs() < 1e-4}
 
 
 def scripted_run(monkeypatch, env_id, *options):
-    """Sixteen steps with takeovers by script.
-
-    Its folder, and the buffer's rows as (obs, by the expert?, reward, termination).
-    """
+    """Sixteen steps with takeovers by script: the folder, rewards and terminations."""
     looked = script_person(monkeypatch, SCRIPT.__contains__)
     folder, columns = run_with_expert(env_id, *options)
     assert looked == [0, 2, *range(100, 104), *range(200, 204), 300, 302, 303]
     assert torch.equal(columns["next_obs"], columns["obs"] + 1)  # its own, at an end as well
-    names = "obs", "by_expert", "rewards", "terminations"
-    return folder, list(zip(*(columns[name].tolist() for name in names)))
+    assert columns["ends"].tolist() == [0, 0, 0, 1] * 4
+    assert columns["by_expert"].tolist() == BY_EXPERT
+    return folder, columns["rewards"].tolist(), columns["terminations"].tolist()
 
 
-def table(end_reward, end_mark):
-    """TABLE with what the end of an episode is worth."""
-    end = end_reward, end_mark
-    return [
-        (obs, who, *(end if reward == "end" else (reward, mark)))
-        for obs, who, reward, mark in TABLE
-    ]
+def ends(end, other=None):
+    """REWARDS with what the end of an episode is worth; other: all else."""
+    return [end if r is None else r if other is None else other for r in REWARDS]
 
 
 def test_labels_of_a_scripted_run_where_a_fall_costs_a_takeover_for_ever(monkeypatch):
-    folder, rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "penalty")
+    options = "Falls-v0", "--termination penalty"
+    folder, rewards, terminations = scripted_run(monkeypatch, *options)
     # takeovers of two steps with no grace: -1 now, in 2 steps, in 4 steps, ...
     for_ever = torch.tensor([0.99**t for t in range(0, 5_000, 2)]).sum().neg().item()
-    assert rows == table(end_reward=pytest.approx(for_ever, rel=1e-5), end_mark=1)
+    assert rewards == pytest.approx(ends(for_ever), rel=1e-5) and terminations == ends(1, 0)
     # 7 of 16 steps were the expert's; the person looked at 13 proposals, and 4 of them were flagged
-    evaluation = list(csv.DictReader((folder / "eval.csv").open()))[-1]
-    assert float(evaluation["intervention_rate"]) == 7 / 16
-    assert float(evaluation["flagged_rate"]) == pytest.approx(4 / 13)
+    row = tiny.rows(folder)[-1]
+    assert float(row["intervention_rate"]) == 7 / 16
+    assert float(row["flagged_rate"]) == pytest.approx(4 / 13)
     counts = {"labels": 2, "takeovers": 4, "expert_steps": 7, "checks": 13, "flags": 4}
-    assert {name: int(evaluation[name]) for name in counts} == counts
+    assert {name: int(row[name]) for name in counts} == counts
+    # one constant: another label changes the charge as well
+    monkeypatch.setattr(rlif_rlpd, "INTERVENTION_REWARD", -2.0)
+    again = scripted_run(monkeypatch, *options)[1]
+    assert again == pytest.approx([2 * reward for reward in rewards])
 
 
-def test_labels_of_a_scripted_run_that_bootstraps_through_falls(monkeypatch):
-    _, rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "bootstrap")
-    assert rows == table(end_reward=0, end_mark=0)
+FREE = ["Falls bootstrap 0", "Falls mask 1"]
+FREE += [f"TimesOut {x} 0" for x in ("penalty", "bootstrap", "mask")]  # a limit is no fall or end
 
 
-def test_labels_of_a_scripted_run_that_masks_falls(monkeypatch):
-    _, rows = scripted_run(monkeypatch, "Falls-v0", "--termination", "mask")
-    assert rows == table(end_reward=0, end_mark=1)
+@pytest.mark.parametrize("case", FREE)
+def test_labels_of_a_scripted_run_without_a_charge(monkeypatch, case):
+    name, termination, mark = case.split()
+    found = scripted_run(monkeypatch, f"{name}-v0", "--termination", termination)
+    assert found[1:] == (ends(0), ends(int(mark), 0))
 
 
-@pytest.mark.parametrize("termination", ["penalty", "bootstrap", "mask"])
-def test_a_time_limit_is_neither_fall_nor_end(monkeypatch, termination):
-    _, rows = scripted_run(monkeypatch, "TimesOut-v0", "--termination", termination)
-    assert rows == table(end_reward=0, end_mark=0)
+REWARD = {"task --termination mask": 1, "task --termination bootstrap": 0, "task": 1}
 
 
-@pytest.mark.parametrize("steps", [3, 7, 12, 15])
+@pytest.mark.parametrize("options", [*REWARD, "none --termination mask"])
+def test_without_labels_there_are_takeovers_all_the_same(monkeypatch, options):
+    folder, rewards, marks = scripted_run(monkeypatch, "Falls-v0", "--reward", options)
+    assert rewards == (4 * [10, 20, 30, 40] if "task" in options else 16 * [0])
+    assert marks == ends(REWARD.get(options, 1), 0)
+    row = tiny.rows(folder)[-1]
+    assert (row["takeovers"], row["labels"]) == ("4", "0")
+
+
+@pytest.mark.parametrize("steps", [3, 12, 15])
 def test_the_last_step_of_a_run_is_stored_and_is_no_end(monkeypatch, steps):
     script_person(monkeypatch, SCRIPT.__contains__)
-    folder, columns = run_with_expert(
-        "Falls-v0", "--total-timesteps", steps, "--termination", "mask"
-    )
-    expected = [(reward, mark) for _, _, reward, mark in table(end_reward=0, end_mark=1)[:steps]]
-    expected[-1] = 0, expected[-1][1]  # no step comes after it in which a takeover could start
-    assert list(zip(columns["rewards"].tolist(), columns["terminations"].tolist())) == expected
-    assert int(tiny.rows(folder)[-1]["global_step"]) == steps
-
-
-@pytest.mark.parametrize(("termination", "end_mark"), [(None, 1), ("bootstrap", 0)])
-def test_task_reward_is_the_environments_own_with_no_label(monkeypatch, termination, end_mark):
-    options = ["--reward", "task", *(["--termination", termination] if termination else [])]
-    folder, rows = scripted_run(monkeypatch, "Falls-v0", *options)
-    expected = table(end_reward=0, end_mark=end_mark)
-    assert rows == [(obs, who, 10 * (obs % 100 + 1), mark) for obs, who, _, mark in expected]
-    row = tiny.rows(folder)[-1]
-    assert (row["takeovers"], row["labels"]) == ("4", "0")
-
-
-def test_without_a_reward_there_are_takeovers_and_no_label(monkeypatch):
-    folder, rows = scripted_run(
-        monkeypatch, "Falls-v0", "--reward", "none", "--termination", "mask"
-    )
-    expected = table(end_reward=0, end_mark=1)
-    assert rows == [(obs, who, 0, mark) for obs, who, _, mark in expected]
-    row = tiny.rows(folder)[-1]
-    assert (row["takeovers"], row["labels"]) == ("4", "0")
+    options = "--total-timesteps", steps, "--termination", "mask"
+    folder, columns = run_with_expert("Falls-v0", *options)
+    # no step comes after it in which a takeover could start
+    assert columns["rewards"].tolist() == [*ends(0)[: steps - 1], 0]
+    assert columns["terminations"].tolist() == ends(1, 0)[:steps]
+    assert columns["ends"][-1] == 1 and int(tiny.rows(folder)[-1]["global_step"]) == steps
 
 
 def test_a_transition_joins_the_buffer_with_the_step_that_says_what_it_is_worth(monkeypatch):
@@ -169,74 +139,62 @@ def test_a_transition_joins_the_buffer_with_the_step_that_says_what_it_is_worth(
     assert sizes == [step if step % 4 == 0 else step - 1 for step in range(2, 17)]
     for rewards in seen:  # what is learned from is never changed afterwards
         assert rewards == seen[-1][: len(rewards)]
-    assert seen[-1] == [reward for _, _, reward, _ in table(end_reward=0, end_mark=1)]
+    assert seen[-1] == ends(0)
 
 
-def test_demonstrations_have_no_labels_and_count_as_no_takeovers(monkeypatch):
+DEMOS = [
+    ("", -1 / (1 - 0.99**2), 1), ("--termination mask", 0, 1), ("--termination bootstrap", 0, 0),
+    ("--reward task --intervention none", 3, 1),  # plain RLPD keeps the rewards
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "reward", "mark"), DEMOS)
+def test_demonstrations_come_first_and_have_no_labels(monkeypatch, options, reward, mark):
     script_person(monkeypatch, lambda obs: False)
-    tiny.write_demonstrations("test/count-v0", episodes=2, steps=3, env_id="Falls-v0")
-    options = "--demo-episodes", 2, "--dataset-id", "test/count-v0", "--total-timesteps", 4
-    for termination, reward, mark in (
-        ("penalty", -1 / (1 - 0.99**2), 1),
-        ("mask", 0, 1),
-        ("bootstrap", 0, 0),
-    ):
-        folder, columns = run_with_expert("Falls-v0", *options, "--termination", termination)
-        assert len(columns["rewards"]) == 10
-        # the first episode ends with a fall, the other one by time
-        assert columns["rewards"][:6].tolist() == pytest.approx([0, 0, reward, 0, 0, 0])
-        assert columns["terminations"][:6].tolist() == [0, 0, mark, 0, 0, 0]
-        row = tiny.rows(folder)[-1]
-        assert (row["labels"], row["takeovers"], row["expert_steps"]) == ("0", "0", "0")
-        shutil.rmtree("runs")
+    buffers = tiny.write_demonstrations("test/count-v0", episodes=2, steps=3, env_id="Falls-v0")
+    data = "--demo-episodes", 2, "--dataset-id", "test/count-v0", "--total-timesteps", 4
+    folder, columns = run_with_expert("Falls-v0", *data, options)
+    assert len(columns["rewards"]) == 10
+    obs = np.concatenate([buffer.observations[:3, 0] for buffer in buffers])
+    assert columns["obs"][:6].tolist() == obs.tolist()
+    assert columns["ends"].tolist() == [0, 0, 1, 0, 0, 1, 0, 0, 0, 1]
+    # the first episode ends with a fall, the other one by time
+    given = [1, 2, 3, 1, 2, 3] if "task" in options else [0, 0, 0, 0, 0, 0]
+    given[2] = reward
+    assert columns["rewards"][:6].tolist() == pytest.approx(given)
+    assert columns["terminations"][:6].tolist() == [0, 0, mark, 0, 0, 0]
+    row = tiny.rows(folder)[-1]
+    assert {row[name] for name in ("labels", "takeovers", "expert_steps", "flags")} == {"0"}
+    assert row["demo_transitions"] == "6" and not columns["by_expert"].any()
 
 
 # --- who is in control ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [(), ("--intervention", "random")])
-def test_takeover_and_grace_steps(monkeypatch, options):
+@pytest.mark.parametrize("options", ["", "--intervention random"])
+def test_takeover_and_grace_steps_and_their_end_with_the_episode(monkeypatch, options):
     looked = script_person(monkeypatch, lambda obs: True, grace_steps=2)
-    steps = "--max-episode-steps", 9, "--total-timesteps", 7, "--takeover-steps", 3
-    folder, columns = run_with_expert("TimesOut-v0", *options, *steps)
+    steps = "--max-episode-steps 9 --total-timesteps 7 --takeover-steps 3"
+    folder, columns = run_with_expert("TimesOut-v0", options, steps)
     assert looked == [0, 5]
     assert columns["by_expert"].tolist() == [True] * 3 + [False] * 2 + [True] * 2
     assert columns["rewards"].tolist() == [0, 0, 0, 0, -1, 0, 0]
     assert float(tiny.rows(folder)[-1]["intervention_rate"]) == 5 / 7
-
-
-def test_without_grace_takeovers_follow_back_to_back(monkeypatch):
-    looked = script_person(monkeypatch, lambda obs: True)
-    steps = "--max-episode-steps", 9, "--total-timesteps", 6
-    _, columns = run_with_expert("TimesOut-v0", *steps)
-    assert looked == [0, 2, 4]
-    assert columns["by_expert"].all()
-    assert columns["rewards"].tolist() == [0, -1, 0, -1, 0, 0]
-
-
-@pytest.mark.parametrize("options", [(), ("--intervention", "random")])
-def test_a_takeover_and_its_grace_end_with_the_episode(monkeypatch, options):
     looked = script_person(monkeypatch, lambda obs: obs in (2, 101), grace_steps=5)
-    _, columns = run_with_expert(
-        "Falls-v0", *options, "--total-timesteps", 12, "--takeover-steps", 5
-    )
+    steps = "--total-timesteps 12 --takeover-steps 5"
+    _, columns = run_with_expert("Falls-v0", options, steps)
     assert looked == [0, 1, 2, 100, 101, *range(200, 204)]
     assert columns["obs"][columns["by_expert"]].tolist() == [2, 3, 101, 102, 103]
 
 
-def test_the_usual_people_give_a_step_of_grace_and_none():
-    assert (rlif_rlpd.ValueHuman.grace_steps, rlif_rlpd.RandomHuman.grace_steps) == (1, 0)
-
-
-@pytest.mark.parametrize(("rate", "steps"), [(30, 1), (50, 4), (85, 4), (50, 10)])
-def test_random_takeovers_hold_their_share_of_steps(rate, steps):
-    n = 6_000
-    folder, columns = run_with_expert(
-        "TimesOut-v0", "--intervention", "random", "--random-rate", rate, "--takeover-steps", steps,
-        "--total-timesteps", n, "--max-episode-steps", n, "--batch-size", n + 1,
-    )  # fmt: skip
+@pytest.mark.parametrize(("rate", "steps"), [(0.3, 1), (0.5, 4), (0.85, 10)])
+def test_random_takeovers_hold_their_share_of_steps_and_a_fall_costs_their_mean(rate, steps):
+    n = 4_000
+    own = f"--random-rate {rate} --takeover-steps {steps} --total-timesteps {n}"
+    own += f" --intervention random --max-episode-steps {n} --batch-size {n + 1}"
+    folder, columns = run_with_expert("TimesOut-v0", own)
     by_expert = columns["by_expert"].numpy()
-    assert by_expert.mean() == pytest.approx(rate / 100, abs=0.05)
+    assert by_expert.mean() == pytest.approx(rate, abs=0.06)
     row = tiny.rows(folder)[-1]
     assert float(row["intervention_rate"]) == pytest.approx(by_expert.mean())
     assert float(row["flagged_rate"]) == 0
@@ -246,77 +204,78 @@ def test_random_takeovers_hold_their_share_of_steps(rate, steps):
     assert int(row["takeovers"]) == len(starts)
     controlled = [t for start in starts for t in range(start, start + steps) if t < n]
     assert np.flatnonzero(by_expert).tolist() == controlled
+    # -1 / (1 - E[gamma^m]), m steps between two starts
+    args = rlif_rlpd.Args(random_rate=rate, takeover_steps=steps)
+    human = rlif_rlpd.RandomHuman(args, np.random.default_rng(0))
+    assert human.discount == pytest.approx(np.mean(0.99 ** np.diff(starts)), abs=0.01)
+    assert human.grace_steps == 0
 
 
-def test_without_intervention_the_novice_acts_alone():
-    folder = tiny.run(
-        "alone", "--env-id", "Falls-v0", "--intervention", "none", "--reward", "task",
-        "--demo-episodes", 0, "--total-timesteps", 16, "--eval-episodes", 1, "--hidden-sizes", 8,
-    )  # fmt: skip
-    row = tiny.rows(folder)[-1]
-    assert float(row["intervention_rate"]) == float(row["flagged_rate"]) == 0
-    assert (row["expert_steps"], row["takeovers"], row["labels"], row["checks"]) == ("0",) * 4
-
-
-# --- when the person takes over -------------------------------------------------------------------
+# --- when the person takes over, and what they do -------------------------------------------------
 
 
 class Reference:
-    """Acts at 0, and values actions a at s by value(s, a)."""
+    """Acts at 0, with noise, and values actions a at s by value(s, a)."""
 
-    def __init__(self, value):
-        self.value = value
+    def __init__(self, value, noise=0.0):
+        self.value, self.noise = value, noise
 
     def act(self, obs):
-        return torch.zeros(len(obs), 1)
+        return self.noise * torch.randn(len(obs), 1)
 
     def q(self, obs, actions):
         return self.value(obs[:, 0], actions[:, 0])
 
 
-def person(value=None, **options):
+def person(value=None, noise=0.0, **options):
     """A person whose reference acts at 0."""
-    args, rng = rlif_rlpd.Args(**options), np.random.default_rng(0)
-    return rlif_rlpd.ValueHuman(args, Reference(value or (lambda s, a: -a.abs())), rng)
+    reference = Reference(value or (lambda s, a: -a.abs()), noise)
+    return rlif_rlpd.ValueHuman(rlif_rlpd.Args(**options), reference, np.random.default_rng(0))
 
 
 def flags(human, proposal, obs=0.0):
     return human.check(np.full(1, obs, dtype=np.float32), np.full(1, proposal, dtype=np.float32))[0]
 
 
-@pytest.mark.parametrize("level", [100.0, -100.0])
-def test_threshold_is_relative_and_does_not_flip_where_q_is_negative(level):
-    human = person(lambda s, a: level - 10 * a.abs(), intervention_alpha=0.97)
-    assert not flags(human, 0.0)  # as good as the reference
-    assert not flags(human, 0.29)  # 2.9 % worse
-    assert flags(human, 0.31)  # 3.1 % worse
-
-
-@pytest.mark.parametrize("level", [100.0, -100.0])
-def test_a_better_proposal_is_never_flagged(level):
-    human = person(lambda s, a: level + 10 * a.abs(), intervention_alpha=0.97)
-    assert not any(flags(human, proposal) for proposal in np.linspace(0, 1, 11))
-
-
-def test_delta_is_added_to_the_relative_threshold():
-    options = {"intervention_alpha": 0.97, "intervention_delta": 4.0}
+def test_what_is_flagged_is_worse_than_the_references_action_by_more_than_the_margin():
+    for level in (100.0, -100.0):  # the margin is relative, and does not flip where Q is negative
+        human = person(lambda s, a, level=level: level - 10 * a.abs(), intervention_alpha=0.97)
+        assert not flags(human, 0.0)  # as good as the reference
+        assert not flags(human, 0.29) and flags(human, 0.31)  # 2.9 % and 3.1 % worse
+        human = person(lambda s, a, level=level: level + 10 * a.abs(), intervention_alpha=0.97)
+        assert not any(flags(human, proposal) for proposal in np.linspace(0, 1, 11))  # better ones
+    options = {"intervention_alpha": 0.97, "intervention_delta": 4.0}  # which is added
     human = person(lambda s, a: 100 - 10 * a.abs(), **options)
     assert not flags(human, 0.69) and flags(human, 0.71)
     human = person(lambda s, a: -10 * a.abs(), **options | {"intervention_alpha": 1.0})
     assert not flags(human, 0.39) and flags(human, 0.41)
-
-
-def test_the_reference_judges_at_the_observed_state():
+    # at the observed state, by what the reference draws
     human = person(lambda s, a: 100 - 10 * (a - s).abs(), intervention_alpha=0.99)
-    assert not flags(human, 0.5, obs=0.5)
-    assert flags(human, 0.5, obs=-0.5)
+    assert not flags(human, 0.5, obs=0.5) and flags(human, 0.5, obs=-0.5)
+    human = person(noise=1.0, intervention_alpha=1.0)
+    flagged = np.mean([flags(human, 0.5) for _ in range(4_000)])
+    assert flagged == pytest.approx(norm.cdf(0.5) - norm.cdf(-0.5), abs=0.03)  # it draws better
 
 
-@pytest.mark.parametrize(("proposal", "rate"), [(1.0, 0.8), (0.0, 0.2)])
-def test_takeover_with_probability_beta_if_flagged_and_one_minus_beta_if_not(proposal, rate):
-    human = person(intervention_beta=0.8)
-    obs, action = np.zeros(1, dtype=np.float32), np.array([proposal], dtype=np.float32)
-    flagged, started, steps = zip(*(human.check(obs, action) for _ in range(5_000)))
-    assert set(flagged) == {proposal == 1.0}
-    assert set(zip(started, steps)) == {(True, 4), (False, 0)}
-    assert np.mean(started) == pytest.approx(rate, abs=0.025)  # 4 sigma
+def test_takeover_with_probability_beta_if_flagged_and_one_minus_beta_if_not():
+    human, obs = person(intervention_beta=0.8), np.zeros(1, dtype=np.float32)
+    for proposal, rate in ((1.0, 0.8), (0.0, 0.2)):
+        checks = (human.check(obs, np.full(1, proposal, np.float32)) for _ in range(5_000))
+        flagged, started, steps = zip(*checks)
+        assert set(flagged) == {proposal == 1.0} and human.grace_steps == 1
+        assert set(zip(started, steps)) == {(True, 4), (False, 0)}
+        assert np.mean(started) == pytest.approx(rate, abs=0.025)  # 4 sigma
+    # a fall costs as much as takeovers for ever, of four steps and one of grace
+    assert human.discount == pytest.approx(0.99**5)
+
+
+@pytest.mark.parametrize("kind", ["value", "random"])
+def test_who_takes_over_does_not_their_mean_but_what_they_draw(monkeypatch, kind):
+    script_person(monkeypatch, lambda obs: True, grace_steps=int(kind == "value"))
+    options = "--total-timesteps 1000 --max-episode-steps 1000 --batch-size 2000"
+    options += " --takeover-steps 4" + " --intervention random" * (kind == "random")
+    _, columns = run_with_expert("TimesOut-v0", options, bias=0.5, noise=0.1)
+    by_expert = np.arange(1_000) % 5 < 4 if kind == "value" else np.ones(1_000, dtype=bool)
+    drawn = np.arctanh(columns["actions"].numpy()[by_expert])
+    assert drawn.mean() == pytest.approx(0.5, abs=0.02)
+    assert drawn.std() == pytest.approx(0.1, rel=0.1)

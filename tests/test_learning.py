@@ -1,32 +1,26 @@
 """That it learns: seconds of training on a point that runs away from 0."""
 
-import csv
-
 import torch
 
 import rlif_rlpd
 from experts import load_expert
 from tests import tiny
 
-OPTIONS = (
-    "--demo-episodes", 0, "--eval-episodes", 10, "--batch-size", 64, "--hidden-sizes", 32, 32,
-    "--num-qs", 2, "--num-threads", 1, "--gamma", 0.9, "--learning-rate", 4e-3, "--tau", 0.04,
-)  # fmt: skip
+OPTIONS = "--demo-episodes 0 --eval-episodes 10 --batch-size 64 --hidden-sizes 32 32 --num-qs 2"
+OPTIONS += " --gamma 0.9 --learning-rate 4e-3 --tau 0.04 --precision float32"
 
 
-def returns(folder):
-    """The mean return, out of 50, of every evaluation with the mean action."""
-    return [float(row["return_mean"]) for row in csv.DictReader((folder / "eval.csv").open())]
+def column(folder, name="return_mean"):
+    """A column of all evaluations; the mean return is out of 50."""
+    return [float(row[name]) for row in tiny.rows(folder)]
 
 
 def final_return(termination):
     # takeovers at random say nothing of falling: what differs is what an episode's end is worth
     expert = tiny.write_expert("expert.safetensors", [[-2.0, 0.0]], noise=0.3)
-    folder = tiny.run(
-        termination, *OPTIONS, "--env-id", "Point-v0", "--intervention", "random", "--random-rate", 30,
-        "--termination", termination, "--total-timesteps", 600, "--eval-frequency", 600, "--expert", expert,
-    )  # fmt: skip
-    return returns(folder)[-1]
+    own = f"--env-id Point-v0 --termination {termination} --expert {expert} --random-rate 0.3"
+    own += " --intervention random --total-timesteps 600 --eval-frequency 600"
+    return column(tiny.run(termination, OPTIONS, own))[-1]
 
 
 def test_the_suicide_trap_with_masked_ends_the_agent_learns_to_fall():
@@ -63,12 +57,10 @@ def test_learns_from_interventions_to_be_much_better_than_the_expert():
         while not ended:
             obs, reward, _, ended, _ = env.step(expert.act(obs[None])[0].numpy())
             own += reward / 5
-    folder = tiny.run(
-        "rlif", *OPTIONS, "--env-id", "Walled-v0", "--expert", bad, "--reference", good,
-        "--intervention-alpha", 1, "--intervention-delta", 0.3, "--takeover-steps", 1,
-        "--total-timesteps", 1_400, "--eval-frequency", 350, "--hidden-sizes", 64,
-    )  # fmt: skip
+    options = f"--env-id Walled-v0 --expert {bad} --reference {good} --intervention-alpha 1"
+    options += " --intervention-delta 0.3 --takeover-steps 1 --total-timesteps 1400"
+    folder = tiny.run("rlif", OPTIONS, options, "--eval-frequency 350 --hidden-sizes 64")
     assert own < 10  # of 50
-    assert returns(folder)[-1] > own + 20
-    flagged = [float(row["flagged_rate"]) for row in csv.DictReader((folder / "eval.csv").open())]
-    assert flagged[-1] < flagged[0] / 2
+    assert column(folder)[-1] > own + 20
+    flagged = column(folder, "flagged_rate")
+    assert flagged[-1] < flagged[1] / 2

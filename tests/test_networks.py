@@ -1,129 +1,188 @@
-"""Networks and updates against plain loops, torch.distributions and sums written out by hand."""
+"""Networks and updates of rlif_rlpd.py against a loop in float64, written from RLPD's equations."""
 
-import copy
-import functools
 import math
 
 import pytest
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import rlif_rlpd
-from experts import load_checkpoint
 from tests import tiny
 
-OBS, ACT, BATCH = 3, 2, 5
+OBS, ACT, BATCH, HIDDEN = 3, 2, 7, (16, 8)
 
 
-def single_critics(qf):
-    """The members of a QEnsemble as plain sequences of nn.Linear, nn.LayerNorm and ReLU."""
-    critics = []
-    for n in range(len(qf.weights[0])):
-        layers = []
-        for i, (weight, bias) in enumerate(zip(qf.weights, qf.biases)):
-            linear = nn.Linear(*weight.shape[1:])
-            linear.weight.data = weight[n].T.detach().clone()
-            linear.bias.data = bias[n, 0].detach().clone()
-            layers.append(linear)
-            if i < len(qf.weights) - 1:
-                layers.append(nn.LayerNorm(weight.shape[2]))
-                layers[-1].weight.data = qf.norm_weights[i][n, 0].detach().clone()
-                layers[-1].bias.data = qf.norm_biases[i][n, 0].detach().clone()
-            layers.append(nn.ReLU())
-        critics.append(nn.Sequential(*layers[:-1]))
-    return critics
+def learner(**options):
+    """An agent, a batch with rewards of -1 and 0, ends and various discounts, noise and members."""
+    usual = {"hidden_sizes": HIDDEN, "num_qs": 3, "gamma": 0.9, "tau": 0.1, "precision": "float32"}
+    args = rlif_rlpd.Args(**usual | options)
+    agent = rlif_rlpd.Agent(OBS, ACT, args, torch.device("cpu"))
+    for network in (agent.qf, agent.qf_target):  # at 1 and 0 they could be mixed up
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    for network in (agent.actor, agent.qf, agent.qf_target):
+        network.obs_mean.copy_(torch.tensor([0.3, -1.0, 0.5]))
+        network.obs_std.copy_(torch.tensor([0.5, 2.0, 1.5]))
+    batch = {
+        "obs": torch.randn(BATCH, OBS), "actions": torch.rand(BATCH, ACT) * 2 - 1,
+        "rewards": torch.tensor([0.0, -1, 0, -1, 0, -1.9, 0]),
+        "next_obs": torch.randn(BATCH, OBS), "terminations": torch.tensor([0.0, 0, 1, 1, 0, 0, 0]),
+        "discounts": torch.tensor([0.9, 0.9, 0.9, 0.81, 0.81, 0.729, 0.729]),
+    }  # fmt: skip
+    return agent, batch, torch.randn(BATCH, ACT), torch.tensor([2, 0])
 
 
-def ensemble(num_qs=4):
-    qf = rlif_rlpd.QEnsemble(OBS, ACT, (16, 8), num_qs)
-    for parameter in [*qf.norm_weights, *qf.norm_biases]:
-        parameter.data += 0.3 * torch.randn_like(parameter)  # at 1 and 0 they could be mixed up
-    qf.obs_mean.normal_()
-    qf.obs_std.uniform_(0.5, 2)
-    return qf
+# --- float64, one sample and one critic at a time -------------------------------------------------
 
 
-def test_batched_critics_are_a_loop_of_single_ones():
-    qf = ensemble()
-    critics = single_critics(qf)
-    assert len(qf.norm_weights) == 2
-    obs = torch.randn(BATCH, OBS, requires_grad=True)
-    actions = torch.randn(BATCH, ACT, requires_grad=True)
-    weights = torch.randn(4, BATCH)  # every member and sample pulls differently
-
-    batched = qf(obs, actions)
-    inputs = torch.cat([(obs - qf.obs_mean) / qf.obs_std, actions], 1)
-    looped = torch.stack([critic(inputs).squeeze(1) for critic in critics])
-    torch.testing.assert_close(batched, looped)
-
-    slopes = [
-        torch.autograd.grad((q * weights).sum(), [obs, actions], retain_graph=True)
-        for q in (batched, looped)
-    ]
-    torch.testing.assert_close(*slopes)
-    (batched * weights).sum().backward()
-    (looped * weights).sum().backward()
-    for n, critic in enumerate(critics):
-        linears = [layer for layer in critic if isinstance(layer, nn.Linear)]
-        norms = [layer for layer in critic if isinstance(layer, nn.LayerNorm)]
-        for i, linear in enumerate(linears):
-            torch.testing.assert_close(qf.weights[i].grad[n], linear.weight.grad.T)
-            torch.testing.assert_close(qf.biases[i].grad[n, 0], linear.bias.grad)
-        for i, norm in enumerate(norms):
-            torch.testing.assert_close(qf.norm_weights[i].grad[n, 0], norm.weight.grad)
-            torch.testing.assert_close(qf.norm_biases[i].grad[n, 0], norm.bias.grad)
+def doubles(module):
+    """The parameters and buffers of a module as leaves in float64."""
+    return {
+        name: values.detach().double().requires_grad_(values.is_floating_point())
+        for name, values in module.state_dict().items()
+    }
 
 
-def test_chosen_members_alone():
-    qf = ensemble()
-    obs, actions, members = torch.randn(BATCH, OBS), torch.randn(BATCH, ACT), torch.tensor([3, 1])
-    torch.testing.assert_close(qf(obs, actions, members), qf(obs, actions)[members])
+def policy(p, obs):
+    """Mean and standard deviation before the tanh: (O,) -> (A,) each."""
+    x = (obs - p["obs_mean"]) / p["obs_std"]
+    for i in range(len(HIDDEN)):
+        x = torch.relu(p[f"layers.{i}.weight"] @ x + p[f"layers.{i}.bias"])
+    log_std = p["log_std.weight"] @ x + p["log_std.bias"]
+    return p["mean.weight"] @ x + p["mean.bias"], log_std.clamp(-20, 2).exp()
 
 
-def test_every_network_sees_standardised_observations():
-    agent, _ = learner()
-    obs = torch.randn(500, OBS) * torch.tensor([5.0, 0.1, 0.0]) + 3  # the last one is constant
-    plain = copy.deepcopy(agent)
-    agent.standardize(obs)
-    seen = (obs - 3) / torch.tensor([5.0, 0.1, 1.0])
-    actions = torch.zeros(500, ACT)
-    torch.testing.assert_close(agent.actor(obs)[0], plain.actor(seen)[0], atol=0.1, rtol=0)
-    torch.testing.assert_close(agent.qf(obs, actions), plain.qf(seen, actions), atol=0.1, rtol=0)
-    torch.testing.assert_close(
-        agent.qf_target(obs, actions), plain.qf_target(seen, actions), atol=0.1, rtol=0
-    )
+def value(p, n, obs, action):
+    """Critic number n: (O,), (A,) -> a number."""
+    x = torch.cat([(obs - p["obs_mean"]) / p["obs_std"], action])
+    for i in range(len(HIDDEN)):
+        x = x @ p[f"weights.{i}"][n] + p[f"biases.{i}"][n, 0]
+        x = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
+        x = torch.relu(x * p[f"norm_weights.{i}"][n, 0] + p[f"norm_biases.{i}"][n, 0])
+    return (x @ p[f"weights.{len(HIDDEN)}"][n] + p[f"biases.{len(HIDDEN)}"][n, 0])[0]
 
 
-@pytest.mark.parametrize("standardize", ["--standardize-obs", "--no-standardize-obs"])
-def test_in_a_run_all_networks_see_observations_as_the_demonstrations_say(standardize, tmp_path):
-    tiny.write_demonstrations("test/walled-v0", episodes=2, steps=10, env_id="Walled-v0")
-    expert = tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]])
-    folder = tiny.run(
-        "a", "--env-id", "Walled-v0", "--intervention", "random", "--dataset-id", "test/walled-v0",
-        "--demo-episodes", 2, "--total-timesteps", 10, "--eval-episodes", 1, "--hidden-sizes", 8,
-        "--num-threads", 1, "--batch-size", 8, "--expert", expert, standardize,
-    )  # fmt: skip
-    kept = load_checkpoint(folder / "checkpoint.pt")["kept"]
-    obs, plain = kept["rb"]["obs"][:20], standardize == "--no-standardize-obs"
-    mean, std = (torch.zeros(2), torch.ones(2)) if plain else (obs.mean(0), obs.std(0))
-    for network in ("actor", "qf", "qf_target"):
-        torch.testing.assert_close(kept["agent"][f"{network}.obs_mean"], mean)
-        torch.testing.assert_close(kept["agent"][f"{network}.obs_std"], std)
+def expected_gradients(agent, batch, noise, members):
+    """All gradients, of critics and actor, the targets, (B,), and the mean loss of a critic."""
+    args, batch = agent.args, {name: values.double() for name, values in batch.items()}
+    qf, target_qf, actor = (doubles(m) for m in (agent.qf, agent.qf_target, agent.actor))
+    log_alpha = agent.log_alpha.detach().double().requires_grad_()
+    critic_loss, actor_loss, entropy, held, targets = 0.0, 0.0, 0.0, 0.0, []
+    shown = round(args.offline_ratio * BATCH)
+    for b in range(BATCH):
+        one = {name: values[b] for name, values in batch.items()}
+        mean, std = policy(actor, one["next_obs"])
+        action = torch.tanh(mean + std * noise[b])
+        next_q = min(value(target_qf, n, one["next_obs"], action).item() for n in members)
+        target = one["rewards"] + one["discounts"] * (1 - one["terminations"]) * next_q
+        if args.reward != "task":
+            target = target.clamp(-1 / (1 - args.gamma), 0)
+        targets.append(target.item())
+        for n in range(args.num_qs):
+            error = value(qf, n, one["obs"], one["actions"]) - target.detach()
+            critic_loss = critic_loss + error**2 / BATCH
+        mean, std = policy(actor, one["obs"])
+        tanh = TanhTransform(cache_size=1)
+        action = tanh(mean + std * noise[b])
+        log_prob = TransformedDistribution(Normal(mean, std), tanh).log_prob(action).sum()
+        frozen = {name: values.detach() for name, values in qf.items()}
+        q = sum(value(frozen, n, one["obs"], action) for n in range(args.num_qs)) / args.num_qs
+        actor_loss = actor_loss + (log_alpha.exp().detach() * log_prob - q) / BATCH
+        entropy = entropy - log_prob.detach() / BATCH
+        if b < shown:
+            held = held + (mean.tanh() - one["actions"]).pow(2).sum() / shown
+    loss = actor_loss + args.bc_weight * held + log_alpha.exp()[0] * (entropy + ACT)
+    critic = torch.autograd.grad(critic_loss, [qf[n] for n, _ in agent.qf.named_parameters()])
+    names = [name for name, _ in agent.actor.named_parameters()]
+    rest = torch.autograd.grad(loss, [*(actor[name] for name in names), log_alpha])
+    return [*critic, *rest], targets, critic_loss.item() / args.num_qs
 
 
-def test_members_begin_different():
-    q = ensemble()(torch.randn(BATCH, OBS), torch.randn(BATCH, ACT))
-    assert (q.std(0) > 1e-3).all()
+CASES = [
+    ({}, -2.0),  # targets within [-10, 0]
+    ({}, 2.0), ({"reward": "none"}, -20.0),  # some are clipped to 0, some to -1 / (1 - gamma)
+    ({"reward": "task"}, 2.0),  # never
+    ({"bc_weight": 3.0, "offline_ratio": 0.4}, -2.0), ({"num_min_qs": 1, "num_qs": 5}, -2.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "shift"), CASES, ids=str)
+def test_gradients_are_those_of_a_loop_in_float64(options, shift):
+    agent, batch, noise, members = learner(**options)
+    agent.qf_target.biases[-1].data += shift
+    agent.log_alpha.data.fill_(math.log(0.5))
+    members = members[: agent.args.num_min_qs]
+    expected, targets, loss = expected_gradients(agent, batch, noise, members)
+    inside = [-10 < target < 0 for target in targets]
+    assert all(inside) if shift == -2.0 and not targets.count(0.0) else not all(inside)
+    losses, found = agent.critic_gradients(batch, noise, members)
+    assert losses["qf_loss"].item() == pytest.approx(loss, rel=1e-4)
+    found = [*found, *agent.actor_gradients(batch, noise)[1]]
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected):
+        assert (a - b).abs().max() <= 1e-4 * b.abs().max() + 1e-6
+
+
+def test_an_update_draws_noise_and_members_anew_and_the_actor_learns_on_the_last_batch():
+    agent, batch, *_ = learner()
+    seen = {"critics": [], "actor": []}
+    critics, actor = agent.critic_gradients, agent.actor_gradients
+    agent.critic_gradients = lambda *x: seen["critics"].append(x) or critics(*x)
+    agent.actor_gradients = lambda *x: seen["actor"].append(x) or actor(*x)
+    batches = {name: torch.stack([v, v.flip(0), v.roll(1, 0)]) for name, v in batch.items()}
+    for _ in range(100):
+        agent.update(batches, 0.0)
+    assert (len(seen["critics"]), len(seen["actor"])) == (300, 100)
+    for i, (given, *_) in enumerate(seen["critics"]):
+        assert all(torch.equal(given[name], batches[name][i % 3]) for name in batches)
+    for given, _ in seen["actor"]:
+        assert all(torch.equal(given[name], batches[name][2]) for name in batches)
+    for calls in seen.values():
+        noise = torch.stack([call[1] for call in calls])
+        assert abs(noise.mean()) < 0.1 and noise.std().item() == pytest.approx(1, abs=0.1)
+    drawn = [tuple(sorted(call[2].tolist())) for call in seen["critics"]]
+    assert {drawn.count(pair) > 60 for pair in ((0, 1), (0, 2), (1, 2))} == {True}
+    assert len(set(drawn)) == 3  # pairs of two different members
+
+
+def test_the_target_of_a_hand_made_batch_is_distributed_as_the_policy_at_next_obs():
+    """The policy's mean is the observation's, its deviation 1 / e; Q(s, a) is a_0, or 0 of now."""
+    agent, batch, *_ = learner(reward="task", num_qs=1, num_min_qs=1)
+    agent.actor.forward = lambda obs, *_: (obs[:, :2], obs[:, :2] * 0 - 1)
+    agent.qf_target.forward = lambda obs, actions, *_: actions[None, :, 0]
+    nothing = sum(parameter.sum() * 0 for parameter in agent.qf.parameters())
+    agent.qf.forward = lambda obs, actions, **_: nothing + actions[None, :, 0] * 0
+    n = 20_000
+    batch = {name: values[:1].expand(n, *values.shape[1:]) for name, values in batch.items()}
+    batch |= {"obs": torch.full((n, OBS), 5.0), "next_obs": torch.full((n, OBS), -0.5)}
+    draws = torch.tanh(-0.5 + math.exp(-1) * torch.randn(100_000))
+    expected = (0.9 * draws).pow(2).mean().item()
+    assert expected > 1.15 * (0.9 * math.tanh(0.5)) ** 2  # of mean actions
+    assert agent.update_critics(batch)["qf_loss"].item() == pytest.approx(expected, rel=0.04)
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+def test_critics_are_batched_chosen_and_begin_different():
+    agent, batch, _, members = learner()
+    obs, actions = batch["obs"], batch["actions"]
+    q, p = agent.qf(obs, actions), doubles(agent.qf)
+    for n in range(3):
+        looped = [value(p, n, o, a).item() for o, a in zip(obs.double(), actions.double())]
+        assert q[n].tolist() == pytest.approx(looped, abs=1e-4)
+    torch.testing.assert_close(agent.qf(obs, actions, members), q[members])
+    fresh = rlif_rlpd.Agent(OBS, ACT, rlif_rlpd.Args(), torch.device("cpu"))
+    assert (fresh.qf(obs, actions).std(0) > 1e-3).all()
+    for target, parameter in zip(fresh.qf_target.parameters(), fresh.qf.parameters()):
+        assert torch.equal(target, parameter) and target.data_ptr() != parameter.data_ptr()
 
 
 @pytest.mark.parametrize("mean", [0.0, 2.0, 10.0, -10.0, 50.0])
 def test_log_probabilities_of_the_tanh_gaussian(mean):
     actor = rlif_rlpd.Actor(OBS, ACT, (16,))
     actor.mean.bias.data += mean
-    obs = torch.randn(200, OBS)
-    noise = torch.randn(200, ACT)
+    obs, noise = torch.randn(200, OBS), torch.randn(200, ACT)
     actions, log_prob = actor.sample(obs, noise)
     means, log_stds, noise = (x.double() for x in (*actor(obs), noise))
     tanh = TanhTransform(cache_size=1)  # remembers u, which tanh(u) = 1.0 would not give back
@@ -132,249 +191,58 @@ def test_log_probabilities_of_the_tanh_gaussian(mean):
     expected = density.log_prob(expected_actions).sum(-1)
     torch.testing.assert_close(actions.double(), expected_actions, atol=1e-6, rtol=0)
     torch.testing.assert_close(log_prob.double(), expected, atol=1e-4, rtol=1e-5)
-
-
-def test_log_probabilities_and_their_gradients_stay_finite_far_out():
-    actor = rlif_rlpd.Actor(OBS, ACT, (16,))
-    actor.mean.bias.data += 1e3
-    _, log_prob = actor.sample(torch.randn(BATCH, OBS), torch.randn(BATCH, ACT))
+    actor.mean.bias.data += 1e3  # far out all stays finite
+    _, log_prob = actor.sample(obs, noise.float())
     log_prob.sum().backward()
     assert log_prob.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in actor.parameters())
 
 
 def test_executed_actions_are_samples_or_the_mean_kept_off_the_edges():
-    actor = rlif_rlpd.Actor(OBS, ACT, (16,))
-    obs = torch.randn(BATCH, OBS)
+    actor, obs = rlif_rlpd.Actor(OBS, ACT, (16,)), torch.randn(BATCH, OBS)
     mean = actor(obs)[0].tanh().detach()
     torch.testing.assert_close(torch.from_numpy(actor.act(obs.numpy(), deterministic=True)), mean)
-    torch.manual_seed(3)
-    executed = actor.act(obs.numpy())
-    torch.manual_seed(3)
-    sampled = actor.sample(obs, torch.randn(BATCH, ACT))[0].detach()
-    torch.testing.assert_close(torch.from_numpy(executed), sampled)
+    one = obs[:1].expand(4_000, OBS)
+    means, log_stds = (x[0].detach() for x in actor(one))
+    drawn = torch.from_numpy(actor.act(one.numpy())).atanh()
+    torch.testing.assert_close(drawn.mean(0), means, atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.std(0), log_stds.exp(), atol=0, rtol=0.1)
     actor.mean.bias.data += 100
-    assert actor.act(obs.numpy()) == pytest.approx(0.999)
-    assert actor.act(obs.numpy(), True) == pytest.approx(0.999)
+    for deterministic in (True, False):
+        assert actor.act(obs.numpy(), deterministic) == pytest.approx(0.999)
 
 
-# --- updates --------------------------------------------------------------------------------------
+# --- steps ----------------------------------------------------------------------------------------
 
 
-def learner(**options):
-    """An agent and a batch with rewards -1 and 0 and one termination."""
-    usual = {"hidden_sizes": (16,), "num_qs": 3, "num_min_qs": 3, "gamma": 0.9, "tau": 0.1}
-    options = usual | options
-    agent = rlif_rlpd.Agent(OBS, ACT, rlif_rlpd.Args(**options), torch.device("cpu"))
-    agent.set_learning_rate(0.0)
-    for parameter in agent.qf_target.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)  # its own values, not the critics'
-    batch = {
-        "obs": torch.randn(BATCH, OBS),
-        "actions": torch.rand(BATCH, ACT) * 2 - 1,
-        "rewards": torch.tensor([0.0, -1.0, 0.0, -1.0, 0.0]),
-        "next_obs": torch.randn(BATCH, OBS),
-        "terminations": torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]),
-    }
-    return agent, batch
-
-
-def fix_next_actions(agent, monkeypatch):
-    """Let the actor draw the same actions with the same log-probabilities every time."""
-    actions, log_prob = torch.rand(BATCH, ACT) * 2 - 1, torch.randn(BATCH)
-    monkeypatch.setattr(agent.actor, "sample", lambda obs, noise, bf16: (actions, log_prob))
-    return actions, log_prob
-
-
-def check_critic_update(agent, batch, target):
-    """The gradient and the loss are those of the squared error to this target."""
-    qf = copy.deepcopy(agent.qf)
-    error = (qf(batch["obs"], batch["actions"]) - target).pow(2).mean(1)  # (N,)
-    error.sum().backward()
-    losses = agent.update_critics(batch)
-    for parameter, expected in zip(agent.qf.parameters(), qf.parameters()):
-        torch.testing.assert_close(parameter.grad, expected.grad)
-    torch.testing.assert_close(losses["qf_loss"], error.mean().detach())
-
-
-@pytest.mark.parametrize("reward", ["intervention", "none", "task"])
-def test_critic_target_by_hand(monkeypatch, reward):
-    agent, batch = learner(reward=reward)
-    agent.qf_target.biases[-1].data -= 1  # into [-10, 0], where nothing is clipped
-    next_actions, _ = fix_next_actions(agent, monkeypatch)
-    target = []
-    for b in range(BATCH):
-        next_obs, action = batch["next_obs"][b : b + 1], next_actions[b : b + 1]
-        value = min(agent.qf_target(next_obs, action)[:, 0].tolist())  # without an entropy bonus
-        assert -10 < value < 0
-        ended = b in (2, 3)
-        target.append(batch["rewards"][b].item() + (0 if ended else 0.9 * value))
-    check_critic_update(agent, batch, torch.tensor(target))
-
-
-@pytest.mark.parametrize("reward", ["intervention", "none"])
-@pytest.mark.parametrize(("shift", "clipped_to"), [(100.0, 0.0), (-100.0, -10.0)])
-def test_targets_lie_in_what_intervention_rewards_can_sum_to(
-    monkeypatch, reward, shift, clipped_to
-):
-    agent, batch = learner(reward=reward)
-    fix_next_actions(agent, monkeypatch)
-    agent.qf_target.biases[-1].data += shift
-    target = torch.full((BATCH,), clipped_to)
-    target[2], target[3] = 0.0, -1.0  # the terminated ones are worth their reward
-    check_critic_update(agent, batch, target)
-
-
-@pytest.mark.parametrize("shift", [100.0, -100.0])
-def test_targets_of_task_rewards_are_not_clipped(monkeypatch, shift):
-    agent, batch = learner(reward="task")
-    next_actions, _ = fix_next_actions(agent, monkeypatch)
-    agent.qf_target.biases[-1].data += shift
-    next_q = agent.qf_target(batch["next_obs"], next_actions).min(0).values
-    target = batch["rewards"] + 0.9 * (1 - batch["terminations"]) * next_q
-    check_critic_update(agent, batch, target)
-
-
-def test_target_takes_the_minimum_of_a_random_subset(monkeypatch):
-    agent, batch = learner(num_qs=3, num_min_qs=2, reward="task")
-    shifts = torch.tensor([0.0, 5.0, 10.0])  # a known order
-    agent.qf_target.biases[-1].data += shifts[:, None, None]
-    batch = {name: values[:1] for name, values in batch.items()}
-    next_actions = torch.zeros(1, ACT)
-    drawn = next_actions, torch.zeros(1)
-    monkeypatch.setattr(agent.actor, "sample", lambda obs, noise, bf16: drawn)
-    seen = []
-    for _ in range(60):
-        q = agent.qf(batch["obs"], batch["actions"]).detach()
-        next_q = agent.qf_target(batch["next_obs"], next_actions)
-        # one loss for each member that may have been the minimum
-        losses = (q - 0.9 * next_q.T).pow(2).mean(0)
-        seen.append((losses - agent.update_critics(batch)["qf_loss"]).abs().argmin().item())
-    # of the three pairs two hold the lowest member and one the middle one
-    assert set(seen) == {0, 1} and seen.count(0) > seen.count(1)
-
-
-def test_target_network_moves_by_tau():
-    agent, batch = learner(tau=0.1)
-    before = [parameter.clone() for parameter in agent.qf_target.parameters()]
+def test_a_step_moves_what_it_should_and_nothing_else():
+    agent, batch, *_ = learner(tau=0.1)
+    before = {name: values.clone() for name, values in agent.state_dict().items()}
     agent.update_critics(batch)
-    assert all(parameter.grad is None for parameter in agent.qf_target.parameters())
-    for target, old, new in zip(agent.qf_target.parameters(), before, agent.qf.parameters()):
-        torch.testing.assert_close(target, 0.9 * old + 0.1 * new.detach())
+    for name, values in agent.state_dict().items():
+        moved = not torch.equal(values, before[name])
+        assert moved == (name.startswith("qf") and "obs_" not in name), name
+        if name.startswith("qf_target") and moved:
+            new = agent.state_dict()[name.replace("qf_target", "qf")]
+            torch.testing.assert_close(values, 0.9 * before[name] + 0.1 * new)
+    agent.update({name: values[None] for name, values in batch.items()}, 0.0)
+    for name, values in agent.state_dict().items():
+        assert torch.equal(values, before[name]) == ("obs_" in name), name
 
 
-def test_target_network_begins_as_a_copy():
-    agent = rlif_rlpd.Agent(OBS, ACT, rlif_rlpd.Args(), torch.device("cpu"))
-    for target, parameter in zip(agent.qf_target.parameters(), agent.qf.parameters()):
-        assert torch.equal(target, parameter) and target.data_ptr() != parameter.data_ptr()
-
-
-def test_actor_update_climbs_the_mean_critic_and_leaves_the_critics_alone():
-    agent, batch = learner()
-    agent.log_alpha.data.fill_(math.log(0.5))
-    before, actor = copy.deepcopy(agent.qf.state_dict()), copy.deepcopy(agent.actor)
-    torch.manual_seed(5)
-    actions, log_prob = actor.sample(batch["obs"], torch.randn(BATCH, ACT))
-    (0.5 * log_prob - agent.qf(batch["obs"], actions).mean(0)).mean().backward()
-    agent.qf.zero_grad()
-    torch.manual_seed(5)
-    agent.update_actor(batch)
-    for parameter, expected in zip(agent.actor.parameters(), actor.parameters()):
-        torch.testing.assert_close(parameter.grad, expected.grad)
-        assert not torch.equal(parameter, expected)  # and a step was taken
-    assert all(torch.equal(value, before[name]) for name, value in agent.qf.state_dict().items())
-    gradients = [parameter.grad for parameter in agent.qf.parameters()]
-    assert not any(gradient is not None and gradient.any() for gradient in gradients)
-    agent.update_critics(batch)  # which still learn after it
-    assert not torch.equal(agent.qf.weights[0], before["weights.0"])
-
-
-def test_the_actor_is_held_to_the_demonstrations_alone():
-    gradients = []
-    for weight in (0.0, 3.0):
-        torch.manual_seed(5)  # the same learner, batch and noise
-        agent, batch = learner(bc_weight=weight, offline_ratio=0.4)
-        gradients.append(agent.actor_gradients(batch, torch.randn(BATCH, ACT))[1])
-    n = 2  # of 5
-    distances = agent.actor(batch["obs"][:n])[0].tanh() - batch["actions"][:n]
-    (3.0 * distances.pow(2).sum() / n).backward()
-    for parameter, without, held in zip(agent.actor.parameters(), *gradients):
-        expected = torch.zeros_like(without) if parameter.grad is None else parameter.grad
-        torch.testing.assert_close(held - without, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_the_critics_learn_on_every_minibatch_and_the_actor_on_the_last_alone(monkeypatch):
-    agent, batch = learner()
-    three = {name: [values, values.flip(0), values.roll(1, 0)] for name, values in batch.items()}
-    batches = {name: torch.stack(values) for name, values in three.items()}
-    seen = []
-
-    def update(name, batch):
-        seen.append((name, batch))
-        return {name: len(seen)}
-
-    for name in ("critics", "actor"):
-        monkeypatch.setattr(agent, f"update_{name}", functools.partial(update, name))
-    assert agent.update(batches) == {"critics": 3, "actor": 4}
-    assert [name for name, _ in seen] == ["critics"] * 3 + ["actor"]
-    for (_, given), g in zip(seen, (0, 1, 2, 2)):
-        assert all(torch.equal(given[name], values[g]) for name, values in batches.items())
-
-
-@pytest.mark.parametrize(("target_entropy", "sign"), [(-100.0, -1), (100.0, 1)])
-def test_temperature_moves_towards_the_target_entropy(target_entropy, sign):
-    agent, batch = learner(target_entropy=target_entropy)
-    before = agent.log_alpha.item()
-    agent.update_actor(batch)
-    assert sign * (agent.log_alpha.item() - before) > 0
-
-
-def test_default_target_entropy_is_minus_half_the_action_size():
-    agent, batch = learner()
-    agent.log_alpha.data.fill_(math.log(0.5))
-    entropy = agent.update_actor(batch)["entropy"]
-    # d/d log_alpha of alpha * (entropy - target)
-    torch.testing.assert_close(agent.log_alpha.grad.sum(), 0.5 * (entropy + ACT / 2))
-
-
-def learning_rates(agent):
-    """Those of actor and critics."""
-    optimizers = agent.actor_optimizer, agent.qf_optimizer
-    return [optimizer.param_groups[0]["lr"].item() for optimizer in optimizers]
-
-
-def test_learning_rate_falls_linearly_over_the_second_half():
-    agent, _ = learner(learning_rate=1e-3, final_lr_fraction=0.1)
-    rates = []
-    for progress in (0, 0.5, 0.75, 1):
-        agent.set_learning_rate(progress)
-        rates.append(learning_rates(agent))
-    expected = [[rate, rate] for rate in (1e-3, 1e-3, 0.55e-3, 0.1e-3)]
-    torch.testing.assert_close(torch.tensor(rates), torch.tensor(expected))
-
-
-def test_a_loaded_optimizer_still_has_the_learning_rate_that_is_set():
-    agent, _ = learner(learning_rate=1e-3, final_lr_fraction=0.1)
-    for optimizer in (agent.actor_optimizer, agent.qf_optimizer):
-        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    agent.set_learning_rate(1)
-    assert learning_rates(agent) == pytest.approx([0.1e-3] * 2)
-
-
-def test_every_update_of_a_run_has_the_learning_rate_of_its_step(monkeypatch, tmp_path):
+def test_every_update_has_the_learning_rate_of_its_step(monkeypatch, people):
+    """It falls linearly over the second half."""
     rates, update = {}, rlif_rlpd.Agent.update
 
-    def watched_update(agent, batches):
-        rates[20 + len(rates)] = learning_rates(agent)
-        return update(agent, batches)
+    def watched_update(agent, *args):
+        losses = update(agent, *args)
+        optimizers = agent.actor_optimizer, agent.qf_optimizer
+        rates[20 + len(rates)] = [float(x.param_groups[0]["lr"]) for x in optimizers]
+        return losses
 
     monkeypatch.setattr(rlif_rlpd.Agent, "update", watched_update)
-    expert = tiny.write_expert(tmp_path / "expert.safetensors", [[-5.0, 0.0]])
-    tiny.run(
-        "a", "--env-id", "Walled-v0", "--intervention", "random", "--demo-episodes", 0,
-        "--total-timesteps", 100, "--eval-episodes", 1, "--hidden-sizes", 8, "--batch-size", 19,
-        "--num-threads", 1, "--expert", expert, "--learning-rate", 1e-3, "--final-lr-fraction", 0.2,
-    )  # fmt: skip
+    options = "--learning-rate 1e-3 --final-lr-fraction 0.2 --batch-size 19 --max-episode-steps 50"
+    tiny.short_run(rlif_rlpd, options)
     # by step: its own transition has no label yet, and 19 others are a batch
     assert list(rates) == list(range(20, 101))
     for step, rate in rates.items():
@@ -382,14 +250,26 @@ def test_every_update_of_a_run_has_the_learning_rate_of_its_step(monkeypatch, tm
         assert rate == pytest.approx([expected] * 2)
 
 
-def test_entropy_of_the_log_probabilities():
-    # the mean of -log p over many draws of N(0, 1) before the tanh, against numerical integration
-    actor = rlif_rlpd.Actor(1, 1, (4,))
-    for parameter in actor.parameters():
-        parameter.data.zero_()
-    _, log_prob = actor.sample(torch.zeros(200_000, 1), torch.randn(200_000, 1))
-    u = torch.linspace(-8, 8, 100_001, dtype=torch.float64)
-    density = torch.exp(-0.5 * u**2) / math.sqrt(2 * math.pi)
-    log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
-    entropy = torch.trapezoid(density * (-density.log() + log_slope), u)
-    assert -log_prob.mean().item() == pytest.approx(entropy.item(), abs=0.01)
+@pytest.mark.parametrize("standardize", [True, False])
+def test_in_a_run_all_networks_see_observations_as_the_demonstrations_say(standardize, people):
+    tiny.write_demonstrations("test/walled-v0", episodes=2, steps=10, env_id="Walled-v0")
+    option = "--standardize-obs" if standardize else "--no-standardize-obs"
+    options = "--dataset-id test/walled-v0 --demo-episodes 2 --total-timesteps 10"
+    state = tiny.checkpoint(tiny.short_run(rlif_rlpd, options, option))
+    obs = state["rb"]["obs"][:20]
+    mean, std = (obs.mean(0), obs.std(0)) if standardize else (torch.zeros(2), torch.ones(2))
+    for network in ("actor", "qf", "qf_target"):
+        torch.testing.assert_close(state["agent"][f"{network}.obs_mean"], mean)
+        torch.testing.assert_close(state["agent"][f"{network}.obs_std"], std)
+
+
+def test_descending_is_a_plain_adams_step_however_a_gradient_lies_in_memory():
+    weight, gradient = torch.randn(5, 3), torch.randn(3, 5).T
+    fused, plain = (torch.nn.Parameter(weight.clone()) for _ in range(2))
+    optimizer = torch.optim.Adam([fused], lr=1e-2, fused=True)
+    reference = torch.optim.Adam([plain], lr=1e-2, foreach=False)
+    for _ in range(3):
+        rlif_rlpd.descend(optimizer, [gradient])
+        plain.grad = gradient
+        reference.step()
+    torch.testing.assert_close(fused, plain)

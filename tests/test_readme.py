@@ -1,5 +1,7 @@
-"""What the READMEs say to run can be run: the scripts' own parsers take it."""
+"""What the pages say to run can be run, and what they name is there."""
 
+import ast
+import importlib
 import re
 import shlex
 import sys
@@ -7,169 +9,97 @@ import sys
 import pytest
 import tyro
 
-import bc
-import dagger
-import experts.train
-import hg_dagger
-import iwr
-import mile
-import rlif_rlpd
-import sirius
-from tests.tiny import ROOT, parsed
+import experts.record
+from tests.tiny import ROOT, SCRIPTS, parsed
 
 sys.path.insert(0, str(ROOT / "benchmark"))
-import report
-import report_rlif
-import rlif_rounds
-import run
-
-SCRIPTS = {
-    f"{script.__name__}.py": script
-    for script in (rlif_rlpd, bc, dagger, hg_dagger, mile, iwr, sirius)
-}
-PARSERS = {name: script.Args for name, script in SCRIPTS.items()} | {
-    "-m experts.train": experts.train.Args
-}
-PAGES = (
-    "README.md", "docs/keys.md", "docs/options.md", "docs/results.md", "docs/speed.md", "docs/study.md",
-    "experts/README.md",
-)  # fmt: skip
-COMMAND = re.compile(rf"python ({'|'.join(map(re.escape, PARSERS))})(?!\w)(.*)")
+PAGES = ["README.md", "CONTRIBUTING.md", "experts/README.md", "lesson/README.md"]
+PAGES += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
+TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
+COMMAND = re.compile(r"python (-m [\w.]+|[\w/]+\.py)(?!\w)(.*)")
 
 
-def commands(pages=PAGES):
-    """Every command of these scripts in a code block or between backticks: (file, script, options)."""
-    found = []
-    for file in pages:
-        text = (ROOT / file).read_text()
-        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) + re.findall(
-            r"^(?: {4}|\t)(.*)$", text, re.M
-        )
-        inline = [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
-        for line in [
-            line for block in blocks for line in block.replace("\\\n", " ").splitlines()
-        ] + inline:
-            found += [(file, *match.groups()) for match in COMMAND.finditer(line)]
+def commands(page):
+    """Every command of a page in a code block or between backticks: (program, options)."""
+    text, found = TEXTS[page], []
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
+    blocks += re.findall(r"^(?: {4}|\t)(.*)$", text, re.M)
+    blocks += [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
+    for block in blocks:
+        for line in block.replace("\\\n", " ").splitlines():
+            for program, options in COMMAND.findall(line):
+                # `cmd && other`, `cmd; other` and `cmd | other` end at the sign
+                found.append((program, re.split(r"&&|;|\|", options)[0].strip()))
     return found
 
 
-def test_there_are_commands_in_every_page():
-    assert {file for file, *_ in commands()} == set(PAGES)
-    assert {script for _, script, _ in commands()} == set(PARSERS)
+ALL = sorted({command for page in PAGES for command in commands(page)})
 
 
-@pytest.mark.parametrize(("file", "script", "options"), commands())
-def test_command_is_understood(file, script, options):
-    # `cmd && other`, `cmd; other` and `cmd | other` end at the sign
-    argv = shlex.split(re.split(r"&&|;|\|", options)[0], comments=True)
-    if "--help" in argv:
-        with pytest.raises(SystemExit) as caught:
-            tyro.cli(PARSERS[script], args=argv)
-        assert caught.value.code == 0
+def test_there_are_commands_of_every_script_in_the_first_page():
+    named = {program for program, _ in commands("README.md")}
+    assert {f"{name}.py" for name in SCRIPTS} <= named and "-m experts.record" in named
+    assert sum(len(commands(page)) for page in PAGES) > 60
+
+
+@pytest.mark.parametrize(("program", "options"), ALL)
+def test_command_is_understood(program, options):
+    if program.startswith("-m "):
+        module = program.removeprefix("-m ")
+        known = ("pip", "pytest", "tensorboard", "experts.record")
+        assert module in known or module.split(".")[0] in known
+        if module == "experts.record":
+            tyro.cli(experts.record.Args, args=shlex.split(options, comments=True))
         return
-    args = tyro.cli(PARSERS[script], args=argv)
-    if script in SCRIPTS and args.resume is None and not getattr(args, "replay", None):
-        parsed(SCRIPTS[script], *argv)
+    assert (ROOT / program).exists()
+    if program.startswith("lesson/"):  # test_lesson.py runs it
+        return
+    words = shlex.split(options, comments=True)
+    module = importlib.import_module(program.split("/")[-1].removesuffix(".py"))
+    if "<" in options:  # runs/<run>
+        words = [word for word in words if "<" not in word and word not in ("--resume", "--replay")]
+    if module.__name__ in SCRIPTS and "--help" not in words:
+        parsed(module, *words)
+    elif hasattr(module, "Args"):
+        with pytest.raises(SystemExit) as caught:
+            tyro.cli(module.Args, args=["--help"])
+        assert caught.value.code == 0
+        text = (ROOT / program).read_text()
+        for word in words:
+            name = word.removeprefix("--").split("=")[0].removeprefix("no-").replace("-", "_")
+            assert word[:2] != "--" or word == "--help" or re.search(rf"\b{name}: ", text), word
 
 
-COUNTS = {
-    "table1": 3 * 3 * 6 + 3,
-    "table1-full": 3 * 3 * 6 + 3,
-    "table3": 7,
-    "options": 7,
-    "figure3": 5 * 6 - 1,
-    "figure4": 2 * 6,
-    "figure5": 4 * 3,
-}
+def test_every_option_that_a_page_names_exists():
+    known = {"help", "logdir", "head", "version", "only", "extra_index_url"}  # of other programs
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("benchmark/*.py"), *ROOT.glob("experts/*.py")]:
+        known |= set(re.findall(r"^    (\w+): ", path.read_text(), re.M))
+    for page, text in TEXTS.items():
+        if page == "docs/results.md":  # rows of its tables are runs, some of commit 50e6220
+            text = re.sub(r"^\|.*$", "", text, flags=re.M)
+        for option in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", text):
+            assert option.removeprefix("no-").replace("-", "_") in known, f"{page}: --{option}"
 
 
-@pytest.mark.parametrize(("suite", "count"), COUNTS.items())
-def test_there_is_a_cell_for_every_field_of_the_tables(suite, count):
-    cells = run.suites()[suite]
-    assert len(cells) == len(set(cells.values())) == count
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_to_headings(page):
+    folder = (ROOT / page).parent
+    for link in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", TEXTS[page]):
+        target, _, heading = "".join(link).partition("#")
+        if "://" in target:
+            continue
+        path = (folder / target).resolve() if target else ROOT / page
+        assert path.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+            anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in anchors, heading
 
 
-HEADER = "return_mean,normalized_score,success_rate"
-HEADER += ",stochastic_return_mean,stochastic_normalized_score,stochastic_success_rate"
-
-
-def test_a_cell_stands_beside_the_papers_figure(tmp_path):
-    folder = tmp_path / "table1" / "Hopper-v5-low-hg-dagger"
-    folder.mkdir(parents=True)
-    (folder / "seed_1.json").write_text("{}")
-    (folder / "seed_1.csv").write_text(HEADER + "\n1,64.2,,1,1,\n2,28.04,,1,1,\n")
-    last, best, *_ = report_rlif.paper_tables(tmp_path)
-    cells = []
-    for markdown in (last, best):
-        (line,) = [row for row in markdown.splitlines() if row.startswith("| Hopper-v5, low (16)")]
-        cells.append(line.split(" | ")[1:4])
-    # what has not been run is a dash
-    assert cells == [["-", "-", "28 (one seed)"], ["- (108)", "- (75)", "64 (25)"]]
-
-
-def test_everybody_who_clones_takes_as_many_gradient_steps():
-    updates = {"figure3": set(), "figure4": set(), "figure5": set()}
-    for suite, found in updates.items():
-        for name, line in run.suites()[suite].items():
-            script, *argv = shlex.split(line)
-            if name.split("-")[1] != "rlif":
-                args = parsed(SCRIPTS[script], *argv)
-                found.add(args.rounds * args.round_updates)
-    assert updates == {"figure3": {1000}, "figure4": {2000}, "figure5": {1000}}
-
-
-def test_all_methods_of_a_task_have_the_same_person_and_the_same_rounds():
-    scripts = SCRIPTS | {"benchmark/rlif_rounds.py": rlif_rounds}
-    same = (
-        "env_id",
-        "expert",
-        "human_model",
-        "intervention_cost",
-        "intervention_scale",
-        "takeover_steps",
-        "rounds",
-    )
-    for suite in ("figure3", "figure4", "figure5"):
-        found = {}
-        for name, line in run.suites()[suite].items():
-            script, *argv = shlex.split(line)
-            args = parsed(scripts[script], *argv)
-            setting = [
-                getattr(args, option) for option in (*same, "round_episodes", "initial_policy")
-            ]
-            assert found.setdefault(name.split("-")[0], setting) == setting, name
-
-
-def test_every_figure_in_the_tables_comes_from_the_results():
-    markdown = report.all_tables(ROOT / "benchmark" / "results")
-    made = set("\n".join(markdown).splitlines())
-    pages = {page.relative_to(ROOT).as_posix(): page.read_text() for page in report.pages()}
-    assert pages.keys() == set(PAGES) - {"experts/README.md"}
-    for name, text in pages.items():
-        assert report.rewrite(text, markdown) == text, (
-            f"{name}: python benchmark/report.py was not run"
-        )
-        for row in [
-            line for line in text.splitlines() if line.startswith("|") and line not in made
-        ]:
-            assert not re.search(r"\d", re.sub(r"20\d\d|−1", "", row)), (
-                f"{name}: where is this from? {row}"
-            )
-    (row,) = [line for line in pages["README.md"].splitlines() if line.startswith("| 1 | ")]
-    assert report.rewrite(pages["README.md"].replace(row, "| 1 |"), markdown) == pages["README.md"]
-
-
-def test_every_option_that_the_readme_names_exists():
-    known = {"help", "logdir", "head"}  # of Python's scripts, tensorboard, ray
-    names = (
-        "experts/train.py",
-        *(
-            f"benchmark/{name}.py"
-            for name in ("run", "speed", "person", "rlif_rounds", "episode", "variants")
-        ),
-    )
-    for script in (*SCRIPTS, *names):
-        known |= set(re.findall(r"^    (\w+): ", (ROOT / script).read_text(), re.M))
-    for file in PAGES:
-        for option in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", (ROOT / file).read_text()):
-            assert option.removeprefix("no-").replace("-", "_") in known, f"{file}: --{option}"
+@pytest.mark.parametrize("page", PAGES)
+def test_python_on_the_pages_imports_what_there_is(page):
+    for code in re.findall(r"^```python\n(.*?)^```", TEXTS[page], re.M | re.S):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "experts":
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), code

@@ -1,322 +1,234 @@
-"""A run's folder, its tracking, what its options do and what a terminal shows of it."""
+"""A run that is stopped or killed and resumed is to the bit the run that was not."""
 
 import importlib
-import io
+import itertools
 import json
-import os
+import math
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
-from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
-import dagger
-import iwr
-import rlif_rlpd
-from experts import InputError, demonstrations, human, parse, runs
+import bc
 from tests import tiny
-
-SCRIPTS = [importlib.import_module(name) for name in tiny.SHORT]
-
-
-# --- folders ---------------------------------------------------------------------------------------------------------
+from tests.tiny import SCRIPTS, folder_of
 
 
-def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(people, monkeypatch):
-    monkeypatch.setattr(time, "strftime", lambda *_: "20260101-000000")
-    folders = [tiny.short_run(dagger, "--exp-name", "a", "--total-timesteps", 50) for _ in range(3)]
-    first = "runs/Walled-v0__a__1__20260101-000000"
-    assert [str(folder) for folder in folders] == [first, f"{first}-2", f"{first}-3"]
-    assert all((folder / "summary.json").exists() for folder in folders)
+class Killed(BaseException):
+    """What nothing catches: on the disk there is afterwards what there is after a SIGKILL."""
 
 
-def test_a_name_taken_a_thousand_times(monkeypatch):
-    def taken(self, exist_ok=False):
-        if not exist_ok:
-            raise FileExistsError
+class Events:
+    """Steps of the environment, and in bc.py of learning, each "learning" or "evaluation".
 
-    monkeypatch.setattr(Path, "mkdir", taken)
-    with pytest.raises(InputError, match="give another --exp-name"):
-        runs._new_folder(Path("runs"), "a")
+    At the event number moment something is raised.
+    """
+
+    def __init__(self, script, monkeypatch):
+        self.begin()
+        learning = {(script.Actor, "forward")} if script.__name__ == "bc" else set()
+        for place, name in {(tiny.Walled, "step")} | learning:
+            monkeypatch.setattr(place, name, self.watched(getattr(place, name)))
+        evaluate = script.evaluate
+
+        def marked(*args):
+            self.kind = "evaluation"
+            row = evaluate(*args)
+            self.kind = "learning"
+            return row
+
+        monkeypatch.setattr(script, "evaluate", marked)
+
+    def watched(self, function):
+        def watching(*args):
+            self.kinds.append(self.kind)
+            if len(self.kinds) - 1 == self.moment:
+                raise self.error
+            return function(*args)
+
+        return watching
+
+    def begin(self, moment=None, error=None):
+        self.kinds, self.kind, self.moment, self.error = [], "learning", moment, error
+
+    def numbers(self, kind):
+        return np.flatnonzero(np.array(self.kinds) == kind)
 
 
-def test_a_folders_name_is_plain(people):
-    folder = tiny.short_run(
-        dagger, "--exp-name", "a/b #1: läuft?", "--env-id", "tests.tiny:Walled-v0"
-    )
-    assert folder.name.startswith("tests.tiny-Walled-v0__a-b--1--l-uft-__1__")
+@pytest.fixture
+def events(script, monkeypatch):
+    add, clock = SummaryWriter.add_scalar, itertools.count(2_000_000_000)
+    # what is logged is on the disk at once, in files whose names tell their order
+    monkeypatch.setattr(SummaryWriter, "add_scalar", lambda *args: (add(*args), args[0].flush()))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    return Events(script, monkeypatch)
 
 
-def test_the_seconds_of_a_run_go_on_from_its_last_checkpoint(tmp_path, monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(
-        runs, "time", SimpleNamespace(perf_counter=lambda: clock[0], strftime=time.strftime)
-    )
-    monkeypatch.chdir(tmp_path)
-    args = tiny.parsed(dagger)
-    folder, _ = runs.open_run(args)
-    clock[0] += 5
-    runs.save_run(folder, args, {}, None)
-    clock[0] += 100  # lost, and the time until it is resumed
-    runs.open_run(replace(args, resume=str(folder)))
-    clock[0] += 2
-    assert runs.run_seconds() == 7
+def logged(folder):
+    """What TensorBoard shows that is the same every time: {name: [(step, value), ...]}."""
+    shown = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    names = set(shown.Tags()["scalars"]) - {"charts/steps_per_second", "eval/wall_seconds"}
+    return {name: [(event.step, event.value) for event in shown.Scalars(name)] for name in names}
 
 
-# --- Weights & Biases ------------------------------------------------------------------------------------------------
+def test_stopped_killed_or_broken_and_resumed_is_the_whole_run_to_the_bit(script, events, ending):
+    whole = tiny.short_run(script)
+    learning, evaluation = events.numbers("learning"), events.numbers("evaluation")
+    moments = {
+        "stopped": (learning[len(learning) // 3], KeyboardInterrupt()),
+        "killed": (learning[len(learning) * 2 // 3], Killed()),
+        "midst": (evaluation[len(evaluation) // 2], Killed()),
+        "broken": (evaluation[-1], ValueError("no answer from the motor")),
+    }
+    for name, (moment, error) in moments.items():
+        events.begin(moment, error)
+        options = (tiny.SHORT[script.__name__], "--exp-name", name)
+        if name == "stopped":  # by Ctrl-C
+            code, line = ending(script, *options)
+            assert code == 130 and line.endswith(f"by --resume {folder_of(name)}")
+        else:  # what an environment raises is not hidden
+            with pytest.raises(type(error)):
+                ending(script, *options)
+        folder = folder_of(name)
+        assert not (folder / "model.safetensors").exists()  # that would say that it is over
+        assert len(tiny.evaluations(folder)) < len(tiny.evaluations(whole))
+        events.begin()
+        assert ending(script, "--resume", folder)[0] == 0
+        tiny.assert_same_run(folder, whole)
+        tiny.assert_same(logged(folder), logged(whole))
+    other = tiny.short_run(script, "--seed 2")
+    assert tiny.evaluations(other) != tiny.evaluations(whole)
 
-WANDB = """
-import json
-from pathlib import Path
 
-def init(**options):
-    {first}
-    Path("wandb.json").write_text(json.dumps(options))
+def test_a_finished_run_stays_as_it_is_or_goes_on_longer(script, events, ending):
+    folder = tiny.short_run(script)
+    shutil.copytree(folder, "before")
+    events.begin()
+    assert ending(script, "--resume", folder)[0] == 0
+    # mile.py knows its mental model from its own steps
+    assert events.kinds.count("learning") <= (10 if script.__name__ == "mile" else 0)
+    tiny.assert_same_run(folder, Path("before"))
+    own = json.loads(Path("before/args.json").read_text())
+    assert json.loads((folder / "args.json").read_text()) == own and own["resume"] is None
+
+    count = "rounds" if SCRIPTS[script.__name__].kind == "rounds" else "total_timesteps"
+    more = own[count] * 3 // 2
+    options = [f"--{count.replace('_', '-')}", more, "--eval-episodes", 1]
+    assert ending(script, "--resume", folder, *options)[0] == 0
+    rows, before = tiny.evaluations(folder), tiny.evaluations(Path("before"))
+    assert rows[: len(before) - 1] == before[:-1] and len(rows) > len(before)
+    assert int(rows[-1]["round" if count == "rounds" else "global_step"]) >= more
+    args = json.loads((folder / "args.json").read_text())
+    assert args == own | {count: more, "eval_episodes": 1}
+
+
+def test_what_a_run_leaves(script):
+    folder = tiny.short_run(script, "--env-id tests.tiny:Walled-v0 --exp-name a")
+    acts = SCRIPTS[script.__name__].kind != "clone"
+    assert folder.name.startswith("tests.tiny-Walled-v0__a__1__")
+    names = {path.name.split(".")[0] for path in folder.iterdir()}
+    assert names == {"args", "eval", "checkpoint", "events", "model"}
+    rows = tiny.rows(folder)
+    assert list(rows[0])[0] == "global_step" and rows[0]["global_step"] == "0"
+    measured = ["return_mean", "normalized_score", "success_rate"]
+    measured += [f"stochastic_{name}" for name in measured]
+    if hasattr(script.Args, "demo_episodes"):
+        measured += ["demo_transitions", "demo_hash"]
+    assert {*measured, "wall_seconds"} <= set(rows[0])
+    assert all(value == "" or float(value) != math.inf for row in rows for value in row.values())
+    # not known here
+    assert {rows[0]["normalized_score"], rows[0]["success_rate"]} <= {"", "nan"}
+    wall = [float(row["wall_seconds"]) for row in rows]
+    assert wall == sorted(wall) and wall[0] > 0
+    for before, row in zip(rows, rows[1:]) if acts else ():  # shares are since the one before
+        helped, steps = (int(row[x]) - int(before[x]) for x in ("expert_steps", "global_step"))
+        assert float(row["intervention_rate"]) == pytest.approx(helped / steps)
+    shown = logged(folder)
+    for name in ("return_mean", "stochastic_return_mean"):
+        written = {int(row["global_step"]): float(row[name]) for row in rows}
+        assert dict(shown[f"eval/{name}"]) == pytest.approx(written, rel=1e-5)
+    if acts:
+        assert int(rows[-1]["expert_steps"]) > 0
+        steps = [step for step, _ in shown["charts/episodic_return"]]
+        assert steps == sorted(set(steps))
+        assert {length for _, length in shown["charts/episodic_length"]} == {10.0}
+        if script.__name__ != "dagger":  # there nobody takes over
+            assert len(shown["charts/takeovers"]) == len(steps)
+
+
+def test_killed_as_a_process_and_resumed_is_the_whole_run_to_the_bit(people):
+    options = tiny.SHORT["rlif_rlpd"] + " --env-id tests.tiny:Walled-v0 --total-timesteps 400"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet["env"] = {"PYTHONPATH": str(tiny.ROOT), "PATH": "/usr/bin:/bin"}
+    process = tiny.start(options, **quiet)
+    while not any(len(tiny.evaluations(folder)) >= 3 for folder in Path().glob("runs/*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    (folder,) = Path("runs").iterdir()
+    assert not (folder / "model.safetensors").exists()
+    assert tiny.start("--resume", folder, **quiet).wait() == 0
+    script = importlib.import_module("rlif_rlpd")
+    script.main(tiny.parsed(script, options, "--exp-name", "whole"))
+    tiny.assert_same_run(folder, folder_of("whole"))
+
+
+def test_a_checkpoint_that_is_a_pickle_is_not_run(people, ending, monkeypatch):
+    class Run:
+        def __reduce__(self):
+            return Path.touch, (Path("it_was_run"),)
+
+    monkeypatch.setattr(bc, "load_demonstrations", tiny.demonstrations)
+    folder = tiny.short_run(bc)
+    torch.save(tiny.checkpoint(folder) | {"actor": Run()}, folder / "checkpoint.pt")
+    with pytest.raises(Exception, match="weights_only|Weights only"):
+        ending(bc, "--resume", folder)
+    assert not Path("it_was_run").exists()
+
+
+# --- films and Weights & Biases -------------------------------------------------------------------
+
+FILM = """
+class ImageSequenceClip:
+    def __init__(self, frames, fps):
+        self.frames = frames
+
+    def write_videofile(self, path, **_):
+        open(path, "w").write(repr([float(frame.mean()) for frame in self.frames]))
 """
 
 
 @pytest.fixture
-def wandb(tmp_path, monkeypatch):
-    """A function that installs a wandb whose init begins with a line."""
-
-    def install(first="pass"):
-        (tmp_path / "packages" / "wandb").mkdir(parents=True)
-        (tmp_path / "packages" / "wandb" / "__init__.py").write_text(WANDB.format(first=first))
-        monkeypatch.syspath_prepend(tmp_path / "packages")
-
-    yield install
-    sys.modules.pop("wandb", None)
-
-
-def test_a_tracked_run_has_its_folders_name_and_keeps_it(people, wandb):
-    wandb()
-    folder = tiny.short_run(dagger, "--track", "--exp-name", "a#b:c d")
-    options = json.loads(Path("wandb.json").read_text())
-    assert options["id"] == folder.name and set(folder.name) & set("#: ") == set()
-    assert (
-        options["config"] == json.loads((folder / "args.json").read_text())
-        and options["sync_tensorboard"]
-    )
-    folder.rename("runs/my run #1")
-    dagger.main(tiny.parsed(dagger, "--resume", "runs/my run #1/."))
-    assert json.loads(Path("wandb.json").read_text())["id"] == "my-run--1"
+def packages(tmp_path, monkeypatch):
+    """What is used of moviepy and wandb; a film is the list of its frames' means."""
+    folder = tmp_path / "packages" / "moviepy" / "video" / "io"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent, folder.parent.parent):
+        (package / "__init__.py").touch()
+    (folder / "ImageSequenceClip.py").write_text(FILM)
+    wandb = "import json\ndef init(**options):\n    json.dump(options, open('wandb.json', 'w'))\n"
+    (tmp_path / "packages" / "wandb.py").write_text(wandb)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] in ("moviepy", "wandb")]:
+        del sys.modules[name]
 
 
-@pytest.mark.parametrize(("first", "said"), [
-    ("raise RuntimeError('api_key not configured (no-tty)\\n  call wandb login')", "api_key not configured (no-tty)"),
-    ("raise ConnectionError", "ConnectionError"),
-    ("import no_such_package", "No module named 'no_such_package'"),
-])  # fmt: skip
-def test_tracking_that_does_not_start_is_one_line_and_leaves_nothing(
-    people, wandb, ending, first, said
-):
-    wandb(first)
-    code, line = ending(dagger, *tiny.short(dagger, "--track"))
-    assert code == 2 and line == f"dagger.py: --track: Weights & Biases does not start: {said}"
-    assert not list(Path().glob("runs/*"))
-
-
-def test_a_stop_while_tracking_starts_leaves_nothing(people, wandb, ending):
-    wandb("raise KeyboardInterrupt(2)")
-    code, line = ending(dagger, *tiny.short(dagger, "--track"))
-    assert code == 130 and line == "dagger.py: stopped; there is no checkpoint yet: start it again"
-    assert not list(Path().glob("runs/*"))
-
-
-def test_a_folder_called_wandb_is_not_the_package(people, ending, monkeypatch):
-    if find_spec("wandb"):
-        pytest.skip("wandb is installed")
-    Path("wandb/run-1").mkdir(parents=True)  # as earlier runs leave it
-    monkeypatch.syspath_prepend(Path.cwd())
-    code, line = ending(dagger, *tiny.short(dagger, "--track"))
-    assert (
-        code == 2
-        and line == "dagger.py: this run needs another package: python -m pip install wandb"
-    )
-
-
-# --- options that would do nothing -----------------------------------------------------------------------------------
-
-OF_MODEL = "expert human-model intervention-cost intervention-scale takeover-steps"
-USELESS = {  # the options beside which these others do nothing
-    "rlif_rlpd": {
-        "": "random-rate keys",
-        "--intervention human": "expert takeover-steps reference intervention-alpha intervention-delta "
-        "intervention-beta random-rate",
-        "--intervention random": "reference intervention-alpha intervention-delta intervention-beta",
-        "--intervention none --reward task": "expert takeover-steps reference intervention-alpha intervention-delta "
-        "intervention-beta random-rate",
-        "--dataset-id a/b-v0": "demo-noise",
-        "--demo-episodes 0": "dataset-id demo-noise standardize-obs no-standardize-obs",
-    },
-    "hg_dagger": {
-        "": "reference intervention-alpha intervention-delta random-rate keys",
-        "--intervention human": "expert takeover-steps threshold reference intervention-alpha intervention-delta "
-        "intervention-beta random-rate",
-        "--intervention value": "threshold random-rate",
-        "--intervention random": "threshold reference intervention-alpha intervention-delta intervention-beta",
-        "--dataset-id a/b-v0": "demo-noise",
-        "--demo-episodes 0 --threshold 1": "dataset-id demo-noise standardize-obs no-standardize-obs pretrain-updates",
-        "--initial-policy top": "standardize-obs no-standardize-obs hidden-sizes pretrain-updates",
-    },
-    "dagger": {
-        "": "random-rate",
-        "--labels random": "threshold label-beta",
-        "--labels all": "threshold label-beta random-rate",
-        "--dataset-id a/b-v0": "demo-noise",
-        "--demo-episodes 0 --threshold 1": "dataset-id demo-noise standardize-obs no-standardize-obs pretrain-updates",
-    },
-    "bc": {
-        "": "keys",
-        "--dataset-id a/b-v0": "demo-noise",
-        "--record-demos 1": "dataset-id demo-episodes demo-noise",
-    },
-    "mile": {
-        "": "keys",
-        "--intervention human": "expert human-model takeover-steps",
-        "--no-mental-model": "intervention-weight warm-up-episodes warm-up-updates",
-        "--no-mental-model --intervention human": "intervention-cost intervention-scale",
-        "--warm-up-updates 0": "warm-up-episodes",
-    },
-    "iwr": {
-        "": "dataset-id demo-noise keys",
-        "--intervention human": OF_MODEL,
-        "--dataset-id a/b-v0 --demo-episodes 1": "demo-noise",
-    },
-    "sirius": {
-        "": "dataset-id demo-noise keys",
-        "--intervention human": OF_MODEL,
-        "--dataset-id a/b-v0 --demo-episodes 1": "demo-noise",
-    },
-}
-VALUES = {"reference": "top", "expert": "low", "dataset-id": "a/b-v0", "hidden-sizes": "8"}
-FLAGS = "standardize-obs", "no-standardize-obs"
-CASES = [(script, beside, option) for script, table in USELESS.items() for beside, options in table.items()
-         for option in options.split()]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "beside", "option"), CASES)
-def test_an_option_that_would_do_nothing_is_refused_where_it_is_typed(name, beside, option):
-    script, value = importlib.import_module(name), VALUES.get(option, "1")
-    said = f"^--{option} would do nothing here: .*; leave it out$"
-    if option in FLAGS:
-        ways = [[f"--{option}"], [f"--{option.replace('-', '_')}"]]
-    else:
-        ways = [
-            [f"--{option}", value],
-            [f"--{option}={value}"],
-            [f"--{option.replace('-', '_')}", value],
-        ]
-    for way in ways:
-        with pytest.raises(InputError, match=said):
-            tiny.parsed(script, *beside.split(), *way)
-        with pytest.raises(InputError, match=said):
-            tiny.parsed(script, *way, *beside.split())
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_all_options_that_do_nothing_are_in_that_table(script, monkeypatch):
-    table, asked = USELESS[script.__name__], set()
-    for module in (script, human, demonstrations):
-        note = lambda typed, names, why: asked.update(names.split())  # noqa: E731
-        monkeypatch.setattr(module, "unused", note, raising=False)
-    for beside in table:
-        tiny.parsed(script, *beside.split())
-    in_table = {option for options in table.values() for option in options.split()}
-    assert asked == {option.removeprefix("no-").replace("-", "_") for option in in_table}
-    assert asked <= {field.name for field in fields(script.Args)}
-
-
-def test_it_is_refused_from_the_command_line_as_well(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["iwr.py", "--demo-noise", "0.1"])
-    with pytest.raises(
-        InputError, match="--demo-noise would do nothing here: there are no demonst"
-    ):
-        parse(iwr.Args, iwr.check)
-
-
-def test_with_their_defaults_they_are_not_in_the_way():
-    for script in SCRIPTS:
-        assert tiny.parsed(script) == script.Args()
-
-
-# --- the end of an episode -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("options", "termination"), [
-    ("--env-id Hopper-v5", "penalty"),
-    ("--env-id Walker2d-v4", "penalty"),
-    ("--env-id AdroitHandPen-v1", "penalty"),
-    ("--env-id Hopper-v5 --termination mask", "mask"),
-    ("--env-id Meta-World/drawer-open-v3", "mask"),
-    ("--env-id LunarLanderContinuous-v3", "bootstrap"),
-    ("--env-id Pendulum-v1 --reward task", "mask"),
-    ("--env-id Pendulum-v1 --termination bootstrap", "bootstrap"),
-])  # fmt: skip
-def test_what_the_end_of_an_episode_is_worth_where_that_is_known(options, termination):
-    args = tiny.parsed(rlif_rlpd, *options.split())
-    assert (args.termination or rlif_rlpd.usual_termination(args)) == termination
-
-
-@pytest.mark.parametrize(
-    "env_id",
-    ["MountainCarContinuous-v0", "HumanoidStandup-v5", "Walled-v0"],
-)
-def test_elsewhere_it_has_to_be_said(ending, env_id):
-    code, line = ending(rlif_rlpd, "--env-id", env_id, "--eval-episodes", 1)
-    assert code == 2 and not list(Path().glob("runs/*"))
-    assert line.startswith(
-        f"rlif_rlpd.py: --env-id {env_id}: is it good or bad if an episode ends before its time? --term"
-    )
-
-
-# --- terminals -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_help_can_be_read_where_there_are_only_ascii_characters(script, monkeypatch):
-    written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
-    with pytest.raises(SystemExit) as caught:
-        tiny.parsed(script, "--help")
-    sys.stdout.flush()
-    assert caught.value.code == 0 and b"--env-id" in written.getvalue()
-
-
-def test_runs_where_there_are_only_ascii_characters_and_both_begin_at_once(people):
-    environ = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONPATH": str(tiny.ROOT)}
-    options = tiny.short(iwr, "--env-id", "tests.tiny:Walled-v0")
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | environ}
-    processes = [tiny.start(*options, script="iwr.py", **output) for _ in range(2)]
-    for process in processes:
-        printed, error = process.communicate()
-        assert process.returncode == 0
-        assert printed.isascii() and "return_mean: first, last, best" in printed
-        lines = error.splitlines()  # at a carriage return as well
-        assert [
-            line for line in lines if line and "round/s" not in line and "s/round" not in line
-        ] == []
-    tiny.assert_same_run(*Path("runs").iterdir())
-
-
-QUIET = """
-import bc, dagger, hg_dagger, iwr, mile, rlif_rlpd, sirius
-from experts import TRAINING_TASKS, list_experts, load_expert
-
-for env_id in list_experts():
-    for env in (rlif_rlpd.make_env(env_id), rlif_rlpd.make_env(TRAINING_TASKS.get(env_id, env_id))):
-        obs, _ = env.reset(seed=0)
-        env.step(load_expert(env_id, "top", env).act(obs[None])[0].numpy())
-"""
-
-
-def test_the_shipped_tasks_say_nothing_on_a_terminal():
-    """Other packages warn of much that nobody who runs a script can do anything about."""
-    process = subprocess.run(
-        [sys.executable, "-c", QUIET], cwd=tiny.ROOT, capture_output=True, text=True
-    )
-    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+def test_a_finished_run_is_filmed_and_tracked_afterwards(script, ending, packages):
+    folder = tiny.short_run(script, "--env-id", "Shown-v0")
+    shutil.copytree(folder, "before")
+    assert ending(script, "--resume", folder, "--capture-video", "--track")[0] == 0
+    tiny.assert_same_run(folder, Path("before"))
+    films = [json.loads(path.read_text()) for path in (folder / "videos").glob("*.mp4")]
+    assert films and all(len(frames) == 11 for frames in films)  # 10 steps, and how it began
+    tracked = json.loads(Path("wandb.json").read_text())
+    assert tracked["id"] == folder.name and tracked["sync_tensorboard"]

@@ -1,14 +1,13 @@
-"""sirius.py: labels of steps, and what they count for. (What it shares with mile.py is tested in test_mile.py.)"""
-
-from pathlib import Path
+"""sirius.py: labels of steps, and what they count for. (What it shares is in test_mile.py.)"""
 
 import numpy as np
 import pytest
 import torch
 
 import sirius
-from experts import InputError, load_checkpoint, load_demonstrations, load_expert
+from experts import load_demonstrations
 from tests import tiny
+from tests.test_iwr import assert_gradient, draw_everything
 
 pytestmark = pytest.mark.usefixtures("people")
 
@@ -37,17 +36,11 @@ def test_labels_by_hand(nu, window, expected):
     [
         ("DDRRRRIIIB", {"D": 1.0, "R": 0.298 / 0.4, "I": 0.5 / 0.3, "B": 0.002 / 0.1}),
         ("RRRRIIIB", {"R": 0.498 / 0.5, "I": 0.5 / 0.375, "B": 0.002 / 0.125}),
-        # nothing went before: its share is the robot's
-        (
-            "RRRI",
-            {"R": 0.5 / 0.75, "I": 0.5 / 0.25},
-        ),
-        # so many demonstrations that they cannot keep their share
-        (
-            "DDDDI",
-            {"D": 0.5 / 0.8, "I": 0.5 / 0.2},
-        ),
+        ("RRRI", {"R": 0.5 / 0.75, "I": 0.5 / 0.25}),  # nothing before: its share is the robot's
+        ("DDDDI", {"D": 0.5 / 0.8, "I": 0.5 / 0.2}),  # too many to keep their share
         ("DDDDDDDIBR", {"D": 0.498 / 0.7, "I": 0.5 / 0.1, "B": 0.002 / 0.1, "R": 0.0}),
+        ("IIIB", {"I": 0.5 / 0.75, "B": 0.002 / 0.25}),  # before all takeovers, none of the robot
+        ("DIIB", {"D": 1.0, "I": 0.5 / 0.5, "B": 0.002 / 0.25}),
         ("RRRR", {"R": 1.0}),
         ("DRRR", {"D": 1.0, "R": 1.0}),
         ("DDD", {"D": 1.0}),
@@ -59,36 +52,29 @@ def test_weights_by_hand(labels, expected):
     assert weights.tolist() == pytest.approx([expected[label] for label in labels])
 
 
-def test_a_gradient_step_is_that_of_weighted_cloning(monkeypatch):
-    drawn = []  # a minibatch is to be every step once
-    monkeypatch.setattr(
-        torch, "randint", lambda high, size: drawn.append((high, size)) or torch.arange(high)
-    )
-    run_dir = tiny.run_mile(
-        sirius, "a", "--rounds", 1, "--round-updates", 1, "--pre-intervention-steps", 2
-    )
-    checkpoint = load_checkpoint(run_dir / "checkpoint.pt")
-    *_, data = checkpoint["progress"]
-    obs, actions, labels = data["obs"], data["actions"], data["labels"]
-    assert drawn == [(len(obs), (1_024,))]  # of all steps, uniformly, with replacement
+def weighted(log_pi, data):
+    labels = data["labels"]
     assert set(labels.tolist()) == {sirius.ROBOT, sirius.INTERVENTION, sirius.BEFORE}
-    actor = sirius.Actor(2, 1, (32,))
-    actor.load_state_dict(load_expert("Walled-v0", "../initial.safetensors").state)
-    log_pi = actor.log_prob(actor(obs), actions)
     wanted = {sirius.ROBOT: 0.498, sirius.INTERVENTION: 0.5, sirius.BEFORE: 0.002}
-    sum(-share * log_pi[labels == label].mean() for label, share in wanted.items()).backward()
-    for i, parameter in enumerate(actor.parameters()):
-        # Adam's, after its first step
-        moment = checkpoint["kept"]["optimizer"]["state"][i]["exp_avg"]
-        torch.testing.assert_close(moment, 0.1 * parameter.grad, rtol=1e-3, atol=1e-6)
+    return sum(-share * log_pi[labels == label].mean() for label, share in wanted.items())
+
+
+def test_a_gradient_step_is_that_of_cloning_weighted_by_the_labels_of_all_rounds(monkeypatch):
+    drawn = draw_everything(monkeypatch)
+    options = "--round-updates", 1, "--pre-intervention-steps", 2, "--intervention-cost", 8
+    folders = [tiny.run_mile(sirius, f"of_{n}", *options, "--rounds", n) for n in (1, 2)]
+    first, second = (tiny.checkpoint(folder) for folder in folders)
+    assert drawn == [(100, 256), (100, 256), (200, 256)]  # of all steps, with replacement
+    labels = second["data"]["labels"].split(100)
+    assert labels[0].bincount().tolist() != labels[1].bincount().tolist()
+    assert_gradient(first, "../initial.safetensors", weighted)
+    assert_gradient(second, folders[0] / "model.safetensors", weighted, first)
 
 
 def test_a_takeover_does_not_reach_back_into_the_episode_before():
-    run_dir = tiny.run_mile(
-        sirius, "a", "--rounds", 1, "--pre-intervention-steps", 50, "--intervention-cost", 22
-    )
-    *_, data = load_checkpoint(run_dir / "checkpoint.pt")["progress"]
-    first, second = data["labels"].split(50)  # two episodes of 50 steps
+    options = "--rounds", 1, "--pre-intervention-steps", 50, "--intervention-cost", 22
+    folder = tiny.run_mile(sirius, "a", *options)
+    first, second = tiny.checkpoint(folder)["data"]["labels"].split(50)  # two episodes
     last = torch.nonzero(first == sirius.INTERVENTION).max()
     assert (first[:last] != sirius.ROBOT).all() and (first[:last] == sirius.BEFORE).any()
     assert last < 49 and (first[last + 1 :] == sirius.ROBOT).all() and second[0] == sirius.BEFORE
@@ -97,27 +83,11 @@ def test_a_takeover_does_not_reach_back_into_the_episode_before():
 def test_demonstrations_have_a_label_of_their_own_at_the_front():
     tiny.write_demonstrations("test/walled-v0", episodes=2, steps=10, env_id="Walled-v0")
     demos = "--demo-episodes", 2, "--dataset-id", "test/walled-v0", "--rounds", 1
-    checkpoint = load_checkpoint(tiny.run_mile(sirius, "a", *demos) / "checkpoint.pt")
-    *_, data = checkpoint["progress"]
-    shown = load_demonstrations(sirius.make_env("Walled-v0"), "Walled-v0", 2, "test/walled-v0")
+    data = tiny.checkpoint(tiny.run_mile(sirius, "a", *demos))["data"]
+    env = sirius.make_env("Walled-v0")
+    shown = load_demonstrations("Walled-v0", env, 2, 1, "test/walled-v0")
     for name in ("obs", "actions"):
         assert np.array_equal(data[name][:20].numpy(), shown[name]) and len(data[name]) == 120
     labels = data["labels"]
     assert (labels[:20] == sirius.DEMO).all() and (labels[20:] != sirius.DEMO).all()
     assert len(labels) == 120
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--round-updates", 0), "--round-updates must be positive"),
-        (("--pre-intervention-steps", -1), "--pre-intervention-steps must be zero or more"),
-        (("--demo-episodes", 2, "--demo-noise", -1), "--demo-noise must be zero or more"),
-        (("--demo-noise", 0.1), "--demo-noise would do nothing here: there are no demonstrations"),
-        (("--demo-episodes", 2), "no top expert is shipped for Walled-v0"),
-    ],
-)
-def test_bad_input_is_one_line_before_any_work(options, message):
-    with pytest.raises(InputError, match=message) as caught:
-        tiny.run_mile(sirius, "bad", *options)
-    assert "\n" not in str(caught.value) and not list(Path("runs").glob("*"))

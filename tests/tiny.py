@@ -1,40 +1,278 @@
-"""Environments of a few lines that learn in seconds, and policy files for them."""
+"""The registry of scripts, where a new one is named, and environments that learn in seconds."""
 
 import csv
+import json
 import math
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
+import tyro
+from safetensors.torch import load_file
 
-import bc
 import rlif_rlpd
-from experts import Expert, load_checkpoint, load_demonstrations, parse, save_expert
+from experts import load_demonstrations, save_expert
 
-ROOT = Path(rlif_rlpd.__file__).parent
-# of the shipped ones, those of its paper
-RLIF_TASKS = (
-    "AdroitHandPen-v1",
-    "Hopper-v5",
-    "Walker2d-v5",
-)
-POINT = (
-    "tests.tiny:Point-v0"  # so addressed, a process that has not imported this file finds it too
-)
+ROOT = Path(__file__).parent.parent
+EXPERTS = ROOT / "experts"
+RLIF_TASKS = "AdroitHandPen-v1", "Hopper-v5", "Walker2d-v5"  # those of its paper
+
+# --- the scripts ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Script:
+    """What the tests of all scripts have to know of one."""
+
+    lines: int  # at most
+    kind: str  # counted in gradient steps ("clone"), environment steps ("steps") or "rounds"
+    options: str  # of a run of half a second, beside TINY, with the files of write_people
+
+
+TINY = "--env-id Walled-v0 --max-episode-steps 10 --eval-episodes 2"
+PERSON = "--expert ../expert.safetensors"
+DAGGER = f"{PERSON} --threshold 0.5 --demo-episodes 0 --round-episodes 1 --round-updates 5"
+DAGGER += " --hidden-sizes 8 --total-timesteps 50 --eval-frequency 20 --pretrain-updates 5"
+MILE = f"{PERSON} --initial-policy ../initial.safetensors --human-model ../mental.safetensors"
+MILE += " --intervention-cost 3 --rounds 5 --round-updates 5 --eval-frequency 2 --batch-size 32"
+RLIF = f"{PERSON} --reference ../reference.safetensors --termination penalty --no-compile"
+RLIF += " --demo-episodes 0 --total-timesteps 100 --eval-frequency 40 --batch-size 8"
+RLIF += " --hidden-sizes 8 --num-qs 2"
+CLONE = "--total-timesteps 40 --eval-frequency 20 --batch-size 8 --hidden-sizes 8"
+OF_MILE = "--warm-up-episodes 1 --warm-up-updates 5 --hidden-sizes 8"
+SCRIPTS = {
+    "rlif_rlpd": Script(620, "steps", RLIF),
+    "bc": Script(270, "clone", CLONE),
+    "dagger": Script(360, "steps", f"{DAGGER} --mixture-decay 0.9"),
+    "hg_dagger": Script(470, "steps", DAGGER),
+    "mile": Script(520, "rounds", f"{MILE} {OF_MILE}"),
+    "iwr": Script(390, "rounds", MILE),
+    "sirius": Script(390, "rounds", MILE),
+}
+SHORT = {name: f"{TINY} {script.options}" for name, script in SCRIPTS.items()}
+
+
+def words(*options):
+    """Options as a shell has them: several may stand in one string."""
+    return [word for option in options for word in str(option).split()]
+
+
+def parsed(script, *options):
+    """The Args of a script for these options, as its last lines get them."""
+    options = words(*options)
+    args = tyro.cli(script.Args, args=options)
+    if source := args.resume or getattr(args, "replay", None):
+        own = json.loads(Path(source, "args.json").read_text())
+        args = tyro.cli(script.Args, args=options, default=script.Args(**own))
+    return args
+
+
+def folder_of(name):
+    """The folder of the run whose --exp-name this is."""
+    (folder,) = Path("runs").glob(f"*__{name}__*")
+    return folder
+
+
+def short_run(script, *options):
+    """A short run of this module in this process; returns its folder."""
+    before = set(Path().glob("runs/*"))
+    name = f"{script.__name__}-{len(before)}"  # two of a second need two names
+    script.main(parsed(script, SHORT[script.__name__], "--exp-name", name, *options))
+    (folder,) = set(Path().glob("runs/*")) - before
+    return folder
+
+
+def run(name, *options):
+    """Run rlif_rlpd.py in this process as runs/*__<name>__*; returns that folder.
+
+    Not compiled, which takes longer than a tiny run, and with a charge for falls, unless told so.
+    """
+    task = "--reward" in words(*options)
+    own = "--no-compile" if task else "--no-compile --termination penalty"
+    rlif_rlpd.main(parsed(rlif_rlpd, own, *options, "--exp-name", name))
+    return folder_of(name)
+
+
+# dagger.py and hg_dagger.py on a point between two walls
+ROUNDS = "--env-id Walled-v0 --hidden-sizes 16 --eval-episodes 2 --demo-episodes 0"
+ROUNDS += " --round-episodes 2 --round-updates 50 --eval-frequency 100 --total-timesteps 300"
+ROUNDS = words(ROUNDS, "--learning-rate 3e-3 --expert ../expert.safetensors")
+# so long, the two learn what the expert can
+LEARNS = words("--total-timesteps 1000 --round-updates 100 --eval-episodes 10")
+# mile.py, iwr.py and sirius.py there, with the files of write_people
+MILE_ROUNDS = f"{MILE} --env-id Walled-v0 --eval-episodes 2 --rounds 3 --round-episodes 2"
+MILE_ROUNDS += " --eval-frequency 1 --learning-rate 3e-3 --intervention-scale 3 --batch-size 256"
+MILE_ROUNDS = words(MILE_ROUNDS, "--round-updates 20")
+MILE_OWN = words("--hidden-sizes 16 --warm-up-episodes 2 --warm-up-updates 20")
+
+
+def run_rounds(script, name, *options):
+    """Run the module dagger or hg_dagger in this process as runs/*__<name>__*; its folder."""
+    script.main(parsed(script, *ROUNDS, *options, "--exp-name", name))
+    return folder_of(name)
+
+
+def run_mile(script, name, *options):
+    """Run the module mile, iwr or sirius in this process as runs/*__<name>__*; its folder."""
+    own = MILE_OWN if script.__name__ == "mile" else []
+    script.main(parsed(script, *MILE_ROUNDS, *own, *options, "--exp-name", name))
+    return folder_of(name)
+
+
+def start(*options, script="rlif_rlpd.py", **kwargs):
+    """Start a script as a process of its own."""
+    return subprocess.Popen([sys.executable, ROOT / script, *words(*options)], text=True, **kwargs)
+
+
+# --- what a run leaves ----------------------------------------------------------------------------
+
+
+def rows(folder):
+    """The lines of a run's eval.csv, each a dict of strings."""
+    with open(folder / "eval.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def evaluations(folder):
+    """rows() without the one column that is not the same every time; none if there are none."""
+    if not (folder / "eval.csv").exists():
+        return []
+    return [{name: row[name] for name in row if name != "wall_seconds"} for row in rows(folder)]
+
+
+def checkpoint(folder):
+    """A run's last checkpoint, as --resume reads it: no pickle."""
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(a, b):
+    """Equal to the bit, through nested dicts and sequences, but for names and times."""
+    assert type(a) is type(b)
+    if isinstance(a, dict | list | tuple):
+        keys = a.keys() if isinstance(a, dict) else range(len(a))
+        assert len(a) == len(b) and (not isinstance(a, dict) or keys == b.keys())
+        for key in set(keys) - {"wall_seconds", "seconds", "exp_name"}:
+            assert_same(a[key], b[key])
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    else:
+        assert a == b or (a != a and b != b)
+
+
+def assert_same_run(a, b):
+    """The same evaluations, checkpoint and policy in two folders."""
+    assert evaluations(a) == evaluations(b) != []
+    assert_same(checkpoint(a), checkpoint(b))
+    assert_same(*(load_file(folder / "model.safetensors") for folder in (a, b)))
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def list_experts():
+    """The shipped policies: {env_id: [level, ...]}."""
+    found = {}
+    for path in sorted(EXPERTS.rglob("*.safetensors")):
+        found.setdefault(path.parent.relative_to(EXPERTS).as_posix(), []).append(path.stem)
+    return found
+
+
+def critics(obs_dim, act_dim):
+    """Untrained critics of the sizes that write_expert wants."""
+    return rlif_rlpd.QEnsemble(obs_dim, act_dim, (32,), 2)
+
+
+def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, discrete=False, **facts):
+    """A file of the policy tanh(weight @ obs + bias + noise), one row per action; returns its path.
+
+    If discrete, weight @ obs + bias are the logits.
+    """
+    weight = torch.tensor(weight)  # (A, O)
+    act_dim, obs_dim = weight.shape
+    both = torch.cat([torch.eye(obs_dim), -torch.eye(obs_dim)])  # relu(x) - relu(-x) is x
+    tensors = {"layers.0.weight": torch.zeros(32, obs_dim), "layers.0.bias": torch.zeros(32)}
+    tensors["layers.0.weight"][: 2 * obs_dim] = both
+    head = "logits" if discrete else "mean"
+    tensors |= {f"{head}.weight": torch.zeros(act_dim, 32), f"{head}.bias": torch.zeros(act_dim)}
+    tensors[f"{head}.weight"][:, : 2 * obs_dim] = weight @ both.T
+    tensors[f"{head}.bias"] += torch.as_tensor(bias)
+    if not discrete:
+        tensors["log_std.weight"] = torch.zeros(act_dim, 32)
+        tensors["log_std.bias"] = torch.full((act_dim,), math.log(noise))
+    save_expert(path, tensors, qf, **{"level": "test"} | facts)
+    return str(Path(path).absolute())
+
+
+def write_people(folder, discrete=False):
+    """There: an expert that pushes to 0, an initial and an expected policy that push to the right.
+
+    If actions are continuous there is a reference as well, the expert with untrained critics.
+    """
+    if discrete:
+        weight, nothing = [[40.0, 0.0], [0.0, 0.0], [-40.0, 0.0]], [[0.0, 0.0]] * 3
+        write_expert(folder / "expert.safetensors", weight, bias=[-3.0, 0, -3], discrete=True)
+        write_expert(folder / "initial.safetensors", nothing, bias=[-2.0, 0, 2], discrete=True)
+        write_expert(folder / "mental.safetensors", nothing, bias=[-1.0, 0, 1], discrete=True)
+        return
+    write_expert(folder / "expert.safetensors", [[-5.0, 0.0]], noise=0.3)
+    write_expert(folder / "initial.safetensors", [[0.0, 0.0]], bias=0.6, noise=0.3)
+    write_expert(folder / "mental.safetensors", [[0.0, 0.0]], bias=0.4, noise=0.5)
+    with torch.random.fork_rng():
+        write_expert(folder / "reference.safetensors", [[-5.0, 0.0]], noise=0.3, qf=critics(2, 1))
+
+
+def write_demonstrations(dataset_id, episodes, steps, env_id="Point-v0"):
+    """A Minari dataset of random episodes, rewards 1, 2, 3, ...; the even ones end with a fall.
+
+    The others end by time. Returns them as Minari's buffers.
+    """
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    rng, env, buffers = np.random.default_rng(0), gym.make(env_id), []
+    low, high = env.action_space.low, env.action_space.high
+    for i in range(episodes):
+        obs = rng.normal(size=(steps + 1, *env.observation_space.shape)).astype(np.float32)
+        actions = rng.uniform(low, high, size=(steps, len(low))).astype(np.float32)
+        last = np.arange(steps) == steps - 1
+        ends = {"terminations": last & (i % 2 == 0), "truncations": last & (i % 2 == 1)}
+        rewards = np.arange(1.0, steps + 1)
+        buffers.append(EpisodeBuffer(i, i, None, obs, actions, rewards, infos={}, **ends))
+    facts = {"env": env_id, "algorithm_name": "random", "author": "test"}
+    minari.create_dataset_from_buffers(dataset_id, buffers, **facts)
+    return buffers
+
+
+def demonstrations(env_id, env, episodes, *_, **__):
+    """What load_demonstrations could return: two random episodes of ten steps, or none if none."""
+    if episodes == 0:
+        return load_demonstrations(env_id, env, 0, 1)
+    rng, (act_dim,) = np.random.default_rng(0), env.action_space.shape
+    size = 20, *env.observation_space.shape
+    data = {name: rng.normal(size=size) for name in ("obs", "next_obs")}
+    data["actions"] = rng.uniform(-0.9, 0.9, size=(20, act_dim))
+    if isinstance(env.action_space, gym.spaces.MultiBinary):
+        data["actions"] = np.eye(act_dim)[rng.integers(act_dim, size=20)]
+    data |= {"rewards": np.zeros(20), "terminations": np.zeros(20), "ends": np.arange(20) % 10 == 9}
+    return {name: values.astype(np.float32) for name, values in data.items()}
+
+
+# --- environments ---------------------------------------------------------------------------------
 
 
 class Point(gym.Env):
-    """A point on a line, pushed away from 0; the episode ends when it leaves [-1, 1]. Every step is worth 1."""
+    """A point on a line, pushed away from 0; an episode ends out of [-1, 1]. A step is worth 1."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)  # position, last push
     action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
     total_steps = 0  # of all points in this process: were there rollouts?
 
-    def __init__(self, nan_after=math.inf, render_mode=None):
-        self.nan_after, self.steps = nan_after, 0
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
@@ -43,10 +281,8 @@ class Point(gym.Env):
 
     def step(self, action):
         Point.total_steps += 1
-        self.steps += 1
         self.x = 1.1 * self.x + 0.15 * float(action[0]) + 0.02 * self.np_random.normal()
-        position = self.x if self.steps <= self.nan_after else np.nan
-        return np.array([position, action[0]], dtype=np.float32), 1.0, abs(self.x) > 1, False, {}
+        return np.array([self.x, action[0]], dtype=np.float32), 1.0, abs(self.x) > 1, False, {}
 
 
 class Walled(Point):
@@ -93,25 +329,36 @@ class ShownSwitched(Switched):
 
 
 class Count(gym.Env):
-    """Observes stride * (episodes so far) + (steps so far); the steps of an episode are worth 10, 20, 30, 40."""
+    """Observes 100 * (episodes so far) + (steps so far); an episode's steps are worth 10, 20 ..."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
     action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, length=math.inf, stride=100, render_mode=None):
-        self.length, self.stride, self.episode = length, stride, -1
+    def __init__(self, length=math.inf, render_mode=None):
+        self.length, self.episode = length, -1
 
     def reset(self, seed=None, options=None):
         self.episode, self.t = self.episode + 1, 0
-        return np.array([self.stride * self.episode], dtype=np.float32), {}
+        return np.array([100 * self.episode], dtype=np.float32), {}
 
     def step(self, action):
         self.t += 1
-        obs = np.array([self.stride * self.episode + self.t], dtype=np.float32)
+        obs = np.array([100 * self.episode + self.t], dtype=np.float32)
         return obs, 10.0 * self.t, self.t >= self.length, False, {}
 
 
-class OneArray(Walled):
+class Seen(Walled):
+    """Walled, but observations go through seen()."""
+
+    def reset(self, seed=None, options=None):
+        return self.seen(super().reset(seed=seed)[0]), {}
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return self.seen(obs), *rest
+
+
+class OneArray(Seen):
     """Hands out the same array of observations again and again."""
 
     array = None
@@ -122,103 +369,31 @@ class OneArray(Walled):
         self.array[:] = obs
         return self.array
 
-    def reset(self, seed=None, options=None):
-        return self.seen(super().reset(seed=seed)[0]), {}
 
-    def step(self, action):
-        obs, *rest = super().step(action)
-        return self.seen(obs), *rest
-
-
-class Loose(Walled):
+class Loose(Seen):
     """Lists for observations, arrays of one for the reward and for what ends an episode."""
 
-    def reset(self, seed=None, options=None):
-        return super().reset(seed=seed)[0].tolist(), {}
+    def seen(self, obs):
+        return obs.tolist()
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
-        return obs.tolist(), np.array([reward]), np.bool_(terminated), np.array([truncated]), info
+        return obs, np.array([reward]), np.bool_(terminated), np.array([truncated]), info
 
 
-class Parts(Walled):
+class Parts(Seen):
     """Observes the point as a Dict of a Tuple, a matrix and a Discrete: is it on the right?"""
 
-    observation_space = gym.spaces.Dict({
-        "both": gym.spaces.Tuple([gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-9, 9, (1, 2))]),
-        "right": gym.spaces.Discrete(2, start=1),
-    })  # fmt: skip
+    both = gym.spaces.Tuple([gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-9, 9, (1, 2))])
+    observation_space = gym.spaces.Dict(both=both, right=gym.spaces.Discrete(2, start=1))
 
     def seen(self, obs):
         return {"both": (obs[:1], obs[None]), "right": 1 + int(obs[0] > 0)}
-
-    def reset(self, seed=None, options=None):
-        return self.seen(super().reset(seed=seed)[0]), {}
-
-    def step(self, action):
-        obs, *rest = super().step(action)
-        return self.seen(obs), *rest
-
-
-class Unseeded(Walled):
-    """A real robot: what happens does not depend on the seed."""
-
-    def reset(self, seed=None, options=None):
-        return super().reset()
-
-
-class NoSeed(Walled):
-    def reset(self):
-        return super().reset()
 
 
 class NoRenderMode(Walled):
     def __init__(self):
         super().__init__()
-
-
-class Filmed(Walled):
-    """Renders a frame as dark as the point is near to 0."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
-
-    def __init__(self, render_mode=None):
-        super().__init__()
-        self.render_mode = render_mode
-
-    def render(self):
-        return np.full((4, 4, 3), int(255 * min(1.0, abs(self.x))), dtype=np.uint8)
-
-
-class NanReward(Walled):
-    """Worth what cannot be said, at the tenth step of an episode."""
-
-    def reset(self, seed=None, options=None):
-        self.t = 0
-        return super().reset(seed=seed)
-
-    def step(self, action):
-        self.t += 1
-        obs, reward, *rest = super().step(action)
-        return obs, np.nan if self.t == 10 else reward, *rest
-
-
-class Reports(Walled):
-    """Reports a success only where there is one: at the last step, of the later episodes."""
-
-    episodes = 0  # of all in this process
-    successful = math.inf  # from this one on
-
-    def reset(self, seed=None, options=None):
-        Reports.episodes, self.t = Reports.episodes + 1, 0
-        return super().reset(seed=seed)
-
-    def step(self, action):
-        self.t += 1
-        *rest, info = super().step(action)
-        return *rest, {
-            "is_success": [True]
-        } if self.t == 50 and Reports.episodes >= Reports.successful else info
 
 
 class DoubleActions(Walled):
@@ -229,309 +404,27 @@ class DoubleActions(Walled):
         return super().step(action)
 
 
-class WholeActions(Walled):
-    action_space = gym.spaces.Box(-2, 2, (1,), np.int32)
-
-
-class HugeActions(Walled):
-    action_space = gym.spaces.Box(
-        np.finfo(np.float32).min, np.finfo(np.float32).max, (1,), np.float32
-    )
-
-
-class NoChoice(Walled):
-    action_space = gym.spaces.Box(1.0, 1.0, (1,), np.float32)
-
-
-class MatrixActions(Walled):
-    action_space = gym.spaces.Box(np.arange(40.0).reshape(4, 10) - 41, 40, dtype=np.float64)
-
-
-class ManyChoices(Walled):
-    action_space = gym.spaces.MultiDiscrete([2, 3])
-
-
-class ThreePushes(gym.ActionWrapper):
-    """Three actions where there was a Box."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        self.action_space = gym.spaces.Discrete(3)
-
-    def action(self, action):
-        return np.array([2.0 * (int(action) - 1)], dtype=np.float32)
-
-
-def discretised(render_mode=None):
-    return ThreePushes(Walled())
-
-
-def rescaled(render_mode=None):
-    return gym.wrappers.RescaleAction(Walled(), np.float32(-1), np.float32(1))
-
-
-class Unbounded(Point):
-    action_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
-
-
-class Picture(Point):
-    observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
-
-
 class Broken(gym.Env):
-    def __init__(self):
-        raise AssertionError  # no message: some packages fail like this
+    def __init__(self, render_mode=None):
+        raise ValueError("no answer from the motor")
 
 
-gym.register("Point-v0", "tests.tiny:Point", max_episode_steps=50)
-gym.register("Walled-v0", "tests.tiny:Walled", max_episode_steps=50)
-gym.register("Shown-v0", "tests.tiny:Shown", max_episode_steps=50)
-gym.register("ShownSwitched-v0", "tests.tiny:ShownSwitched", max_episode_steps=50)
-gym.register("Switched-v0", "tests.tiny:Switched", max_episode_steps=50)
-gym.register("SwitchedFrom5-v0", "tests.tiny:SwitchedFrom5", max_episode_steps=50)
-gym.register("Nan-v0", "tests.tiny:Point", max_episode_steps=50, kwargs={"nan_after": 159})
-gym.register("Falls-v0", "tests.tiny:Count", max_episode_steps=100, kwargs={"length": 4})
-gym.register("TimesOut-v0", "tests.tiny:Count", max_episode_steps=4)
-gym.register("Repeats-v0", "tests.tiny:Count", max_episode_steps=4, kwargs={"stride": 0})
-for name in ("OneArray", "Loose", "Parts", "Unseeded", "NoSeed", "NoRenderMode", "Filmed", "NanReward", "Reports",
-             "DoubleActions", "WholeActions", "HugeActions", "NoChoice", "MatrixActions", "ManyChoices", "discretised",
-             "rescaled"):  # fmt: skip
+REFUSED = {  # Walled with spaces that no script takes
+    "WholeActions": gym.spaces.Box(-2, 2, (1,), np.int32),
+    "HugeActions": gym.spaces.Box(-3e38, 3e38, (1,), np.float32),
+    "NoChoice": gym.spaces.Box(1.0, 1.0, (1,), np.float32),
+    "MatrixActions": gym.spaces.Box(-2.0, 2.0, (2, 2), np.float32),
+    "ManyChoices": gym.spaces.MultiDiscrete([2, 3]),
+    "Unbounded": gym.spaces.Box(-np.inf, np.inf, (1,), np.float32),
+    "Picture": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),  # observations, as the next one
+    "Text": gym.spaces.Sequence(gym.spaces.Discrete(2)),
+}
+for name, space in REFUSED.items():
+    kind = "observation_space" if name in ("Picture", "Text") else "action_space"
+    globals()[name] = type(name, (Walled,), {kind: space})
+ALL = "Point Walled Shown ShownSwitched Switched SwitchedFrom5 OneArray Loose Parts NoRenderMode"
+for name in (*words(ALL, "DoubleActions Broken"), *REFUSED):
     gym.register(f"{name}-v0", f"tests.tiny:{name}", max_episode_steps=50)
 gym.register("Endless-v0", "tests.tiny:Walled")
-gym.register("Unbounded-v0", "tests.tiny:Unbounded", max_episode_steps=50)
-gym.register("Picture-v0", "tests.tiny:Picture", max_episode_steps=50)
-gym.register("Broken-v0", "tests.tiny:Broken")
-
-
-def critics(obs_dim, act_dim):
-    """Untrained critics of the shape that write_expert wants."""
-    return rlif_rlpd.QEnsemble(obs_dim, act_dim, (32,), 2)
-
-
-def write_expert(path, weight, bias=0.0, noise=1e-6, qf=None, discrete=False, **facts):
-    """A file of the policy tanh(weight @ obs + bias + noise), weight a list of one row per action; returns its path.
-
-    If discrete, weight @ obs + bias are the logits.
-    """
-    weight = torch.tensor(weight)  # (A, O)
-    act_dim, obs_dim = weight.shape
-    actor = (bc.CategoricalActor if discrete else bc.Actor)(obs_dim, act_dim, (32,)).requires_grad_(
-        False
-    )
-    for parameter in actor.parameters():
-        parameter.zero_()
-    both = torch.cat([torch.eye(obs_dim), -torch.eye(obs_dim)])  # relu(x) - relu(-x) is x
-    actor.layers[0].weight[: 2 * obs_dim] = both
-    first = getattr(actor, actor.heads[0])
-    first.weight[:, : 2 * obs_dim] = weight @ both.T
-    first.bias[:] = torch.as_tensor(bias)
-    if not discrete:
-        actor.log_std.bias[:] = math.log(noise)
-    networks = {"actor": actor} | ({"qf": qf} if qf else {})
-    tensors = {
-        f"{name}.{key}": p
-        for name, network in networks.items()
-        for key, p in network.state_dict().items()
-    }
-    save_expert(path, tensors, **{"level": "test"} | facts)
-    return str(Path(path).absolute())
-
-
-def write_demonstrations(dataset_id, episodes, steps, env_id="Point-v0"):
-    """A Minari dataset of random episodes, rewards 1, 2, 3, ...; the even ones end with a fall, the others by time."""
-    import minari
-    from minari.data_collector import EpisodeBuffer
-
-    rng, env, buffers = np.random.default_rng(0), gym.make(env_id), []
-    low, high = env.action_space.low, env.action_space.high
-    for episode in range(episodes):
-        observations = rng.normal(size=(steps + 1, *env.observation_space.shape)).astype(np.float32)
-        actions = rng.uniform(low, high, size=(steps, len(low))).astype(np.float32)
-        last = np.arange(steps) == steps - 1
-        ends = {"terminations": last & (episode % 2 == 0), "truncations": last & (episode % 2 == 1)}
-        rewards = np.arange(1.0, steps + 1)
-        buffers.append(
-            EpisodeBuffer(episode, episode, None, observations, actions, rewards, infos={}, **ends)
-        )
-    minari.create_dataset_from_buffers(
-        dataset_id, buffers, env=env_id, algorithm_name="random", author="test"
-    )
-    return buffers
-
-
-def parsed(script, *options):
-    """The Args of a script for these options, typed on its command line."""
-    return parse(script.Args, script.check, [str(option) for option in options])
-
-
-def plain(options):
-    """Without compiling, which takes longer than a tiny run, and with a charge for falls, unless the options differ."""
-    options = [str(option) for option in options]
-    if "--resume" in options:
-        return options
-    known = {"--termination", "--reward"} & set(options) or "--env-id" not in options
-    return ["--no-compile", *([] if known else ["--termination", "penalty"]), *options]
-
-
-def run(name, *options):
-    """Run the script in this process, as runs/*__<name>__*; returns that folder."""
-    rlif_rlpd.main(parsed(rlif_rlpd, *plain(options), "--exp-name", name))
-    return next(Path("runs").glob(f"*__{name}__*"))
-
-
-# dagger.py and hg_dagger.py on a point between two walls
-ROUNDS = (
-    "--env-id", "Walled-v0", "--hidden-sizes", 16, "--eval-episodes", 2, "--demo-episodes", 0, "--num-threads", 1,
-    "--round-episodes", 2, "--round-updates", 50, "--eval-frequency", 100, "--total-timesteps", 300,
-    "--learning-rate", 3e-3, "--expert", "../expert.safetensors",
-)  # fmt: skip
-
-
-# so long, the two learn what the expert can
-LEARNS = ["--total-timesteps", "1000", "--round-updates", "100", "--eval-episodes", "10"]
-
-
-def run_rounds(script, name, *options):
-    """Run the module dagger or hg_dagger in this process, as runs/*__<name>__*; returns that folder."""
-    script.main(parsed(script, *ROUNDS, *options, "--exp-name", name))
-    return next(Path("runs").glob(f"*__{name}__*"))
-
-
-# mile.py, iwr.py and sirius.py on a point between two walls, with the files of write_people
-MILE_ROUNDS = (
-    "--env-id", "Walled-v0", "--eval-episodes", 2, "--num-threads", 1, "--rounds", 3, "--round-episodes", 2,
-    "--learning-rate", 3e-3, "--intervention-cost", 3, "--intervention-scale", 3, "--expert", "../expert.safetensors",
-    "--initial-policy", "../initial.safetensors", "--human-model", "../mental.safetensors",
-)  # fmt: skip
-MILE_OWN = {
-    "mile": ("--hidden-sizes", 16, "--round-updates", 20, "--warm-up-episodes", 2, "--warm-up-updates", 20),
-    "iwr": ("--round-updates", 20),
-    "sirius": ("--round-updates", 20),
-}  # fmt: skip
-
-
-def write_people(folder, discrete=False):
-    """There: an expert that pushes to 0, and an initial and an expected policy that push to the right wall.
-
-    If actions are continuous there is a reference as well, the expert with untrained critics.
-    """
-    if discrete:
-        weight, nothing = [[40.0, 0.0], [0.0, 0.0], [-40.0, 0.0]], [[0.0, 0.0]] * 3
-        write_expert(folder / "expert.safetensors", weight, bias=[-3.0, 0, -3], discrete=True)
-        write_expert(folder / "initial.safetensors", nothing, bias=[-2.0, 0, 2], discrete=True)
-        write_expert(folder / "mental.safetensors", nothing, bias=[-1.0, 0, 1], discrete=True)
-    else:
-        write_expert(folder / "expert.safetensors", [[-5.0, 0.0]], noise=0.3)
-        write_expert(folder / "initial.safetensors", [[0.0, 0.0]], bias=0.6, noise=0.3)
-        write_expert(folder / "mental.safetensors", [[0.0, 0.0]], bias=0.4, noise=0.5)
-        with torch.random.fork_rng():
-            write_expert(
-                folder / "reference.safetensors", [[-5.0, 0.0]], noise=0.3, qf=critics(2, 1)
-            )
-
-
-PERSON = "--expert ../expert.safetensors --eval-episodes 2 --num-threads 1"
-MILES_PERSON = (
-    f"{PERSON} --initial-policy ../initial.safetensors --human-model ../mental.safetensors"
-)
-SHORT = {
-    "rlif_rlpd": f"{PERSON} --reference ../reference.safetensors --termination penalty --no-compile --demo-episodes 0 "
-    "--total-timesteps 80 --eval-frequency 40 --batch-size 8 --hidden-sizes 8 --num-qs 2",
-    "hg_dagger": f"{PERSON} --threshold 0.5 --demo-episodes 0 --round-episodes 1 --round-updates 5 --hidden-sizes 8 "
-    "--total-timesteps 150 --eval-frequency 50",
-    "dagger": f"{PERSON} --threshold 0.5 --demo-episodes 0 --round-episodes 1 --round-updates 5 --hidden-sizes 8 "
-    "--total-timesteps 150 --eval-frequency 50 --mixture-decay 0.9",
-    "bc": "--total-timesteps 40 --eval-frequency 20 --batch-size 8 --hidden-sizes 8 "
-    "--eval-episodes 2 --num-threads 1",
-    "mile": f"{MILES_PERSON} --intervention-cost 3 --rounds 3 --round-updates 5 --batch-size 32 --hidden-sizes 8 "
-    "--warm-up-episodes 1 --warm-up-updates 5",
-    "iwr": f"{MILES_PERSON} --intervention-cost 3 --rounds 3 --round-updates 5 --batch-size 32",
-    "sirius": f"{MILES_PERSON} --intervention-cost 3 --rounds 3 --round-updates 5 --batch-size 32",
-}
-
-
-def short(script, *options):
-    """Options for a short run of this module, where write_people wrote its files to the folder above."""
-    options = *SHORT[script.__name__].split(), "--env-id", "Walled-v0", *options
-    return [str(option) for option in options]
-
-
-def short_run(script, *options):
-    """A short run of this module in this process; returns its folder."""
-    before = set(Path().glob("runs/*"))
-    script.main(parsed(script, *short(script, *options)))
-    (folder,) = set(Path().glob("runs/*")) - before
-    return folder
-
-
-def demonstrations(env, env_id, episodes, *_):
-    """What load_demonstrations could return: two random episodes of ten steps, or none if none are wanted."""
-    if episodes == 0:
-        return load_demonstrations(env, env_id, 0)
-    rng = np.random.default_rng(0)
-    data = {
-        name: rng.normal(size=(20, *env.observation_space.shape)) for name in ("obs", "next_obs")
-    }
-    data["actions"] = rng.uniform(-0.9, 0.9, size=(20, *env.action_space.shape))
-    if env.discrete:
-        data["actions"] = np.eye(env.action_space.shape[0])[
-            rng.integers(env.action_space.shape[0], size=20)
-        ]
-    data |= {"rewards": np.zeros(20), "terminations": np.zeros(20), "ends": np.arange(20) % 10 == 9}
-    return {name: values.astype(np.float32) for name, values in data.items()}
-
-
-def run_mile(script, name, *options):
-    """Run one of the modules of MILE_OWN in this process, as runs/*__<name>__*; returns that folder."""
-    options = *MILE_ROUNDS, *MILE_OWN[script.__name__], *options, "--exp-name", name
-    script.main(parsed(script, *options))
-    return next(Path("runs").glob(f"*__{name}__*"))
-
-
-def rows(run_dir):
-    """The lines of a run's eval.csv, each a dict of strings."""
-    with open(run_dir / "eval.csv") as file:
-        return list(csv.DictReader(file))
-
-
-def evaluations(run_dir):
-    """The rows of eval.csv, as strings, without the one column that is not the same every time."""
-    if not (run_dir / "eval.csv").exists():
-        return []
-    return [
-        {name: value for name, value in row.items() if name != "wall_seconds"}
-        for row in rows(run_dir)
-    ]
-
-
-def assert_same(a, b):
-    """Equal to the bit, through nested dicts and sequences, but for names and times."""
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for name in a.keys() - {"wall_seconds", "seconds", "exp_name"}:
-            assert_same(a[name], b[name])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_same(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b)
-    else:
-        assert a == b or (a != a and b != b)
-
-
-def assert_same_run(a, b):
-    """The same evaluations, checkpoint and policy in two folders."""
-    assert evaluations(a) == evaluations(b) and evaluations(a)
-    assert_same(load_checkpoint(a / "checkpoint.pt"), load_checkpoint(b / "checkpoint.pt"))
-    policies = [Expert(folder / "model.safetensors") for folder in (a, b)]
-    assert_same(policies[0].state, policies[1].state)
-    names = {"level": "", "trained_by": ""}  # of the run, and of the program that called main()
-    assert_same(policies[0].facts | names, policies[1].facts | names)
-
-
-def start(*options, script="rlif_rlpd.py", **kwargs):
-    """Start a script as a process of its own."""
-    options = plain(options) if script == "rlif_rlpd.py" else [str(option) for option in options]
-    return subprocess.Popen([sys.executable, ROOT / script, *options], text=True, **kwargs)
+gym.register("Falls-v0", "tests.tiny:Count", max_episode_steps=100, kwargs={"length": 4})
+gym.register("TimesOut-v0", "tests.tiny:Count", max_episode_steps=4)
