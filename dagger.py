@@ -3,7 +3,7 @@
 Paper: Ross, Gordon and Bagnell, AISTATS 2011, https://arxiv.org/abs/1011.0686; "Alg. 3.1" is its.
 Labels as in RLIF's baseline (https://arxiv.org/abs/2311.12996): where both differ, or at random.
 
-    python dagger.py                      # Hopper-v5, an expert of 16 %: about two minutes
+    python dagger.py                      # Hopper-v5, an expert of 16 %: about four minutes
     python dagger.py --resume runs/<run>  # go on after a stop, to the bit
 
 Read main() first, then choose_labels(). Shapes: O observation, A action, B batch, E episodes.

@@ -241,7 +241,7 @@ class QEnsemble(nn.Module):
         self.norm_biases = nn.ParameterList(torch.zeros(num_qs, 1, h) for h in hidden_sizes)
 
     def forward(self, obs, actions, members=slice(None), bf16=False):
-        """Q_i(s, a) of the chosen members: (B, O), (B, A) -> (N, B)."""
+        """Q_i(s, a) of the M chosen members, by default all N: (B, O), (B, A) -> (M, B)."""
         x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A)
         for i, norm_weight in enumerate(self.norm_weights):
             x = product(x, self.weights[i][members], bf16) + self.biases[i][members]
