@@ -25,13 +25,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
+from filelock import FileLock, Timeout
 from torch.distributions import Independent, Normal, OneHotCategorical, TanhTransform
 from torch.distributions import TransformedDistribution as Transformed
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import TRAINING_TASKS, InputError, load_demonstrations, normalized_score
-from experts import register_tasks, save_expert
+from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, normalized_score
+from experts import save_expert
 
 MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
 
@@ -50,6 +51,7 @@ class Args:
     total_timesteps: int = 20_000  # gradient steps: cloning takes no steps in the environment
     eval_frequency: int = 2_000  # gradient steps between evaluations
     eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
+    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
     # --- data ---
     demo_episodes: int = 50  # demonstrations to clone, drawn by the seed
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
@@ -62,29 +64,22 @@ class Args:
     cuda: bool = False  # learn on the GPU
     num_threads: int = 1  # of torch on the CPU
 
-    def __post_init__(self):
-        self.hidden_sizes = tuple(self.hidden_sizes)  # args.json has a list
+    def check(self):
         for name, value in vars(self).items():
             may_be_zero = name in ("seed", "weight_decay")
             if type(value) in (int, float) and not (value > 0 or value == 0 and may_be_zero):
-                raise ValueError(f"--{name.replace('_', '-')} {value} is too small")
+                raise InputError(f"--{name.replace('_', '-')} {value} is too small")
         if min(self.hidden_sizes, default=0) < 1:
-            raise ValueError("--hidden-sizes must be positive")
+            raise InputError("--hidden-sizes must be positive")
         if self.cuda and not torch.cuda.is_available():
-            raise ValueError("--cuda: torch finds no GPU here")
+            raise InputError("--cuda: torch finds no GPU here")
 
 
 # --- environment ----------------------------------------------------------------------------------
-def make_env(env_id, max_episode_steps=None, **options):
+def make_env(env_id, max_episode_steps=None, render_mode=None):
     """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    register_tasks(env_id)
-    env = gym.make(env_id, max_episode_steps, disable_env_checker=True, **options)
-    if env.spec.max_episode_steps is None:
-        raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
-    if len(env.observation_space.shape or ()) > 2 or not env.observation_space.is_np_flattenable:
-        raise InputError(f"--env-id {env_id}: observations must be vectors, not images or lists")
+    env = Task(env_id, max_episode_steps, render_mode)  # gym.make, and what authors leave open
     env = gym.wrappers.FlattenObservation(env)
-    env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         one_hot = gym.spaces.MultiBinary(int(space.n))
@@ -135,22 +130,23 @@ class Actor(nn.Module):
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """Fresh episodes, side by side, by mean and by sampled actions; all depend on the key alone."""
+    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
-        obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])  # (E, O)
-        playing = list(range(len(envs)))
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            while playing:
-                actions = actor.act(obs[playing], deterministic)  # (playing, A)
-                for i, action in zip(tuple(playing), actions):
-                    obs[i], reward, terminated, truncated, info = envs[i].step(action)
-                    returns[i] += reward
-                    successes[i] = np.max(info.get("success", info.get("is_success", math.nan)))
-                    if terminated or truncated:
-                        playing.remove(i)
+            for first in range(0, len(envs), len(set(envs))):  # side by side if it can be
+                playing = list(range(first, first + len(set(envs))))
+                obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
+                while playing:
+                    actions = actor.act(np.stack([obs[i] for i in playing]), deterministic)
+                    for i, action in zip(tuple(playing), actions):  # (A,) each
+                        obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                        returns[i] += reward
+                        if terminated or truncated:
+                            successes[i] = info["success"]
+                            playing.remove(i)
         if not np.isnan(successes).all():  # some report a success only where there is one
             successes = np.nan_to_num(successes)
         found = {"success_rate": 100 * successes.mean(), "return_mean": returns.mean()}
@@ -176,15 +172,16 @@ def main(args):
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
-    task = args.env_id, args.max_episode_steps
-    eval_envs = [make_env(*task) for _ in range(args.eval_episodes)]
-    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
+    task = args.env_id, args.max_episode_steps, "rgb_array" if args.capture_video else None
+    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])
+    eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
     obs, actions = (torch.from_numpy(demos[name]).to(device) for name in ("obs", "actions"))
     actor = Actor(env, args.hidden_sizes)
     if args.standardize_obs:
+        std = obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
         actor.obs_mean.copy_(obs.mean(0))
-        actor.obs_std.copy_(obs.std(0).clamp_min(0.01))
+        actor.obs_std.copy_(torch.where((obs == obs[0]).all(0), 1.0, std))
     actor.to(device)
     options = {"weight_decay": args.weight_decay, "fused": True}
     optimizer = torch.optim.AdamW(actor.parameters(), args.learning_rate, **options)
@@ -194,6 +191,8 @@ def main(args):
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    lock = FileLock(folder / "in_use.lock", timeout=0)
+    lock.acquire()  # two processes would spoil each other's files
     args.resume = str(folder)  # from now on
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
@@ -245,24 +244,25 @@ def main(args):
     writer.close()
     save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
     if args.capture_video:
-        env = gym.wrappers.RecordVideo(make_env(*task, render_mode="rgb_array"), f"{folder}/videos")
-        evaluate(args.env_id, actor, [env], args.seed, 2)
-        env.close()
+        film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
+        evaluate(args.env_id, actor, [film], args.seed, 2)
+        film.close()
 
 
 if __name__ == "__main__":
     args = tyro.cli(Args)
     try:
-        source = args.resume or getattr(args, "replay", None)
-        if source:  # the options of that run, but for those that are typed
-            saved = Path(source, "args.json")
-            own = json.loads(saved.read_text()) if saved.exists() else {}
+        if source := args.resume or getattr(args, "replay", None):
+            saved = Path(source, "args.json")  # its options, but for those that are typed
+            own = json.loads(saved.read_text() if saved.exists() else "{}")
+            own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script lies in {source}")
             args = tyro.cli(Args, default=Args(**own))
+        args.check()
         main(args)
-    except (InputError, gym.error.Error, ModuleNotFoundError) as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+    except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:
+        print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\nstopped; it goes on from its last evaluation by --resume {args.resume or '...'}")

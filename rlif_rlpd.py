@@ -32,11 +32,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
+from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import TRAINING_TASKS, InputError, load_demonstrations, load_expert, normalized_score
-from experts import register_tasks, save_expert
+from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_expert
+from experts import normalized_score, save_expert
 from experts.human import Person
 
 MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
@@ -57,6 +58,7 @@ class Args:
     total_timesteps: int = 25_000  # environment steps
     eval_frequency: int = 2_500  # steps: evaluated after the episode that passes a multiple of it
     eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
+    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
     # --- person ---
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     # when: by Eq. 1, at random, never, or when you do, in a window (docs/keys.md)
@@ -91,43 +93,35 @@ class Args:
     target_entropy: float | None = None  # default: -A (RLPD: -A / 2)
     cuda: bool = False  # learn on the GPU
     num_threads: int = 1  # of torch on the CPU; more are slower where other programs run
-    compile: bool = True  # compile the gradients (needs g++): the same to rounding, and faster
+    compile: bool = True  # compile the gradients (needs g++; not at the keys): faster
     precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 where the processor can
 
-    def __post_init__(self):
-        self.hidden_sizes = tuple(self.hidden_sizes)  # args.json has a list
-        may_be_negative = "target_entropy", "intervention_delta"
+    def check(self):
+        signed = "target_entropy", "intervention_delta"
         for name, value in vars(self).items():
             least = 1 if type(value) is int and name not in ("seed", "demo_episodes") else 0
-            if type(value) in (int, float) and not value >= least and name not in may_be_negative:
-                raise ValueError(f"--{name.replace('_', '-')} must be {least} or more")
-        for name in ("intervention_beta", "random_rate", "offline_ratio", "tau"):
-            if not getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be in [0, 1]")
-        if self.gamma >= 1 or min(self.hidden_sizes, default=0) < 1:
-            raise ValueError("--gamma must be below 1, --hidden-sizes 1 or more")
+            most = 1 if name in ("intervention_beta", "random_rate", "offline_ratio") else math.inf
+            free = type(value) not in (int, float) or name in signed
+            if not free and not least <= value <= most:
+                raise InputError(f"--{name.replace('_', '-')} must be from {least} to {most}")
+        if self.gamma >= 1 or self.tau > 1 or min(self.hidden_sizes, default=0) < 1:
+            raise InputError("--gamma must be below 1, --tau at most 1, --hidden-sizes 1 or more")
         if self.intervention == "none" and self.reward != "task":
-            raise ValueError("--intervention none needs --reward task: there is no other reward")
+            raise InputError("--intervention none needs --reward task: there is no other reward")
         if self.reward == "task" and self.termination == "penalty":
-            raise ValueError("--reward task needs --termination mask or bootstrap")
+            raise InputError("--reward task needs --termination mask or bootstrap")
         offline = round(self.offline_ratio * self.batch_size)
         if (self.offline_ratio or self.bc_weight) and not (offline and self.demo_episodes):
-            raise ValueError("--offline-ratio, --bc-weight: no demonstrations in a batch")
+            raise InputError("--offline-ratio, --bc-weight: no demonstrations in a batch")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
-            raise ValueError("--cuda needs a GPU, and is not for --intervention human")
+            raise InputError("--cuda needs a GPU, and is not for --intervention human")
 
 
 # --- environment ----------------------------------------------------------------------------------
-def make_env(env_id, max_episode_steps=None, **options):
+def make_env(env_id, max_episode_steps=None, render_mode=None):
     """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    register_tasks(env_id)
-    env = gym.make(env_id, max_episode_steps, disable_env_checker=True, **options)
-    if env.spec.max_episode_steps is None:
-        raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
-    if len(env.observation_space.shape or ()) > 2 or not env.observation_space.is_np_flattenable:
-        raise InputError(f"--env-id {env_id}: observations must be vectors, not images or lists")
+    env = Task(env_id, max_episode_steps, render_mode)  # gym.make, and what authors leave open
     env = gym.wrappers.FlattenObservation(env)
-    env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         one_hot = gym.spaces.MultiBinary(int(space.n))
@@ -335,15 +329,16 @@ class ReplayBuffer:
         sizes = {"obs": (obs_dim,), "next_obs": (obs_dim,), "actions": (act_dim,)}
         sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: 1 at an episode's last
         self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
+        print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
         self.size, self.apart = 0, 0  # rows; the leading ones that sample() draws separately
 
     def state_dict(self):
-        return {name: torch.tensor(values[: self.size]) for name, values in self.data.items()}
+        return {name: torch.from_numpy(x[: self.size]) for name, x in self.data.items()}
 
     def load_state_dict(self, state):
         self.size = len(state["obs"])
-        for name, values in state.items():
-            self.data[name][: self.size] = values
+        for name in self.data:  # each as soon as it is copied leaves the memory
+            self.data[name][: self.size] = state.pop(name)
 
     def add(self, transition):
         for name, value in transition.items():
@@ -399,22 +394,23 @@ def end_of_episode(args, human, transition, terminated):
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """Fresh episodes, side by side, by mean and by sampled actions; all depend on the key alone."""
+    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
-        obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)])  # (E, O)
-        playing = list(range(len(envs)))
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            while playing:
-                actions = actor.act(obs[playing], deterministic)  # (playing, A)
-                for i, action in zip(tuple(playing), actions):
-                    obs[i], reward, terminated, truncated, info = envs[i].step(action)
-                    returns[i] += reward
-                    successes[i] = np.max(info.get("success", info.get("is_success", math.nan)))
-                    if terminated or truncated:
-                        playing.remove(i)
+            for first in range(0, len(envs), len(set(envs))):  # side by side if it can be
+                playing = list(range(first, first + len(set(envs))))
+                obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
+                while playing:
+                    actions = actor.act(np.stack([obs[i] for i in playing]), deterministic)
+                    for i, action in zip(tuple(playing), actions):  # (A,) each
+                        obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                        returns[i] += reward
+                        if terminated or truncated:
+                            successes[i] = info["success"]
+                            playing.remove(i)
         if not np.isnan(successes).all():  # some report a success only where there is one
             successes = np.nan_to_num(successes)
         found = {"success_rate": 100 * successes.mean(), "return_mean": returns.mean()}
@@ -447,17 +443,17 @@ def main(args):
         bf16 = args.cuda or can.get("avx512_bf16") or can.get("amx_bf16")
         args.precision = "bf16" if bf16 else "float32"
 
-    task = args.env_id, args.max_episode_steps
-    training_task = TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps
-    eval_envs = [make_env(*task) for _ in range(args.eval_episodes)]
-    env = make_env(*training_task)
+    mode = "rgb_array" if args.capture_video or args.intervention == "human" else None
+    task = args.env_id, args.max_episode_steps, mode
+    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])
+    eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
-    if args.replay and args.intervention != "human":
-        raise InputError(f"--replay {args.replay}: nobody was at the keys in that run")
     if args.termination is None:
         choice = "--termination penalty (it is a fall), mask (a success) or bootstrap (both occur)"
         raise InputError(f"what is it if an episode ends before its time? Give {choice}")
+    if env.spec.max_episode_steps > args.eval_frequency:
+        print("evaluations and checkpoints wait for the end of an episode: --eval-frequency")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
     if args.intervention == "value":
         reference = load_expert(args.env_id, args.reference, env, with_q=True)
@@ -468,29 +464,31 @@ def main(args):
     if args.reward != "task":
         demos["rewards"][:] = 0  # nobody tells RLIF how good a demonstration is
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
+    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
+    rb = ReplayBuffer(len(demos["rewards"]) + args.total_timesteps, obs_dim, act_dim)
 
     # The run's folder, a new one or that of --resume
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
     if args.intervention == "human":
-        env = make_env(*training_task, render_mode="rgb_array")
         env = expert = human = Person(env, args, folder)  # it judges, acts and steps
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    lock = FileLock(folder / "in_use.lock", timeout=0)
+    lock.acquire()  # two processes would spoil each other's files
     args.resume = str(folder)  # from now on
     print(f"in {folder}: evaluations, checkpoint, policy; matrix products in {args.precision}")
-    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     agent = Agent(obs_dim, act_dim, args, device)
-    rb = ReplayBuffer(len(demos["rewards"]) + args.total_timesteps, obs_dim, act_dim)
     for i, terminated in enumerate(demos["terminations"]):
         transition = {name: values[i] for name, values in demos.items()}
         rb.add(end_of_episode(args, human, transition, terminated))
     rb.apart = rb.size if args.offline_ratio else 0
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and rb.size:
+        std = demo_obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
         for network in (agent.actor, agent.qf, agent.qf_target):
             network.obs_mean.copy_(demo_obs.mean(0))
-            network.obs_std.copy_(demo_obs.std(0).clamp_min(0.01))
-    if args.compile and shutil.which("g++"):
+            network.obs_std.copy_(torch.where((demo_obs == demo_obs[0]).all(0), 1.0, std))
+    if args.compile and shutil.which("g++") and args.intervention != "human":
         print("compiling at the first update, for about 10 s (--no-compile does without)")
         torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad becomes a part of it
         torch._dynamo.config.suppress_errors = True  # without a compiler that works it goes on
@@ -596,24 +594,25 @@ def main(args):
     writer.close()
     save_expert(folder / "model.safetensors", agent.actor, agent.qf, env_id=args.env_id)
     if args.capture_video:
-        env = gym.wrappers.RecordVideo(make_env(*task, render_mode="rgb_array"), f"{folder}/videos")
-        evaluate(args.env_id, agent.actor, [env], args.seed, 2)
-        env.close()
+        film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
+        evaluate(args.env_id, agent.actor, [film], args.seed, 2)
+        film.close()
 
 
 if __name__ == "__main__":
     args = tyro.cli(Args)
     try:
-        source = args.resume or getattr(args, "replay", None)
-        if source:  # the options of that run, but for those that are typed
-            saved = Path(source, "args.json")
-            own = json.loads(saved.read_text()) if saved.exists() else {}
+        if source := args.resume or getattr(args, "replay", None):
+            saved = Path(source, "args.json")  # its options, but for those that are typed
+            own = json.loads(saved.read_text() if saved.exists() else "{}")
+            own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script lies in {source}")
             args = tyro.cli(Args, default=Args(**own))
+        args.check()
         main(args)
-    except (InputError, gym.error.Error, ModuleNotFoundError) as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+    except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:
+        print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\nstopped; it goes on from its last evaluation by --resume {args.resume or '...'}")

@@ -30,12 +30,16 @@ def seed_for(*key):
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-def compiled(function):
-    """A function of RLPD's gradients as one graph, as rlif_rlpd.py makes it; needs g++."""
+def compiled(function, needed=False):
+    """A function of RLPD's gradients as one graph, as rlif_rlpd.py makes it.
+
+    Where no compiler works it stays as it is; or torch raises an error, if compiling is needed.
+    """
     import torch
 
     torch._dynamo.config.trace_autograd_ops = True
-    return torch.compile(function, dynamic=False) if shutil.which("g++") else function
+    torch._dynamo.config.suppress_errors = not needed
+    return torch.compile(function, dynamic=False) if needed or shutil.which("g++") else function
 
 
 def write(path, text):

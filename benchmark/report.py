@@ -440,12 +440,8 @@ def episode_picture(rows):
     bar.plot(labelled, np.full(len(labelled), 1.3), "k", marker="$-1$", markersize=11, linestyle="")
     bar.set(xlabel="step")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in ("C0", "C1")] + bar.lines
-    names = [
-        "the policy acts",
-        "the expert acts",
-        "flagged",
-        "reward of the step before a takeover",
-    ]
+    names = ["the policy acts", "the expert acts", "flagged"]
+    names += ["reward of the step before a takeover"]
     figure.legend(handles, names, loc="outside lower center", ncol=4, frameon=False, fontsize=9)
     return figure
 

@@ -32,11 +32,11 @@ class Args(iwr.Args):
     n_step: int = 3  # as rlif_rlpd.py's
     termination: Literal["mask", "bootstrap"] = "mask"  # an end: a success; or it may be a fall too
 
-    def __post_init__(self):
-        super().__post_init__()
-        others = self.resume, self.track, self.capture_video, self.cuda, self.interventions_only
-        if any(others) or self.intervention != "model":
-            raise ValueError("an option of iwr.py that is not there in this script")
+    def check(self):
+        super().check()
+        others = "resume track capture_video cuda interventions_only single_env max_episode_steps"
+        if any(getattr(self, x) for x in others.split()) or self.intervention != "model":
+            raise InputError("an option of iwr.py that is not there in this script")
 
 
 def add_episode(args, rb, episode):
@@ -58,6 +58,7 @@ def add_episode(args, rb, episode):
 
 
 def main(args: Args):
+    args.check()
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     rng, begun = np.random.default_rng(args.seed), time.perf_counter()

@@ -13,11 +13,10 @@ the latter with the command. A seed whose files are there is not run again, a ru
 interrupted is resumed where it lies, results of another command are refused. The exit code is 1 if
 a run failed, whose log is kept there then. A run is a Ray task that starts the script as a process
 of its own, on one core. On a cluster the code is sent along; nodes need the packages of
-requirements.txt, but no shared disk. When one dies its runs begin again on another.
+requirements.txt, but no shared disk. What a dying node takes along begins again, up to 3 times.
 """
 
 import ctypes
-import fcntl
 import json
 import os
 import signal
@@ -31,7 +30,10 @@ from itertools import product
 from pathlib import Path
 
 import tyro
+from filelock import FileLock, Timeout
 from files import RESULTS, ROOT, InputError, command_line, read_evaluations, scores_of, write
+
+RETRIES = 3  # of a run that a dying node takes along, or that is ended for want of memory
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Args:
             raise ValueError("--seeds needs one or several of zero or more, e.g. --seeds 1 2 3")
         if self.jobs is not None and (self.jobs < 1 or self.address):
             raise ValueError("--jobs must be positive, and is for this machine, not for --address")
+        if not (0 <= self.gpus <= 1 or (self.gpus > 1 and self.gpus % 1 == 0)):
+            raise ValueError("--gpus must be a share from 0 to 1, or a whole number: Ray's rule")
 
 
 def suites():
@@ -93,9 +97,10 @@ def execute(name, command, seed, source, folder):
             options += ["--resume", str(begun)]
         log_path = folder / "runs" / f"{exp_name}__{seed}.log"
         # one thread a core: several threads of several runs would wait for each other; and by
-        # PR_SET_PDEATHSIG the kernel ends a script when the task that started it dies, however
+        # PR_SET_PDEATHSIG Linux ends a script when the task that started it dies, however
         how = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "cwd": folder}
-        how["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if sys.platform == "linux":
+            how["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         with open(log_path, "w") as log:
             argv = [sys.executable, str(source / script), *options]
             ran = subprocess.run(argv, stdout=log, stderr=log, check=False, **how)
@@ -141,26 +146,29 @@ def connect(args):
     """Ray on this machine, or of a cluster. Raises InputError."""
     try:
         import ray
-
-        options = {"log_to_driver": False}
-        if args.address:
-            excludes = ["/runs", "/benchmark/results", "/.git", "/.venv"]
-            options["runtime_env"] = {"working_dir": str(ROOT), "excludes": excludes}
-        else:
-            # where all cores are busy a node answers late, and is not dead
-            os.environ.setdefault("RAY_health_check_failure_threshold", "100")
-            cores = args.jobs or len(os.sched_getaffinity(0))
-            options |= {"num_cpus": cores, "include_dashboard": False}
+    except ImportError:
+        raise InputError('Ray is missing: python -m pip install "ray[default]"') from None
+    options = {"log_to_driver": False}
+    if args.address:
+        excludes = ["/runs", "/benchmark/results", "/.git", "/.venv"]
+        options["runtime_env"] = {"working_dir": str(ROOT), "excludes": excludes}
+    else:
+        # where all cores are busy a node answers late, and is not dead
+        os.environ.setdefault("RAY_health_check_failure_threshold", "100")
+        mine = os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count())
+        options |= {"num_cpus": args.jobs or len(mine), "include_dashboard": False}
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # Ray's own is for ever
+    try:
         if args.address not in (None, "auto"):  # Ray itself would wait for minutes
             host, _, port = args.address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(args.address or "local", **options)
-    except ImportError:
-        raise InputError('Ray is missing: python -m pip install "ray[default]"') from None
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(f"--address {args.address}: no Ray there ({error})") from None
-    if args.gpus > ray.cluster_resources().get("GPU", 0):
-        raise InputError(f"--gpus {args.gpus}: Ray finds no such GPU")
+    except Exception as error:  # of many kinds: nobody answers, a token is wrong, ...
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        said = f"--address {args.address or 'local'}: {said}"
+        raise InputError(f"{said}; Ray's lines above, if any, say why") from None
+    if args.gpus > max(node["Resources"].get("GPU", 0) for node in ray.nodes()):
+        raise InputError(f"--gpus {args.gpus}: Ray finds no machine with so many GPUs")
     return ray
 
 
@@ -168,17 +176,19 @@ def run_all(runs, args):
     """All of these as Ray tasks; did they all succeed?"""
     ray, succeeded = connect(args), True
     source, folder = (None, "~/interventions") if args.address else (str(ROOT), str(ROOT))
-    where = source, args.folder or folder
-    # a task that a dying node takes along is done again; one whose script fails is not
-    task = ray.remote(num_cpus=1, num_gpus=args.gpus, max_retries=-1)(execute)
-    tasks = {task.remote(*run, *where): run for run in runs}
-    print(f"{len(runs)} runs begin; what they say: {where[1]}/runs/*.log", flush=True)
+    folder = str(Path(args.folder).expanduser().absolute()) if args.folder else folder
+    # a run whose script fails is not done again
+    task = ray.remote(num_cpus=1, num_gpus=args.gpus, max_retries=RETRIES)(execute)
+    tasks = {task.remote(*run, source, folder): run for run in runs}
+    print(f"{len(runs)} runs begin; what they say: {folder}/runs/*.log", flush=True)
     while tasks:
         (done,), _ = ray.wait(list(tasks))
         try:
             found = ray.get(done)
-        except ray.exceptions.RayError as error:  # no node could start it, a disk is full, ...
+        except ray.exceptions.RayError as error:  # memory ran out, a disk is full, ...
             found = {"code": 1, "log": str(error)}
+            if isinstance(error, ray.exceptions.OutOfMemoryError):
+                found["log"] += f"\nmemory ran out {1 + RETRIES} times: start fewer at a time"
         succeeded &= keep(*tasks.pop(done), found)
     return succeeded
 
@@ -197,13 +207,13 @@ def main(args: Args):
         return print("\n".join(f"{name}, seed {seed}: python {line}" for name, line, seed in runs))
     missing = [run for run in runs if not is_kept(*run)]
     RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError("another run.py is at work here; start this one after it") from None
-        if missing and not run_all(missing, args):
-            sys.exit(1)
+    try:
+        with FileLock(RESULTS / ".lock", timeout=0):
+            succeeded = not missing or run_all(missing, args)
+    except Timeout:
+        raise InputError("another run.py is at work here; start this one after it") from None
+    if not succeeded:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def main(
         options = rlif_rlpd.Args(num_qs=num_qs, precision=precision.replace("bfloat16", "bf16"))
         agent = rlif_rlpd.Agent(OBS, ACT, options, torch.device(device))
         if path == "compiled":
-            agent.critic_gradients = compiled(agent.critic_gradients)
-            agent.actor_gradients = compiled(agent.actor_gradients)
+            agent.critic_gradients = compiled(agent.critic_gradients, needed=True)
+            agent.actor_gradients = compiled(agent.actor_gradients, needed=True)
         for utd in (1, 10):
             sizes = {"obs": [OBS], "next_obs": [OBS], "actions": [ACT]}
             sizes |= {"rewards": [], "discounts": [], "terminations": []}

@@ -85,11 +85,7 @@ def rollouts(env_id, act, transitions, seed, disturb, others=()):
     while len(rows) < transitions or not ended:
         if ended:
             obs, _ = env.reset(seed=seed_for(seed, episode))
-            episode, left, chance = (
-                episode + 1,
-                0,
-                0.5,
-            )  # steps to be disturbed; that a spell begins
+            episode, left, chance = episode + 1, 0, 0.5  # steps to disturb; that a spell begins
         action = act(obs[None])[0]  # (A,)
         if disturb and left == 0 and rng.random() < chance:
             left, other = rng.integers(1, 41), None

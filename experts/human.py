@@ -1,10 +1,5 @@
-"""A person at the keys, who takes over from the robot; docs/keys.md says what the keys do.
+"""A person at the keys (docs/keys.md). The same decisions make the same run, to the bit."""
 
-Every step is in the run's person.csv before the robot moves. The same decisions make the same run,
-to the bit: --resume goes through all steps since the last checkpoint, --replay through all.
-"""
-
-import csv
 import os
 import time
 import tomllib
@@ -19,8 +14,7 @@ from experts.policies import MAX_ACTION, InputError
 
 HYSTERESIS = 0.3  # seconds of control after the last key: a chain of taps is one takeover
 ABSENCE = 2.0  # seconds of learning, or of a test, after which the robot waits for P
-# Of person.csv: seconds since 1970; the episode's seed, and its step; 1 if the person acts, if an
-# intervention starts, if the episode is given up; what was seen, (O,), and what is done then, (A,).
+# of person.csv; obs is what was seen, (O,), and action what is done then, (A,)
 COLUMNS = ["time", "seed", "t", "control", "started", "given_up", "obs", "action"]
 
 
@@ -34,27 +28,25 @@ class Person(gym.Wrapper):
         super().__init__(env)
         self.expert, self.replay = self, getattr(args, "replay", None)
         self.path = folder and Path(folder, "person.csv")
-        if folder and self.path.exists():  # without a line that was cut off by a kill
-            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         self.recorded = read_record(self.replay or folder)  # {(seed, t): line}
         if self.replay and len(self.recorded) < getattr(args, "total_timesteps", 1):
-            there = f"--replay {self.replay}: only {len(self.recorded)} steps were recorded"
-            raise InputError(f"{there}; finish that session: --resume {self.replay}")
+            steps = f"only {len(self.recorded)} steps were recorded"
+            raise InputError(f"{steps}; finish that session: --resume {self.replay}")
         self.keys, self.interventions = Keys(env, args), 0
-        self.due, self.moved = 0.0, 0.0  # by the clock: when keys are read; when the robot moved
+        # by the clock: when keys are due; when the robot moved; when the space bar was heard
+        self.due, self.moved, self.heard = 0.0, 0.0, 0.0
         # rlif_rlpd.py's E[gamma^m], as if a robot that always needs help were helped every second
         self.discount = getattr(args, "gamma", 1.0) ** self.keys.rate
         self.window = None if self.replay else Window(env, self.keys)
 
     def reset(self, *, seed=None, options=None):
         self.seed, self.t, self.line, self.control, self.until = seed, 0, None, False, 0.0
+        if self.path and self.path.exists():  # a line may have been cut off by a kill
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         return self.env.reset(seed=seed, options=options)
 
     def check(self, obs, _):
-        """Flagged as bad? Does an intervention start? Does the person act? (O,) -> bool, bool, 0/1.
-
-        Raises InputError where a replayed record ends, KeyboardInterrupt after Q.
-        """
+        """Flagged? Does an intervention start? Does the person act? (O,) -> bool, bool, 0/1."""
         line = self.recorded.get((self.seed, self.t))
         if line is None and self.replay:
             raise InputError(f"the record ends here; finish it: --resume {self.replay}")
@@ -79,20 +71,22 @@ class Person(gym.Wrapper):
         action = np.asarray(action, dtype=np.float32)  # (A,)
         same = np.array_equal(line.setdefault("action", action), action)
         if not (same and np.array_equal(line["obs"], self.obs, equal_nan=True)):
-            why = "state or action is not the recorded one; are options, code, machine the same?"
-            raise InputError(f"step {self.t} of the episode with seed {self.seed}: {why}")
+            step = f"step {self.t} of the episode with seed {self.seed}"
+            raise InputError(f"{step} is not the recorded one: other options, code or machine?")
         live = (self.seed, self.t) not in self.recorded
         if live and self.path:  # written down before the robot moves, whatever happens then
-            row = {x: " ".join(map(str, line[x].tolist())) for x in ("obs", "action")}
+            cells = [" ".join(map(str, np.ravel(line[name]).tolist())) for name in COLUMNS]
             with open(self.path, "a") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerow(line | row)
+                    print(*COLUMNS, sep=",", file=file)
+                print(*cells, sep=",", file=file)
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.t, truncated = self.t + 1, bool(truncated or line["given_up"])
+        whys = {"it ended": terminated, "given up": line["given_up"], "time is up": truncated}
+        self.ending = next((why for why, holds in whys.items() if holds), "")
         if live:
-            self.window.draw(self, "one moment, please" if terminated or truncated else "")
+            heard = "noted: that was bad" if time.perf_counter() < self.heard + 0.5 else ""
+            self.window.draw(self, f"{self.ending}: one moment, please" if self.ending else heard)
         self.moved = time.perf_counter()
         return obs, reward, terminated, truncated, info
 
@@ -116,6 +110,7 @@ class Person(gym.Wrapper):
         self.until = self.until if motion is None else now + HYSTERESIS  # in control until then
         control = self.path is None or now < self.until
         started = (control and not self.control) or ("space" in tapped and not control)
+        self.heard = now if started and not control else self.heard
         facts = time.time(), self.seed, self.t, int(control), int(started), int("r" in tapped)
         line = dict(zip(COLUMNS, (*facts, obs)))
         if control:
@@ -128,7 +123,8 @@ def read_record(folder):
     path, lines = Path(folder or "", "person.csv"), {}
     text = path.read_text() if folder and path.exists() else ""
     try:
-        for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+        for cells in text[: text.rfind("\n") + 1].splitlines()[1:]:
+            row = dict(zip(COLUMNS, cells.split(","), strict=True))
             line = {name: int(row[name]) for name in COLUMNS[1:6]} | {"time": float(row["time"])}
             line["obs"] = np.array(row["obs"].split(), dtype=np.float64)
             line["action"] = np.array(row["action"].split(), dtype=np.float32)
@@ -164,10 +160,7 @@ class Keys:
         return np.reshape(written, self.size).astype(np.float32).clip(-MAX_ACTION, MAX_ACTION)
 
     def motion(self, pressed, axes):
-        """The action (A,) of these keys and of axes {(gamepad, axis): position}; None without any.
-
-        What they do adds up; where actions are discrete, the last key counts.
-        """
+        """The action (A,) of keys and of axes {(gamepad, axis): position}; None without any."""
         moves = [self.moves[key] for key in dict.fromkeys(pressed) if key in self.moves]
         for (_, i), position in axes.items():
             if str(i) in self.axes and abs(position) > self.dead_zone:
@@ -175,21 +168,19 @@ class Keys:
         if "c" in pressed or not moves:
             return self.still if "c" in pressed else None
         if self.discrete:
-            return moves[-1]
+            return moves[-1]  # others add up
         total = np.where(np.any(moves, axis=0), np.sum(moves, axis=0), self.still)
         return total.clip(-MAX_ACTION, MAX_ACTION).astype(np.float32)
 
 
 class Window:
-    """The picture, a bar that says who is in control, and what the person does."""
+    """The picture, a bar that says who is in control, and what the person does; or InputError."""
 
     def __init__(self, env, keys):
-        """Raises InputError if there is no screen, or no picture."""
         os.environ["SDL_FRAMEBUFFER_ACCELERATION"] = "0"  # by OpenGL, beside MuJoCo's, it is black
-        import pygame
-        from pygame._sdl2 import controller
+        import pygame._sdl2.controller
 
-        self.pygame, self.controller, self.help = pygame, controller, keys.help
+        self.pygame, self.help = pygame, keys.help
         self.rate, self.paused, self.gamepads, self.axes = keys.rate, True, [], {}
         self.held, self.tapped = [], []  # keys that are down; that were pressed since the last step
         task = getattr(env.unwrapped, "point_env", env.unwrapped)  # PointMaze has one inside
@@ -199,23 +190,22 @@ class Window:
             names = [*keys.moves, "c", "space", "p", "r", "q", "y"]
             self.names = {getattr(pygame, f"KSCAN_{name.upper()}"): name for name in names}
             pygame.display.init()
-            if pygame.display.get_driver() == "offscreen":
-                raise OSError("there is no screen (DISPLAY is not set); --replay needs none")
+            if pygame.display.get_driver() in ("offscreen", "dummy"):
+                raise OSError("there is no screen (is DISPLAY set?); --replay needs none")
             pygame.font.init()
-            controller.init()
+            pygame._sdl2.controller.init()
             if renderer:
-                renderer.model.vis.quality.offsamples = 0  # before the first
+                renderer.model.vis.quality.offsamples = renderer.model.vis.quality.shadowsize = 0
+                renderer.model.mat_reflectance[:] = 0
                 renderer.width = renderer.height = 320
             if renderer and keys.camera:
                 renderer.default_cam_config, renderer.camera_id = keys.camera, -1
             env.reset(seed=0)
             height, width, _ = env.render().shape
-            if renderer:
-                renderer.viewer.scn.flags[[0, 2]] = 0  # mjRND_SHADOW, mjRND_REFLECTION
         except Exception as error:  # whatever SDL and the graphics libraries raise
             raise InputError(f"no window, or no picture for it: {error}") from None
         tall = min(640, pygame.display.get_desktop_sizes()[0][1] - 180)  # pixels
-        self.size = round(tall * width / height), tall
+        self.size = tall * width // height, tall
         self.screen = pygame.display.set_mode((self.size[0], tall + 90))
         self.fonts = pygame.font.Font(None, 40), pygame.font.Font(None, 20)
 
@@ -227,8 +217,7 @@ class Window:
             if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and name == "q"):
                 raise KeyboardInterrupt
             elif event.type == pygame.KEYDOWN:
-                self.held.append(name)
-                self.tapped.append(name)
+                self.held, self.tapped = [*self.held, name], [*self.tapped, name]
                 self.rate *= {"+": 1.25, "=": 1.25, "-": 0.8}.get(event.unicode, 1)
                 self.paused = {"p": not self.paused, "r": False}.get(name, self.paused)
             elif event.type == pygame.KEYUP:
@@ -236,7 +225,7 @@ class Window:
             elif event.type == pygame.WINDOWFOCUSLOST:
                 self.held, self.axes, self.paused = [], {}, True
             elif event.type == pygame.CONTROLLERDEVICEADDED:
-                self.gamepads.append(self.controller.Controller(event.device_index))
+                self.gamepads.append(pygame._sdl2.controller.Controller(event.device_index))
             elif event.type == pygame.CONTROLLERDEVICEREMOVED:
                 self.axes = {k: x for k, x in self.axes.items() if k[0] != event.instance_id}
             elif event.type == pygame.CONTROLLERAXISMOTION:
@@ -245,14 +234,13 @@ class Window:
     def draw(self, person, message=""):
         """Show what the person sees; the bar is red while they are in control."""
         pygame, picture = self.pygame, person.env.render()  # (height, width, 3)
-        picture = picture * (255 if picture.dtype.kind == "f" else 1)  # floats are in [0, 1]
-        picture = pygame.surfarray.make_surface(picture.astype(np.uint8).swapaxes(0, 1))
+        picture = pygame.surfarray.make_surface(picture.swapaxes(0, 1))
         self.screen.fill((190, 40, 40) if person.control else (40, 80, 170))
         self.screen.blit(pygame.transform.smoothscale(picture, self.size), (0, 90))
-        who = "YOU" if person.control else "the robot"
         status = f"step {person.t}   {person.interventions} interventions   {self.rate:.0f} steps "
         status += f"a second (real time: {person.env.metadata.get('render_fps')})"
         commands = "C: still  SPACE: bad  P: pause  + -: speed  R: give up  Q: stop"
+        who = "YOU" if person.control else "the robot"
         lines = (f"{who}   {message}", 6), (status, 38), (self.help, 56), (commands, 72)
         for text, y in lines:
             self.screen.blit(self.fonts[y > 6].render(text, True, (255, 255, 255)), (12, y))

@@ -7,9 +7,8 @@ import gymnasium as gym
 import minari
 import numpy as np
 import tyro
-from minari.storage.datasets_root_dir import get_dataset_path
 
-from experts import TRAINING_TASKS, InputError, register_tasks
+from experts import TRAINING_TASKS, InputError, Task
 from experts.demonstrations import write_dataset
 from experts.human import Person
 
@@ -27,9 +26,8 @@ class Args:
 
 def make_env(env_id, max_episode_steps):
     """As in the scripts: flat observations, actions in [-1, 1] or one-hot."""
-    register_tasks(env_id)
-    env = gym.make(env_id, max_episode_steps, disable_env_checker=True, render_mode="rgb_array")
-    env, space = gym.wrappers.FlattenObservation(env), env.action_space
+    env = gym.wrappers.FlattenObservation(Task(env_id, max_episode_steps, "rgb_array"))
+    space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         one_hot = gym.spaces.MultiBinary(int(space.n))
         return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
@@ -38,38 +36,38 @@ def make_env(env_id, max_episode_steps):
 
 def play(env, human, seed):
     """An episode as the person drives it, for write_dataset; None if it was given up."""
-    (obs, _), lines, rewards, ended = human.reset(seed=seed), [], [], False
+    (obs, _), lines, ended = human.reset(seed=seed), [], False
     while not ended:
         human.check(obs, None)
         lines.append(human.line)
-        obs, reward, terminated, truncated, _ = human.step(human.line["action"])
-        rewards.append(np.asarray(reward).item())
-        ended = terminated or truncated
+        obs, reward, terminated, truncated, _ = human.step(lines[-1]["action"])
+        lines[-1]["reward"], ended = reward, terminated or truncated
     actions = [env.action(line["action"]) for line in lines]
-    seen = [line["obs"] for line in lines] + [obs]
+    seen, rewards = [line["obs"] for line in lines] + [obs], [line["reward"] for line in lines]
     last = np.arange(len(lines)) == len(lines) - 1  # (n,)
-    arrays = seen, actions, rewards, last & terminated, last & (not terminated)
+    ends = last & terminated  # a time limit is no end
+    arrays = np.float32(seen), actions, np.float32(rewards), ends, last & ~ends
     return None if lines[-1]["given_up"] else dict(zip(ARRAYS, arrays))
 
 
 def main(args):
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
-    human, episodes = Person(env, args), []
+    human, path = Person(env, args), minari.storage.get_dataset_path
     name = f"person/{args.env_id}/{args.name}".replace(":", "-").replace(".", "-")
-    if there := len([*get_dataset_path().glob(f"{name}-v*[0-9]")]):  # versions 1, 2, ...
-        for one in minari.load_dataset(f"{name}-v{there}").iterate_episodes():
-            episodes.append({array: getattr(one, array) for array in ARRAYS})
+    there, episodes = len([*path().glob(f"{name}-v*[0-9]")]), []  # versions 1, 2, ...
+    for one in minari.load_dataset(f"{name}-v{there}").iterate_episodes() if there else ():
+        episodes.append({array: getattr(one, array) for array in ARRAYS})
     while len(episodes) < args.episodes:
         episode, window = play(env, human, len(episodes)), human.window
         window.tapped = []
         while episode and not {"y", "r"} & {*window.tapped}:
-            window.draw(human, "keep it?  Y: yes  R: no, once more")
+            window.draw(human, f"{human.ending}. Keep it?  Y: yes  R: no")
             window.pygame.time.wait(50)  # milliseconds
             window.hear()
         if "y" in window.tapped:  # kept as a whole: a version's number is that of its episodes
             episodes.append(episode)
             made = f"{name}-v{len(episodes)}"
-            write_dataset(get_dataset_path(made), env, episodes, made, "a person at the keys")
+            write_dataset(path(made), env, episodes, made, "a person at the keys")
             print(f"kept: --dataset-id {made} --demo-episodes {len(episodes)}")
 
 

@@ -1,10 +1,16 @@
-"""Environments that Gymnasium lacks, such as Meta-World/peg-insert-side-v3, and D4RL's scores."""
+"""Environments, also those that Gymnasium lacks (Meta-World/peg-insert-side-v3); D4RL's scores."""
 
-import contextlib
-import io
+import os
+import random
+import sys
+import weakref
 
 import gymnasium as gym
 import numpy as np
+from farama_notifications import notifications
+from gymnasium.envs.registration import EnvSpec
+
+from experts.policies import InputError
 
 # What is learned in, where that is not what is evaluated in: RLIF learned in D4RL's pen.
 TRAINING_TASKS = {"AdroitHandPen-v1": "D4RL/AdroitHandPen-v1"}
@@ -20,59 +26,105 @@ def normalized_score(env_id, returns):
     return 100 * (np.asarray(returns, dtype=np.float64) - low) / (high - low)
 
 
-class MetaWorld(gym.Wrapper):
-    """A task of Meta-World, its goal in sight and drawn by the seed; success ends an episode."""
+def find(env_id):
+    """What gym.make takes: an id that it knows, module:id, or all that there is to know."""
+    if env_id.startswith("Meta-World/"):
+        task = {"task": env_id.removeprefix("Meta-World/")}
+        return EnvSpec(env_id, "experts.tasks:MetaWorld", max_episode_steps=500, kwargs=task)
+    if ":" in env_id and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a module may lie in the user's folder
+    if ":" in env_id or env_id in gym.registry:
+        return env_id
+    notifications.clear()  # it reports changes nobody asked about
+    return "gymnasium_robotics:" + env_id.removeprefix("D4RL/")
+
+
+class Task(gym.Wrapper):
+    """An environment of Gymnasium, with what its author left open settled.
+
+    info["success"]: 1 after a success at any step (AdroitHandPen, as in RLIF's paper: at this one),
+    else 0; nan where nobody says it. D4RL's pen ends after 100 steps, or when it is dropped.
+    """
+
+    def __init__(self, env_id, max_episode_steps=None, render_mode=None):
+        """Raises what gym.make raises; in use InputError for what nobody can learn from."""
+        self.env_id, self.d4rl = env_id, env_id.startswith("D4RL/")
+        limit = max_episode_steps or (100 if self.d4rl else None)
+        options = {"render_mode": render_mode} if render_mode else {}  # not all know the word
+        super().__init__(gym.make(find(env_id), limit, disable_env_checker=True, **options))
+        # a robot is switched off once, by close(), with this wrapper or when Python ends
+        self.close = weakref.finalize(self, self.env.close)
+        if render_mode and not self.env.render_mode:
+            raise InputError(f"--env-id {env_id} has no pictures: leave out --capture-video")
+        if self.spec.max_episode_steps is None:
+            raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
+        space = self.observation_space
+        if len(space.shape or ()) > 2 or not space.is_np_flattenable:
+            raise InputError(f"--env-id {env_id}: it must show vectors, not images or lists")
+        self.metadata = {"render_fps": 30} | {k: x for k, x in self.env.metadata.items() if x}
+
+    def reset(self, *, seed=None, options=None):
+        random.seed(seed)  # some environments draw from the global generators
+        np.random.seed(seed)
+        self.success = np.nan
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self.checked(obs), info
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        info = info or {}
+        if terminated or truncated:
+            obs = info.get("final_obs", obs)  # of some that reset themselves
+        success = info.get("success", info.get("is_success"))
+        if success is not None:
+            parts = list(success.values()) if isinstance(success, dict) else success
+            before = np.nan if "AdroitHandPen" in self.env_id else self.success
+            self.success = float(np.fmax(np.min(parts), before))
+        if self.d4rl:
+            terminated = terminated or bool(obs[26] < 0.075)  # the pen's height in metres
+        rewards = np.float64(reward).ravel().tolist()
+        if len(rewards) != 1:
+            raise InputError(f"{self.env_id}: {len(rewards)} rewards a step, it must be one")
+        return self.checked(obs), rewards[0], terminated, truncated, {"success": self.success}
+
+    def checked(self, obs):
+        """What is observed, if float32 can hold it, in which all is learned."""
+        row = obs if type(obs) is np.ndarray else gym.spaces.flatten(self.observation_space, obs)
+        largest = np.abs(row).max()
+        if not largest < 1e38:  # nor if it is nan
+            raise InputError(f"{self.env_id} shows {largest}: numbers must be below 1e38 (float32)")
+        return obs
+
+    def render(self):
+        picture = self.env.render()
+        if picture is None:
+            raise InputError(f"{self.env_id}: there is no picture of it")
+        return (picture * (255 if picture.dtype.kind == "f" else 1)).astype(np.uint8)
+
+
+class MetaWorld(gym.wrappers.FrameStackObservation):
+    """A task of Meta-World, by its last four observations, as in MILE: (4, 39), and its goal."""
 
     def __init__(self, task, render_mode=None):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as tasks
 
         if f"{task}-goal-observable" not in tasks:
             raise gym.error.NameNotFound(f"Meta-World has no task {task}")
-        super().__init__(tasks[f"{task}-goal-observable"](render_mode=render_mode))
+        super().__init__(tasks[f"{task}-goal-observable"](render_mode=render_mode), 4)
         self.unwrapped.seeded_rand_vec, self.unwrapped._freeze_rand_vec = True, False
 
     def reset(self, *, seed=None, options=None):
+        from mujoco import mj_kinematics
+
+        task = self.unwrapped
         if seed is not None:
-            self.unwrapped.seed(seed)  # its own reset ignores the seed
-        return self.env.reset(options=options)
+            task.seed(seed)  # its own reset ignores the seed
+        begin = super().reset(options=options)
+        mj_kinematics(task.model, task.data)  # for the picture, where all is as it was
+        for site in task._target_site_config:
+            task._set_pos_site(*site)
+        return begin
 
     def step(self, action):
-        obs, reward, _, truncated, info = self.env.step(action)
+        obs, reward, _, truncated, info = super().step(action)
         return obs, reward, bool(info["success"]), truncated, info
-
-
-def make_meta_world(task, render_mode=None):
-    """A task of Meta-World with the last four observations, as in MILE: (4, 39)."""
-    return gym.wrappers.FrameStackObservation(MetaWorld(task, render_mode), 4)
-
-
-class EndWhenDropped(gym.Wrapper):
-    """AdroitHandPen with an end when the pen falls from the hand."""
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        dropped = bool(obs[26] < 0.075)  # the pen's height in metres
-        return obs, reward, terminated or dropped, truncated, info
-
-
-def make_d4rl_pen(render_mode=None):
-    """AdroitHandPen as D4RL's pen."""
-    register_tasks("AdroitHandPen-v1")
-    # without a time limit of its own (-1): that of the task around it counts
-    env = gym.make("AdroitHandPen-v1", max_episode_steps=-1, render_mode=render_mode)
-    return EndWhenDropped(env)
-
-
-def register_tasks(env_id):
-    """Tell Gymnasium about an environment of this module or of gymnasium_robotics."""
-    if env_id in gym.registry or ":" in env_id:
-        return
-    options = {"disable_env_checker": True}
-    if env_id.startswith("Meta-World/"):
-        options |= {"max_episode_steps": 500, "kwargs": {"task": env_id.split("/")[1]}}
-        gym.register(env_id, "experts.tasks:make_meta_world", **options)
-    elif env_id == "D4RL/AdroitHandPen-v1":
-        gym.register(env_id, "experts.tasks:make_d4rl_pen", max_episode_steps=100, **options)
-    else:
-        with contextlib.redirect_stderr(io.StringIO()):  # it reports changes nobody asked about
-            import gymnasium_robotics  # noqa: F401

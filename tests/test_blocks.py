@@ -65,7 +65,7 @@ def test_the_same_order(name):
     defined = [getattr(node, "name", None) for node in ast.parse(source).body]
     names = ["Args", "make_env", "Actor", "evaluate", "write_rows", "main"]
     assert [found for found in defined if found in names] == names
-    options = source.partition("class Args:")[2].partition("def __post_init__")[0]
+    options = source.partition("class Args:")[2].partition("def check")[0]
     groups = re.findall(r"^    # --- ([a-z]+) ---$", options, re.M)
     assert groups == [group for group in GROUPS if group in groups]
     assert set(GROUPS) - set(groups) <= {"person", "data"}
@@ -73,7 +73,7 @@ def test_the_same_order(name):
 
 def options_of(name):
     """The options of a script: {name: (type and default, comment)}."""
-    args = SOURCES[name].partition("class Args:")[2].partition("def __post_init__")[0]
+    args = SOURCES[name].partition("class Args:")[2].partition("def check")[0]
     found = re.findall(r"^    (\w+): (.*?)(?:  # (.*))?$", args, re.M)
     return {option: (kind, comment) for option, kind, comment in found}
 

@@ -91,7 +91,7 @@ def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path
     lines += [f'"{cell}" = "{command}"' for cell, command in CELLS.items()]
     (copy / "benchmark" / "cells.toml").write_text("\n".join(lines) + "\n")
     program = [sys.executable, "benchmark/run.py", "small"]
-    argv = [*program, "--address", f"127.0.0.1:{port}", "--folder", str(work)]
+    argv = [*program, "--address", f"127.0.0.1:{port}", "--folder", "../work"]
     options = {"cwd": copy, "stdout": subprocess.PIPE, "text": True}
     driver = subprocess.Popen(argv, stderr=subprocess.PIPE, **options)
 
@@ -119,5 +119,8 @@ def test_when_a_node_is_killed_all_cells_finish_and_none_twice(cluster, tmp_path
     again = subprocess.run(argv, check=True, **options).stdout
     assert again.splitlines() == [f"small/{cell}, seed 1: there already" for cell in CELLS]
     shutil.rmtree(results / "c0")  # without --address: a Ray of its own, beside the other one
+    full = os.environ | {"RAY_memory_usage_threshold": "0.01"}
+    killed = subprocess.run([*program, "--only", "c0"], env=full, check=False, **options)
+    assert killed.returncode == 1 and "memory ran out 4 times" in killed.stdout
     alone = subprocess.run([*program, "--only", "c0"], check=True, **options).stdout
     assert "\nsmall/c0, seed 1: last" in alone

@@ -1,7 +1,5 @@
 """dagger.py: which steps are labelled, what is aggregated, and that it learns."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -107,8 +105,6 @@ def test_it_learns_from_all_data_and_the_demonstrations_stay_at_their_front(monk
     shown = load_demonstrations("Walled-v0", dagger.make_env("Walled-v0"), 2, 1, "test/walled-v0")
     assert np.array_equal(obs[:20].numpy(), shown["obs"]) and len(obs) == 220
     assert np.array_equal(actions[:20].numpy(), shown["actions"])
-    policy = load_expert("Walled-v0", str(folder / "model.safetensors"))
-    torch.testing.assert_close(policy.state["obs_mean"], torch.from_numpy(shown["obs"]).mean(0))
 
 
 def test_mixture_lets_the_expert_act_less_and_less():
@@ -133,18 +129,3 @@ def test_learns_what_the_expert_can():
     folder = run("a", "--labels", "all", *tiny.LEARNS)
     returns = [float(row["return_mean"]) for row in tiny.rows(folder)]
     assert returns[0] < 40 < 45 < returns[-1]  # of 50
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--label-beta 1.5", "--label-beta must be in [0, 1], not 1.5"),
-        ("--mixture-decay -1", "--mixture-decay -1.0 is too small"),
-        ("--threshold nan", "--threshold nan is too small"),
-        ("--threshold None", "--threshold is needed without demonstrations to choose it by"),
-        ("--expert nobody", "no expert 'nobody'"),
-    ],
-)
-def test_bad_input_is_one_line_before_any_work(ending, options, message):
-    code, line = ending(dagger, *tiny.ROUNDS, "--threshold", 1, *options.split())
-    assert code == 2 and message in line and not list(Path("runs").glob("*"))

@@ -75,13 +75,52 @@ def test_every_script_learns_from_observations_of_several_parts(script):
     for name in ("expert", "initial", "mental"):
         tiny.write_expert(f"../{name}.safetensors", weight, noise=0.3)
     tiny.write_expert("../reference.safetensors", weight, noise=0.3, qf=tiny.critics(5, 1))
-    assert tiny.checkpoint(tiny.short_run(script, "--env-id", "Parts-v0"))
+    folder = tiny.short_run(script, "--env-id", "Parts-v0")
+    assert tiny.checkpoint(folder) and float(tiny.rows(folder)[-1]["success_rate"]) == 0
 
 
 @pytest.mark.parametrize("env_id", ["OneArray-v0", "Loose-v0", "NoRenderMode-v0"])
 def test_the_same_is_learned_whatever_form_observations_and_rewards_have(script, env_id):
     folders = [tiny.short_run(script, "--env-id", name) for name in ("Walled-v0", env_id)]
     tiny.assert_same_run(*folders)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_numbers_beyond_float32_and_two_rewards_are_one_line(script, ending, monkeypatch, part):
+    step = tiny.Walled.step
+
+    def odd(*args):
+        seen = list(step(*args))
+        seen[part] = seen[part] * np.array([1.0, 1e300])
+        return tuple(seen)
+
+    monkeypatch.setattr(tiny.Walled, "step", odd)
+    code, line = ending(script, tiny.SHORT[script.__name__])
+    said = rf"{script.__name__}.py: Walled-v0.* (1e38|2 rewards)"
+    assert code == 2 and re.match(said, line), line
+
+
+@pytest.mark.parametrize("name", ["bc", "dagger", "hg_dagger", "rlif_rlpd"])
+@pytest.mark.parametrize("scale", [(1, 3), (0, 1e-4), None])
+def test_all_networks_see_observations_as_the_demonstrations_say(name, scale, people, monkeypatch):
+    """By mean and deviation; the latter is at least 0.01, and 1 where nothing varied."""
+
+    def shown(*args):
+        data = tiny.demonstrations(*args)
+        return data | {"obs": data["obs"] * np.float32(scale or 1) + np.float32(0.1)}
+
+    script = importlib.import_module(name)
+    monkeypatch.setattr(script, "load_demonstrations", shown)
+    option = "--standardize-obs" if scale else "--no-standardize-obs"
+    state = tiny.checkpoint(tiny.short_run(script, "--demo-episodes 2", option))
+    obs = torch.from_numpy(shown("Walled-v0", script.make_env("Walled-v0"), 2)["obs"])
+    mean, std = (obs.mean(0), obs.std(0)) if scale else (torch.zeros(2), torch.ones(2))
+    std = torch.tensor([1, 0.01]) if scale == (0, 1e-4) else std
+    networks = state.get("novices") or [state["agent" if name == "rlif_rlpd" else "actor"]]
+    found = [(x, values) for part in networks for x, values in part.items() if "obs_" in x]
+    assert len(found) == 2 * {"hg_dagger": 3, "rlif_rlpd": 3}.get(name, 1)
+    for x, values in found:
+        torch.testing.assert_close(values, mean if "mean" in x else std)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +158,16 @@ BAD = {  # options, and what is said
     "--demo-episodes 3 --dataset-id no/such/dataset-v0": "no/such/dataset-v0",
     "--demo-episodes 3": "--dataset-id",  # none are shipped for Walled-v0
     "--hidden-sizes 0": "--hidden-sizes", "--seed -1": "--seed", "--gamma 1": "--gamma",
-    "--resume nowhere": "nowhere", "--no-such-option": "--no-such-option",
+    "--resume nowhere": "nowhere", "--replay nowhere": "nowhere", "--no-such-option": "-option",
     "--offline-ratio 0.5": "no demonstrations in a batch",
     "--offline-ratio 0.01 --demo-episodes 5": "no demonstrations in a batch",
     "--bc-weight 1 --demo-episodes 5": "no demonstrations in a batch",
     "--reward task --termination penalty": "--termination",
     "--intervention none --reward none": "--reward task",
+    "--total-timesteps 1000000000000000 --n-step 3": "Unable to allocate",
+    "--threshold None": "--threshold is needed without demonstrations to choose it by",
+    "--label-beta 1.5": "--label-beta 1.5 is out of range",
+    "--intervention-scale 0.9 --warm-up-episodes 1": "--intervention-scale must be 1 or more",
     "--intervention-beta 1.1": "--intervention-beta", "--random-rate 50": "--random-rate",
 } | {f"--env-id {name}-v0": name for name in tiny.REFUSED}  # fmt: skip
 

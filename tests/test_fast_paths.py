@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import rlif_rlpd
+from benchmark.files import compiled
 from tests import tiny
 from tests.test_networks import learner
 
@@ -30,6 +31,7 @@ def compile_gradients(agent):
     """As main() does."""
     torch._dynamo.reset()
     torch._dynamo.config.trace_autograd_ops = True
+    torch._dynamo.config.suppress_errors = False  # but for this
     for name in ("critic_gradients", "actor_gradients"):
         setattr(agent, name, torch.compile(getattr(agent, name), dynamic=False))
 
@@ -63,13 +65,27 @@ def test_compiled_gradients_are_the_plain_ones_to_rounding(options):
 
 
 def test_a_run_compiles_both_gradients_where_there_is_a_compiler(people, monkeypatch):
-    compiled, plain = [], tiny.short_run(rlif_rlpd)
-    monkeypatch.setattr(torch, "compile", lambda f, **_: compiled.append(f.__name__) or f)
+    seen, plain = [], tiny.short_run(rlif_rlpd)
+    monkeypatch.setattr(torch, "compile", lambda f, **_: seen.append(f.__name__) or f)
     for compiler, names in (("g++", ["critic_gradients", "actor_gradients"]), (None, [])):
         monkeypatch.setattr(shutil, "which", lambda _, found=compiler: found)
         tiny.assert_same_run(tiny.short_run(rlif_rlpd, "--compile"), plain)
-        assert compiled == names
-        compiled.clear()
+        assert seen == names
+        seen.clear()
+
+
+@needs_compiler
+def test_where_the_compilers_folder_cannot_be_written_it_goes_on_without(people, monkeypatch):
+    plain, (agent, *inputs) = tiny.short_run(rlif_rlpd), learner()
+    expected, critics = gradients(agent, *inputs), agent.critic_gradients
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc/self")
+    compile_gradients(agent)
+    with pytest.raises(Exception, match="/proc/self"):
+        gradients(agent, *inputs)
+    tiny.assert_same_run(tiny.short_run(rlif_rlpd, "--compile"), plain)
+    compile_gradients(agent)  # which resets
+    agent.critic_gradients = compiled(critics)
+    tiny.assert_same(gradients(agent, *inputs), expected)
 
 
 def test_bfloat16_gradients_point_where_the_float32_ones_point():

@@ -12,23 +12,13 @@ pytestmark = pytest.mark.usefixtures("people")
 STEP = "--round-updates", 1, "--intervention-cost", 8  # a gradient step a round
 
 
-def test_interventions_count_as_much_as_all_the_rest():
-    nu = torch.zeros(12)
-    nu[[2, 3, 9]] = 1
-    weights = iwr.weights(nu, False)
-    assert weights.tolist() == [3.0 if t in (2, 3, 9) else 1.0 for t in range(12)]
-    assert weights[nu > 0].sum() == weights[nu == 0].sum()
-
-
-def test_interventions_count_less_where_they_are_the_most():
-    weights = iwr.weights(torch.tensor([1.0, 1.0, 1.0, 0.0]), False)
-    assert weights.tolist() == pytest.approx([1 / 3] * 3 + [1.0])
-
-
-def test_every_step_counts_the_same_where_there_is_one_kind_or_one_alone_is_cloned():
-    for nu in (torch.zeros(4), torch.ones(4)):
-        assert iwr.weights(nu, False).tolist() == [1.0] * 4
-    assert iwr.weights(torch.tensor([0.0, 0.0, 0.0, 1.0]), True).tolist() == [1.0] * 4
+def test_interventions_count_as_much_as_all_the_rest_where_there_are_both_and_both_are_cloned():
+    few, most = torch.zeros(12), torch.tensor([1.0, 1.0, 1.0, 0.0])
+    few[[2, 3, 9]] = 1
+    assert iwr.weights(few, False).tolist() == [3.0 if t in (2, 3, 9) else 1.0 for t in range(12)]
+    assert iwr.weights(most, False).tolist() == pytest.approx([1 / 3] * 3 + [1.0])
+    for nu, interventions_only in ((0 * most, False), (0 * most + 1, False), (most, True)):
+        assert iwr.weights(nu, interventions_only).tolist() == [1.0] * 4
 
 
 def draw_everything(monkeypatch):

@@ -106,8 +106,8 @@ def test_files_of_results_are_read_and_summed_up(tmp_path):
 def test_one_command_judges_what_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "RESULTS", tmp_path)
     monkeypatch.setattr(judge, "REFERENCES", [("Hopper-v5", "top")])
-    monkeypatch.setattr(judge, "SIZES", {"Hopper-v5": (3, 2)})
-    monkeypatch.setattr(judge, "EPISODES", 1)
+    monkeypatch.setattr(judge, "SIZES", {"Hopper-v5": (9, 2)})
+    monkeypatch.setattr(judge, "EPISODES", 3)
     monkeypatch.setattr(judge, "HORIZON", 3)
     novices = tmp_path / "judge" / "novices" / "Hopper-v5"
     novices.mkdir(parents=True)
@@ -115,8 +115,25 @@ def test_one_command_judges_what_is_not_there(tmp_path, monkeypatch):
         low = ROOT / "experts" / "Hopper-v5" / "low.safetensors"
         (novices / f"{name}.safetensors").symlink_to(low)
     (tmp_path / "judge" / "Hopper-v5-top-late.csv").write_text("kept")
+    states, returns, visited, true_return = [], [], judge.visited, judge.true_return
+
+    def keep(*given):
+        returns.append((*given[3:], true_return(*given)))
+        return returns[-1][-1]
+
+    monkeypatch.setattr(judge, "true_return", keep)
+    monkeypatch.setattr(judge, "visited", lambda *x: states.extend(visited(*x)) or states[-9:])
     judge.main()
     kept = {path.stem[-5:]: path.read_text() for path in (tmp_path / "judge").glob("*.csv")}
     assert kept["-late"] == "kept" and kept["early"] == kept["iddle"]  # the same novice
     _, q, g = judge.read([tmp_path / "judge" / "Hopper-v5-top-early.csv"])
-    assert g.shape == (2, 3, 2) and (q[1] != 0).all() and (g[0] != g[1]).all()
+    assert g.shape == (2, 9, 2) and {episode for episode, *_ in states[:9]} == {0, 1, 2}
+    top = load_expert("Hopper-v5", "top")
+    for s, (*_, obs, proposal, _) in enumerate(states[:9]):
+        actions, noises, values = zip(*returns[4 * s : 4 * s + 4])  # two of each, by equal noise
+        assert g[:, s].flatten() == pytest.approx(values, abs=1e-4)
+        assert np.array_equal(noises[:2], noises[2:]) and not np.array_equal(*noises[:2])
+        assert np.array_equal(actions[0], proposal) and actions[2] is actions[3]
+        assert np.abs(actions[2] - top.act(obs[None], deterministic=True)[0].numpy()).max() > 1e-3
+        expected = [top.q(obs[None], action[None]).item() for action in actions[1:3]]
+        assert q[:, s] == pytest.approx(expected, abs=1e-3)

@@ -100,6 +100,17 @@ def test_labels_of_a_scripted_run_without_a_charge(monkeypatch, case):
     assert found[1:] == (ends(0), ends(int(mark), 0))
 
 
+def test_the_last_observation_of_one_that_resets_itself_is_its_own(monkeypatch):
+    step = tiny.Count.step
+
+    def resets_itself(env, action):
+        obs, reward, ended, *rest, _ = step(env, action)
+        return obs + 96 * ended, reward, ended, *rest, {"final_obs": obs}
+
+    monkeypatch.setattr(tiny.Count, "step", resets_itself)
+    scripted_run(monkeypatch, "Falls-v0", "--termination mask")
+
+
 REWARD = {"task --termination mask": 1, "task --termination bootstrap": 0, "task": 1}
 
 

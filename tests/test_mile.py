@@ -15,7 +15,7 @@ from torch.distributions import Independent, Normal, OneHotCategorical
 import iwr
 import mile
 import sirius
-from experts import InputError, load_expert, save_expert
+from experts import load_expert, save_expert
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("people")
@@ -175,12 +175,12 @@ def test_person_and_environment_draw_from_two_generators():
 
 
 @pytest.mark.parametrize("name", ["success", "is_success"])
-def test_an_episodes_success_is_that_of_its_last_step(monkeypatch, name):
+def test_an_episode_is_a_success_if_there_is_one_at_any_step(monkeypatch, name):
     env, step, steps = mile.make_env("Walled-v0"), tiny.Walled.step, []
 
     def told(env, action):
         steps.append(action)
-        return *step(env, action)[:4], {name: [len(steps) == 50]}
+        return *step(env, action)[:4], {name: [len(steps) == 30]}
 
     monkeypatch.setattr(tiny.Walled, "step", told)
     assert mile.rollout(env, actor(2, 1, 4), None, 0)["success"] == 1
@@ -431,24 +431,6 @@ def test_every_evaluation_has_a_row_and_the_counts_add_up(which, options):
     assert actions[:steps][~taken[:steps]].numpy() == pytest.approx(math.tanh(0.6))
 
 
-@pytest.mark.parametrize("which", ["mile", "iwr", "sirius"])
-def test_every_evaluation_has_episodes_of_its_own_that_nobody_trained_on(which, monkeypatch):
-    seeds, reset = [], tiny.Walled.reset
-
-    def noted(self, seed=None, options=None):
-        seeds.append(seed)
-        return reset(self, seed=seed)
-
-    monkeypatch.setattr(tiny.Walled, "reset", noted)
-    run(which, "a", "--eval-episodes", 3)
-    training = [seed_of(1, 0, i) for i in range(6)]  # two in each of three rounds
-    alone = [seed_of(1, 4, i) for i in range(2)] if which == "mile" else []
-    assert [seed for seed in seeds if seed in training] == training
-    fresh = [seed for seed in seeds if seed not in training + alone]
-    assert len(seeds) == 6 + len(alone) + 24  # four evaluations, by mean and by sampled actions
-    assert len(fresh) == 24 and len(set(fresh)) == 12
-
-
 @pytest.mark.parametrize("which", ALL)
 def test_a_round_is_so_many_gradient_steps_and_the_standard_deviation_has_a_lower_limit(which):
     folder = run(which, "a", "--rounds", 2, "--round-updates", 7, "--min-std", 0.5)
@@ -472,8 +454,3 @@ def test_the_lower_limit_in_the_initial_policys_file_counts_if_it_is_higher(whic
     folder = run(which, "a", "--rounds", 1, "--initial-policy", "noisy.safetensors")
     facts = load_expert("Walled-v0", str(folder / "model.safetensors")).facts
     assert facts["min_log_std"] == 0.5 and facts["hidden_sizes"] == [32]
-
-
-def test_a_scale_for_which_the_integral_is_inexact_is_refused():
-    with pytest.raises(InputError, match="--intervention-scale must be 1 or more"):
-        tiny.run_mile(mile, "a", "--intervention-scale", 0.9)

@@ -250,19 +250,6 @@ def test_every_update_has_the_learning_rate_of_its_step(monkeypatch, people):
         assert rate == pytest.approx([expected] * 2)
 
 
-@pytest.mark.parametrize("standardize", [True, False])
-def test_in_a_run_all_networks_see_observations_as_the_demonstrations_say(standardize, people):
-    tiny.write_demonstrations("test/walled-v0", episodes=2, steps=10, env_id="Walled-v0")
-    option = "--standardize-obs" if standardize else "--no-standardize-obs"
-    options = "--dataset-id test/walled-v0 --demo-episodes 2 --total-timesteps 10"
-    state = tiny.checkpoint(tiny.short_run(rlif_rlpd, options, option))
-    obs = state["rb"]["obs"][:20]
-    mean, std = (obs.mean(0), obs.std(0)) if standardize else (torch.zeros(2), torch.ones(2))
-    for network in ("actor", "qf", "qf_target"):
-        torch.testing.assert_close(state["agent"][f"{network}.obs_mean"], mean)
-        torch.testing.assert_close(state["agent"][f"{network}.obs_std"], std)
-
-
 def test_descending_is_a_plain_adams_step_however_a_gradient_lies_in_memory():
     weight, gradient = torch.randn(5, 3), torch.randn(3, 5).T
     fused, plain = (torch.nn.Parameter(weight.clone()) for _ in range(2))

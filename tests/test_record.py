@@ -27,13 +27,15 @@ def test_what_you_drive_and_keep_is_a_dataset(at_keys, capsys):
     first, second = drive(2)
     assert steps_where(first.actions > 1.9) == list(range(5, 20))  # 0.999 of 2
     assert (np.delete(first.actions, range(5, 20)) == 0).all()  # nobody else acts
+    assert np.allclose(first.rewards, 1 - abs(first.observations[1:, 0]))  # each of its step
     assert (second.actions == 0).all() and len(second.actions) == 50 and second.truncations[-1]
-    assert sum(message.startswith("keep it?") for message, *_ in drawn) == 4
+    assert [x[0] for x in drawn].count("time is up. Keep it?  Y: yes  R: no") == 4
     said = "kept: --dataset-id person/Shown-v0/mine-v2 --demo-episodes 2"
     assert said in capsys.readouterr().out
     env = rlif_rlpd.make_env("Shown-v0")
     demos = load_demonstrations("Shown-v0", env, 2, 1, "person/Shown-v0/mine-v2")
     assert len(demos["obs"]) == 100 and not demos["terminations"].any()
+    assert {str(x.dtype) for x in (first.rewards, first.observations)} == {"float32"}
 
 
 def test_what_was_kept_outlives_a_stop_and_the_next_time_adds_to_it(at_keys):

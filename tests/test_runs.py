@@ -1,6 +1,5 @@
 """A run that is stopped or killed and resumed is to the bit the run that was not."""
 
-import importlib
 import itertools
 import json
 import math
@@ -14,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 import bc
+import rlif_rlpd
 from tests import tiny
 from tests.tiny import SCRIPTS, folder_of
 
@@ -97,6 +98,7 @@ def test_stopped_killed_or_broken_and_resumed_is_the_whole_run_to_the_bit(script
         else:  # what an environment raises is not hidden
             with pytest.raises(type(error)):
                 ending(script, *options)
+        error.__traceback__ = None  # it has hold of the lock on the folder
         folder = folder_of(name)
         assert not (folder / "model.safetensors").exists()  # that would say that it is over
         assert len(tiny.evaluations(folder)) < len(tiny.evaluations(whole))
@@ -108,6 +110,7 @@ def test_stopped_killed_or_broken_and_resumed_is_the_whole_run_to_the_bit(script
     assert tiny.evaluations(other) != tiny.evaluations(whole)
 
 
+@pytest.mark.filterwarnings("error:The field")  # tyro warns of a list where a tuple is meant
 def test_a_finished_run_stays_as_it_is_or_goes_on_longer(script, events, ending):
     folder = tiny.short_run(script)
     shutil.copytree(folder, "before")
@@ -122,6 +125,13 @@ def test_a_finished_run_stays_as_it_is_or_goes_on_longer(script, events, ending)
     count = "rounds" if SCRIPTS[script.__name__].kind == "rounds" else "total_timesteps"
     more = own[count] * 3 // 2
     options = [f"--{count.replace('_', '-')}", more, "--eval-episodes", 1]
+    files = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    with FileLock(folder / "in_use.lock"):  # another process
+        code, line = ending(script, "--resume", folder, *options)
+        assert code == 2 and "in_use.lock" in line
+    code, line = ending(script, "--resume", folder, "--eval-episodes 0")
+    assert code == 2 and "--eval-episodes" in line
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == files
     assert ending(script, "--resume", folder, *options)[0] == 0
     rows, before = tiny.evaluations(folder), tiny.evaluations(Path("before"))
     assert rows[: len(before) - 1] == before[:-1] and len(rows) > len(before)
@@ -130,12 +140,21 @@ def test_a_finished_run_stays_as_it_is_or_goes_on_longer(script, events, ending)
     assert args == own | {count: more, "eval_episodes": 1}
 
 
+def test_options_are_judged_with_those_of_the_run_that_goes_on(people, ending, monkeypatch):
+    monkeypatch.setattr(rlif_rlpd, "load_demonstrations", tiny.demonstrations)
+    folder = tiny.short_run(rlif_rlpd, "--demo-episodes 2 --offline-ratio 0.25")
+    again = "--resume", folder, "--total-timesteps 110"
+    assert ending(rlif_rlpd, *again, "--bc-weight 0.1")[0] == 0
+    code, line = ending(rlif_rlpd, *again, "--offline-ratio 0")
+    assert code == 2 and "no demonstrations in a batch" in line
+
+
 def test_what_a_run_leaves(script):
     folder = tiny.short_run(script, "--env-id tests.tiny:Walled-v0 --exp-name a")
     acts = SCRIPTS[script.__name__].kind != "clone"
     assert folder.name.startswith("tests.tiny-Walled-v0__a__1__")
     names = {path.name.split(".")[0] for path in folder.iterdir()}
-    assert names == {"args", "eval", "checkpoint", "events", "model"}
+    assert names == {"args", "eval", "checkpoint", "events", "model", "in_use"}
     rows = tiny.rows(folder)
     assert list(rows[0])[0] == "global_step" and rows[0]["global_step"] == "0"
     measured = ["return_mean", "normalized_score", "success_rate"]
@@ -177,8 +196,7 @@ def test_killed_as_a_process_and_resumed_is_the_whole_run_to_the_bit(people):
     (folder,) = Path("runs").iterdir()
     assert not (folder / "model.safetensors").exists()
     assert tiny.start("--resume", folder, **quiet).wait() == 0
-    script = importlib.import_module("rlif_rlpd")
-    script.main(tiny.parsed(script, options, "--exp-name", "whole"))
+    rlif_rlpd.main(tiny.parsed(rlif_rlpd, options, "--exp-name", "whole"))
     tiny.assert_same_run(folder, folder_of("whole"))
 
 
@@ -200,7 +218,7 @@ def test_a_checkpoint_that_is_a_pickle_is_not_run(people, ending, monkeypatch):
 FILM = """
 class ImageSequenceClip:
     def __init__(self, frames, fps):
-        self.frames = frames
+        self.frames = frames[: fps * 1_000]
 
     def write_videofile(self, path, **_):
         open(path, "w").write(repr([float(frame.mean()) for frame in self.frames]))
@@ -223,12 +241,44 @@ def packages(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_a_finished_run_is_filmed_and_tracked_afterwards(script, ending, packages):
-    folder = tiny.short_run(script, "--env-id", "Shown-v0")
+def test_a_finished_run_is_filmed_and_tracked_afterwards(script, ending, packages, monkeypatch):
+    monkeypatch.setattr(tiny.Robot, "in_use", False)
+    folder = tiny.short_run(script, "--env-id Robot-v0 --single-env")
+    tiny.Robot.in_use = False
     shutil.copytree(folder, "before")
     assert ending(script, "--resume", folder, "--capture-video", "--track")[0] == 0
     tiny.assert_same_run(folder, Path("before"))
     films = [json.loads(path.read_text()) for path in (folder / "videos").glob("*.mp4")]
     assert films and all(len(frames) == 11 for frames in films)  # 10 steps, and how it began
+    assert min(map(min, films)) > 1  # of 255
     tracked = json.loads(Path("wandb.json").read_text())
     assert tracked["id"] == folder.name and tracked["sync_tensorboard"]
+
+
+# --- an environment that there is once ------------------------------------------------------------
+
+
+def test_a_robot_is_learned_in_and_evaluated_in_by_turns_and_resumed_to_the_bit(
+    script, events, ending, monkeypatch
+):
+    monkeypatch.setattr(tiny.Robot, "in_use", False)
+    robot = "--env-id Robot-v0 --single-env"
+    whole, learning = tiny.short_run(script, robot), events.numbers("learning")
+    tiny.Robot.in_use = False
+    events.begin(learning[len(learning) * 2 // 3], killed := Killed())
+    with pytest.raises(Killed):
+        tiny.short_run(script, robot, "--exp-name killed")
+    killed.__traceback__ = None  # it has hold of the lock on the folder
+    tiny.Robot.in_use = False
+    events.begin()
+    assert ending(script, "--resume", folder_of("killed"))[0] == 0
+    tiny.assert_same_run(folder_of("killed"), whole)
+
+
+def test_evaluated_by_turns_a_run_is_what_it_is_beside_other_environments(script):
+    folders = [tiny.short_run(script, option) for option in ("--single-env", "--no-single-env")]
+    returns = [[float(row["return_mean"]) for row in tiny.rows(folder)] for folder in folders]
+    assert returns[0] == pytest.approx(returns[1], rel=1e-5)
+    for state in (states := [tiny.checkpoint(folder) for folder in folders]):
+        state.pop("rows")
+    tiny.assert_same(*states)

@@ -106,9 +106,8 @@ def test_a_study_starts_from_the_same_demonstrations_and_their_clone(monkeypatch
         name = words[1] if "scripted_person" in words[0] else words[0].removesuffix(".py")
         module = runpy.run_path(str(tiny.ROOT / f"{name}.py"), run_name="script")
         tiny.tyro.cli(module["Args"], args=words[1 + ("scripted_person" in words[0]) :])
-    demos = rlif_rlpd.load_demonstrations(
-        LANDER, rlif_rlpd.make_env(LANDER), 1, 1, "study/lander-3-v0"
-    )
+    env = rlif_rlpd.make_env(LANDER)
+    demos = rlif_rlpd.load_demonstrations(LANDER, env, 1, 1, "study/lander-3-v0")
     assert demos["ends"].sum() == 1 and len(demos["obs"]) > 50
     script(monkeypatch, "study --task lander --seeds 3")  # the demonstrations are there
     assert calls[4:] == calls[:4]

@@ -1,31 +1,106 @@
-"""The shipped tasks: what learning and evaluation see of them."""
+"""Tasks: what learning and evaluation see of the shipped ones, and of what others have made."""
 
 import importlib
 import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 import bc
 import rlif_rlpd
-from experts import TRAINING_TASKS, normalized_score
+from experts import TRAINING_TASKS, InputError, Task, normalized_score
 from tests import tiny
 
-PEN = "AdroitHandPen-v1"
+PEN, NAN = "AdroitHandPen-v1", math.nan
 
 
 def test_scores_are_those_of_d4rl():
     """0 is its random policy, 100 its expert; all versions of a task have the same."""
-    for env_id, low, high in (
-        ("Hopper-v5", -20.272305, 3234.3),
-        ("Walker2d-v4", 1.629008, 4592.3),
-        ("HalfCheetah-v5", -280.178953, 12135.0),
-        (PEN, 96.262799, 3076.8331),
-    ):
-        assert normalized_score(env_id, [low, high, (low + high) / 2]) == pytest.approx(
-            [0, 100, 50]
-        )
+    returns = {"Hopper-v5": (-20.272305, 3234.3), "Walker2d-v4": (1.629008, 4592.3)}
+    returns |= {"HalfCheetah-v5": (-280.178953, 12135.0), PEN: (96.262799, 3076.8331)}
+    for env_id, (low, high) in returns.items():
+        scores = normalized_score(env_id, [low, high, (low + high) / 2])
+        assert scores == pytest.approx([0, 100, 50])
     assert math.isnan(normalized_score("Hopperette-v5", 1.0))
+
+
+# --- what authors leave open ----------------------------------------------------------------------
+
+
+class Odd(tiny.Shown):
+    """Answers an action with itself; draws from the global generators."""
+
+    metadata, first = {"render_fps": None}, 0.0
+
+    def reset(self, seed=None, options=None):
+        return np.array([self.first, np.random.rand() + random.random()]), {}
+
+    def step(self, action):
+        return action
+
+
+for name in ("Odd-v0", "AdroitHandPenOdd-v0"):
+    gym.register(name, Odd, max_episode_steps=99)
+SEEN = np.zeros(2)
+
+
+@pytest.mark.parametrize(("env_id", "infos", "told"), [
+    ("Odd-v0", [{"success": x} for x in ({"reach": True, "lift": 0}, np.True_, 0.0)], [0, 1, 1]),
+    ("Odd-v0", [None, {"is_success": False}, {"is_success": np.array([1])}], [NAN, 0, 1]),
+    ("AdroitHandPenOdd-v0", [{"success": held} for held in (0, 1, 0)], [0, 1, 0]),
+])  # fmt: skip
+def test_a_success_at_any_step_is_one_but_for_the_pen(env_id, infos, told):
+    env = Task(env_id)
+    for _ in range(2):  # episodes
+        env.reset(seed=0)
+        found = [env.step((SEEN, 0.0, False, False, info))[4]["success"] for info in infos]
+        np.testing.assert_array_equal(found, told)
+
+
+def test_what_is_seen_and_earned_is_of_this_episode_and_sound(monkeypatch):
+    env = Task("Odd-v0", render_mode="rgb_array")
+    starts = [env.reset(seed=seed)[0][1] for seed in (3, 3, 4)]
+    assert starts[0] == starts[1] != starts[2]
+    for reward in (1, True, np.float32(1), np.array([1])):
+        assert str(env.step((SEEN, reward, False, False, {}))[1]) == "1.0"
+    for end in (True, False):  # some reset themselves at an end
+        assert env.step((SEEN, 0.0, end, False, {"final_obs": SEEN + 1}))[0].tolist() == [end] * 2
+    for picture in (np.ones((2, 2, 3)), np.full((2, 2, 3), 255, np.uint8)):
+        monkeypatch.setattr(Odd, "render", lambda _: picture)
+        assert env.render().tobytes() == b"\xff" * 12 and env.metadata == {"render_fps": 30}
+    monkeypatch.setattr(Odd, "render", lambda _: None)
+    with pytest.raises(InputError, match="Odd-v0: there is no picture"):
+        env.render()
+    with pytest.raises(InputError, match="Odd-v0: 2 rewards a step, it must be one"):
+        env.step((SEEN, np.array([5.0, -5.0]), False, False, {}))
+    for number in (1.7e308, -2e38, math.inf, NAN):
+        said = f"Odd-v0 shows {str(abs(number))[:3]}.*float32"
+        with pytest.raises(InputError, match=said):
+            env.step((np.array([0, number]), 0.0, False, False, {}))
+        monkeypatch.setattr(Odd, "first", number)
+        with pytest.raises(InputError, match=said):
+            env.reset(seed=0)
+
+
+ENDS = {"sys.exit(3)": 3, "raise KeyboardInterrupt": -signal.SIGINT, "1 / 0": 1, "env.close()": 0}
+MINE = "import gymnasium.envs.classic_control as c; c.PendulumEnv.close = lambda _: print('off')"
+
+
+def test_a_robot_is_switched_off_once_however_python_ends():
+    Path("mine.py").write_text(MINE)  # found in the user's folder by a script that lies elsewhere
+    code = "import sys; del sys.path[0]; from experts import Task; env = Task('mine:Pendulum-v1'); "
+    environ = os.environ | {"PYTHONPATH": str(tiny.ROOT)}
+    for end, exit_code in ENDS.items():
+        command = [sys.executable, "-c", code + end]
+        run = subprocess.run(command, capture_output=True, text=True, env=environ)
+        assert (run.stdout, run.returncode) == ("off\n", exit_code)
 
 
 # --- the pen --------------------------------------------------------------------------------------
@@ -77,8 +152,12 @@ def random_episode(env, seed, steps=20):
 
 def test_the_last_four_observations_are_seen_with_a_goal_that_the_seed_draws(drawer):
     assert drawer.observation_space.shape == (156,) and drawer.action_space.shape == (4,)
-    goals = set()
-    for seed in range(3):
+    goals, task, sweep = set(), drawer.unwrapped, bc.make_env("Meta-World/sweep-v3")
+    for seed in range(3):  # the first picture shows all where it is
+        for env in (drawer, sweep):
+            env.reset(seed=seed)
+            assert (env.unwrapped.data.site("goal").xpos == env.unwrapped._target_pos).all()
+        assert (task.data.body("drawer").xpos == task.model.body("drawer").pos).all()
         frames = random_episode(drawer, seed).reshape(-1, 4, 39)
         assert (frames[0] == frames[0, :1]).all()  # at first, the first one four times
         np.testing.assert_array_equal(frames[1:, :-1], frames[:-1, 1:])

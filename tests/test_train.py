@@ -156,6 +156,9 @@ def test_rollouts_are_the_policys_but_for_spells_of_disturbance(disturb, others)
     # the push that was done
     torch.testing.assert_close(data["next_obs"][:, 1], 2 * data["actions"][:, 0])
     torch.testing.assert_close(data["rewards"], 1 - data["next_obs"][:, 0].abs())
+    assert not data["terminations"].any()  # a time limit is not an end
+    falls = train_experts.rollouts("Falls-v0", still, 8, 1, disturb)
+    assert falls["terminations"].tolist() == [0, 0, 0, 1] * 2
     actions = data["actions"].reshape(60, 50)  # by episode
     alone, pushed = actions == 0, actions == data["actions"].new_tensor(0.9)
     assert alone.all() == (not disturb) and pushed.any() == bool(others)

@@ -68,6 +68,7 @@ def parsed(script, *options):
     if source := args.resume or getattr(args, "replay", None):
         own = json.loads(Path(source, "args.json").read_text())
         args = tyro.cli(script.Args, args=options, default=script.Args(**own))
+    args.check()
     return args
 
 
@@ -328,6 +329,24 @@ class ShownSwitched(Switched):
     metadata, render = Shown.metadata, Shown.render
 
 
+class Robot(Shown):
+    """There is one; it draws from NumPy's generator; its pictures are in [0, 1], without a rate."""
+
+    metadata, in_use = {"render_modes": ["rgb_array"], "render_fps": None}, False
+
+    def __init__(self, render_mode=None):
+        if Robot.in_use:
+            raise RuntimeError("the robot is in use")
+        super().__init__(render_mode)
+        Robot.in_use, self._np_random = True, np.random
+
+    def reset(self, seed=None, options=None):
+        return super().reset()
+
+    def render(self):
+        return super().render() / 255
+
+
 class Count(gym.Env):
     """Observes 100 * (episodes so far) + (steps so far); an episode's steps are worth 10, 20 ..."""
 
@@ -371,14 +390,14 @@ class OneArray(Seen):
 
 
 class Loose(Seen):
-    """Lists for observations, arrays of one for the reward and for what ends an episode."""
+    """Lists for observations, arrays of one for reward and ends, and nothing for what else is."""
 
     def seen(self, obs):
         return obs.tolist()
 
     def step(self, action):
-        obs, reward, terminated, truncated, info = super().step(action)
-        return obs, np.array([reward]), np.bool_(terminated), np.array([truncated]), info
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, np.array([reward]), np.bool_(terminated), np.array([truncated]), None
 
 
 class Parts(Seen):
@@ -389,6 +408,9 @@ class Parts(Seen):
 
     def seen(self, obs):
         return {"both": (obs[:1], obs[None]), "right": 1 + int(obs[0] > 0)}
+
+    def step(self, action):
+        return *super().step(action)[:4], {"success": {"reach": True, "lift": False}}
 
 
 class NoRenderMode(Walled):
@@ -423,7 +445,7 @@ for name, space in REFUSED.items():
     kind = "observation_space" if name in ("Picture", "Text") else "action_space"
     globals()[name] = type(name, (Walled,), {kind: space})
 ALL = "Point Walled Shown ShownSwitched Switched SwitchedFrom5 OneArray Loose Parts NoRenderMode"
-for name in (*words(ALL, "DoubleActions Broken"), *REFUSED):
+for name in (*words(ALL, "DoubleActions Robot Broken"), *REFUSED):
     gym.register(f"{name}-v0", f"tests.tiny:{name}", max_episode_steps=50)
 gym.register("Endless-v0", "tests.tiny:Walled")
 gym.register("Falls-v0", "tests.tiny:Count", max_episode_steps=100, kwargs={"length": 4})
