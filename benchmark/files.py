@@ -31,10 +31,7 @@ def seed_for(*key):
 
 
 def compiled(function, needed=False):
-    """A function of RLPD's gradients as one graph, as rlif_rlpd.py makes it.
-
-    Where no compiler works it stays as it is; or torch raises an error, if compiling is needed.
-    """
+    """A function of RLPD's gradients as one graph; without a compiler as it is, unless needed."""
     import torch
 
     torch._dynamo.config.trace_autograd_ops = True

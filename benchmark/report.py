@@ -55,8 +55,9 @@ class Cell:
 
     def column(self, name):
         """A column of eval.csv, (evaluations,) of each run; nan where it has no such column."""
-        if name == "score":
-            return self.scores
+        if name in ("score", "sampled score"):
+            kind = "stochastic_" if name == "sampled score" else ""
+            return [scores_of(run, kind) for run in self.runs]
         unknown = [np.full(len(run), np.nan) for run in self.runs]
         return [run[name] if name in run.dtype.names else x for run, x in zip(self.runs, unknown)]
 
@@ -130,10 +131,8 @@ def seeds_of_rlif():
 
 def comparison():
     """Methods on Hopper-v5: what they reach, and what the expert is asked for."""
-    names = ["hopper/bc", "hopper/bc-5-demos", "hopper/dagger", "hopper/hg-dagger"]
-    names += ["hopper/hg-dagger-value", "hopper/rlif"]
-    rows = []
-    for cell in map(Cell, [*names, "hopper/rlif-5-demos"]):
+    names, rows = "bc bc-5-demos dagger hg-dagger hg-dagger-value rlif rlif-5-demos".split(), []
+    for cell in [Cell(f"hopper/{name}") for name in names]:
         command = re.sub(" --(env-id Hopper-v5|expert low)", "", cell.command)
         columns = [(cell.last, 1), (cell.at("stochastic_normalized_score", -1), 1)]
         for name in ("global_step", "labels", "takeovers"):  # bc.py's steps are of its gradient
@@ -148,13 +147,15 @@ def comparison():
 
 
 def last_and_best(corner, header, rows):
-    """Two tables of (cell, the paper's figure): the last evaluation, and the best of all."""
-    last, best = [], []
+    """Tables of (cell, the paper's figure): the last evaluation, by both actions, and the best."""
+    last, sampled, best = [], [], []
     for label, *pairs in rows:
-        last.append([label, *(mean_of(cell.last, planned=None) for cell, _ in pairs)])
+        for part, name in ((last, "score"), (sampled, "sampled score")):
+            part.append([label, *(mean_of(cell.at(name, -1), planned=None) for cell, _ in pairs)])
         means = [listed([np.mean(cell.best or np.nan)]) for cell, _ in pairs]
         best.append([label, *(f"{x} ({paper:.0f})" for x, (_, paper) in zip(means, pairs))])
-    return [markdown([f"{x}: {corner}", *header], y) for x, y in (("last", last), ("best", best))]
+    tables = zip(("last", "last, sampled actions", "best"), (last, sampled, best))
+    return [markdown([f"{name}: {corner}", *header], rows) for name, rows in tables]
 
 
 def rlif_tables():
@@ -198,18 +199,17 @@ def overview(corner, suite, start=""):
     return markdown([*header, "steps of the expert at the end (%)"], rows)
 
 
-def aggregated():
+def aggregated(score="score"):
     """RLIF's Table 1 as a whole: {method: (interquartile mean, better)}, each (value, low, high).
 
-    Better is the probability that RLIF does better than the method, of two runs on the same task
-    (equal counts half). Intervals are 95 %, by rliable's stratified bootstrap (Agarwal et al.
-    2021): the seeds of every cell are drawn anew, the tasks stay. Of every cell of a method as many
-    seeds count as the one with the fewest has. Cloning's cells stand beside every expert.
+    Better: the probability that a run of RLIF does better than one of the method on the same task
+    (equal counts half). Intervals: 95 %, by rliable's stratified bootstrap (Agarwal et al. 2021)
+    over seeds. Of every cell as many count as the one with the fewest has; bc's for every expert.
     """
     rng, drawn, found = np.random.default_rng(0), {}, {}
     for method in METHODS:
         names = [cell_of(*task, method) for task in LEVELS]
-        cells = {name: Cell(name).last for name in names}
+        cells = {name: Cell(name).at(score, -1) for name in names}
         n = min(map(len, cells.values()))
         if n < 3:
             return {}
@@ -227,10 +227,14 @@ def aggregated():
 
 
 def aggregate_table():
-    header = ["over all tasks: method", "interquartile mean", "rlif is better with probability"]
+    header, rows = ["interquartile mean", "rlif is better with probability"], {}
     form = "{:.1f} ({:.1f} to {:.1f})|{:.2f} ({:.2f} to {:.2f})"
-    rows = {x: form.format(*a, *b).split("|") for x, (a, b) in aggregated().items()}
-    return markdown(header, [[x, *row[: 1 + (x != "rlif")]] for x, row in rows.items()])
+    for score in ("score", "sampled score"):
+        for method, (iqm, better) in aggregated(score).items():
+            iqm, better = form.format(*iqm, *better).split("|")
+            rows.setdefault(method, [method]).extend([iqm, better * (method != "rlif")])
+    header = ["over all tasks: method", *header, *(f"{name}, sampled actions" for name in header)]
+    return markdown(header, rows.values())
 
 
 # --- MILE's figures, the scripted person, speed ---------------------------------------------------
@@ -318,6 +322,7 @@ def all_tables():
         overview("options on Walker2d-v5", "tried", "walker2d"),
         overview("options on AdroitHandPen-v1", "tried", "pen"),
         overview("tried on Walker2d-v5", "walker2d"),
+        overview("tuning on Walker2d-v5", "tuning", "walker2d"),
         *(markdown(judge.HEADER, judge.table()), *mile_tables(), study_table(), speed_table()),
         predictions("task", "figure4", ("drawer", "peg")),
         predictions("a scripted person: takeovers", "study", ("lander", "button")),
@@ -388,10 +393,9 @@ def hopper_picture():
 
 # --- an episode -----------------------------------------------------------------------------------
 def play(run):
-    """The steps SHOWN of an episode of a run's policy with its person.
+    """The steps SHOWN of an episode of a run's policy with its person; of eight with a frame.
 
-    Of each: does the expert act, was the proposal flagged, does a takeover start, the value of the
-    state by the run's own critics; and of eight a frame, else None.
+    Of each: does the expert act, is the proposal flagged, does a takeover start, the state's value.
     """
     options = rlif_rlpd.Args(**json.loads(Path(run, "args.json").read_text()))
     env_id = TRAINING_TASKS.get(options.env_id, options.env_id)
@@ -440,8 +444,7 @@ def episode_picture(rows):
     bar.plot(labelled, np.full(len(labelled), 1.3), "k", marker="$-1$", markersize=11, linestyle="")
     bar.set(xlabel="step")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in ("C0", "C1")] + bar.lines
-    names = ["the policy acts", "the expert acts", "flagged"]
-    names += ["reward of the step before a takeover"]
+    names = "the policy acts", "the expert acts", "flagged", "reward of the step before a takeover"
     figure.legend(handles, names, loc="outside lower center", ncol=4, frameon=False, fontsize=9)
     return figure
 

@@ -164,9 +164,8 @@ def connect(args):
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(args.address or "local", **options)
     except Exception as error:  # of many kinds: nobody answers, a token is wrong, ...
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        said = f"--address {args.address or 'local'}: {said}"
-        raise InputError(f"{said}; Ray's lines above, if any, say why") from None
+        said = f"--address {args.address or 'local'}, {type(error).__name__}: {error}"
+        raise InputError(f"{said.splitlines()[0]}; Ray's lines above may say more") from None
     if args.gpus > max(node["Resources"].get("GPU", 0) for node in ray.nodes()):
         raise InputError(f"--gpus {args.gpus}: Ray finds no machine with so many GPUs")
     return ray

@@ -221,7 +221,7 @@ def test_ray_that_is_missing_or_not_there_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", sys)
     errors = {"127.0.0.1:9": "Conn", "6379": "", "host:port": "Val", "auto": ".* attribute 'init'"}
     for address, said in errors.items():
-        with pytest.raises(run.InputError, match=f"--address {address}: {said}"):
+        with pytest.raises(run.InputError, match=f"--address {address}, {said}"):
             run.connect(run.Args("one", address=address))
 
 
@@ -337,7 +337,6 @@ def lines_of(table, start):
 
 
 def test_the_interval_is_students():
-    # t(0.975, 2) times the standard error
     half = report.half_interval([2.0, 4.0, 9.0])
     assert half == pytest.approx(4.302653 * np.sqrt(13) / np.sqrt(3))
     assert report.mean_of([90, 92, 94, 96, 98]) == "94 ± 4"  # 2.776 * sqrt(10 / 5)
@@ -355,8 +354,10 @@ def test_a_run_is_judged_by_what_every_evaluation_knows(results):
 
 
 def test_a_cell_of_table_1_stands_beside_the_papers_figure(results):
-    write_runs(results, "table1/Hopper-v5-low-hg-dagger", [20, 22, 24], labels=[0, 7])
-    last, best, cost, *_ = report.rlif_tables()
+    columns = {"labels": [0, 7], "stochastic_normalized_score": [1, 7]}
+    write_runs(results, "table1/Hopper-v5-low-hg-dagger", [20, 22, 24], **columns)
+    last, sampled, best, cost, *_ = report.rlif_tables()
+    assert lines_of(sampled, "Hopper-v5, low (16)")[0][3] == "7 ± 0 (n = 3)"
     assert lines_of(last, "Hopper-v5, low (16)")[0][1:5] == ["-", "-", "22 ± 5 (n = 3)", "-"]
     assert lines_of(best, "Hopper-v5, low (16)")[0][1:4] == ["- (108)", "- (75)", "23 (25)"]
     assert lines_of(cost, "Hopper-v5")[0][1:4] == ["-", "-", "100 / 7"]
@@ -367,7 +368,8 @@ def write_table1(results, seeds=3):
     for env_id, level in report.LEVELS:
         for k, method in enumerate(report.METHODS):
             scores = [100 - 10 * k + 3 * (seed == 0) for seed in range(seeds)]
-            write_runs(results, report.cell_of(env_id, level, method), scores)
+            name, other = report.cell_of(env_id, level, method), [0, 10 * k]
+            write_runs(results, name, scores, stochastic_normalized_score=other)
 
 
 def test_aggregates_of_known_scores(results):
@@ -382,8 +384,9 @@ def test_aggregates_of_known_scores(results):
     assert found["dagger"][1] == (1, 1, 1)  # RLIF is above, in all tasks
     value, low, high = found["rlif-random"][1]
     assert value == pytest.approx((6 + 3 / 2) / 9) and low < value < high
-    assert lines_of(report.aggregate_table(), "dagger")[0][2] == "1.00 (1.00 to 1.00)"
-    assert lines_of(report.aggregate_table(), "rlif")[0][2] == ""
+    dagger, rlif = (lines_of(report.aggregate_table(), name)[0] for name in ("dagger", "rlif"))
+    assert dagger[2:] == ["1.00 (1.00 to 1.00)", "40.0 (40.0 to 40.0)", "0.00 (0.00 to 0.00)"]
+    assert rlif[2:] == ["", "0.0 (0.0 to 0.0)", ""]
 
 
 def test_the_aggregates_are_rliables(results):

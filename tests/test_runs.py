@@ -163,7 +163,6 @@ def test_what_a_run_leaves(script):
         measured += ["demo_transitions", "demo_hash"]
     assert {*measured, "wall_seconds"} <= set(rows[0])
     assert all(value == "" or float(value) != math.inf for row in rows for value in row.values())
-    # not known here
     assert {rows[0]["normalized_score"], rows[0]["success_rate"]} <= {"", "nan"}
     wall = [float(row["wall_seconds"]) for row in rows]
     assert wall == sorted(wall) and wall[0] > 0

@@ -122,7 +122,6 @@ def test_a_dropped_pen_ends_the_episode_in_training_and_not_in_evaluation():
     assert len(training) < 100 and training[-1][1] is True and not training[-1][2]
     assert all(obs[26] >= 0.075 for obs, *_ in training[:-1]) and training[-1][0][26] < 0.075
     assert len(evaluation) == 200 and not any(terminated for _, terminated, _ in evaluation)
-    # the same pen otherwise
     np.testing.assert_array_equal(training[-1][0], evaluation[len(training) - 1][0])
     assert set(TRAINING_TASKS) == {PEN}  # others are learned in as they are evaluated
 
