@@ -131,8 +131,8 @@ def seeds_of_rlif():
 
 def comparison():
     """Methods on Hopper-v5: what they reach, and what the expert is asked for."""
-    names, rows = "bc bc-5-demos dagger hg-dagger hg-dagger-value rlif rlif-5-demos".split(), []
-    for cell in [Cell(f"hopper/{name}") for name in names]:
+    names, rows = ["bc", "bc-5-demos", "dagger", "hg-dagger", "hg-dagger-value", "rlif"], []
+    for cell in [Cell(f"hopper/{name}") for name in (*names, "rlif-5-demos")]:
         command = re.sub(" --(env-id Hopper-v5|expert low)", "", cell.command)
         columns = [(cell.last, 1), (cell.at("stochastic_normalized_score", -1), 1)]
         for name in ("global_step", "labels", "takeovers"):  # bc.py's steps are of its gradient
