@@ -222,7 +222,7 @@ def evaluate(env_id, actor, envs, *key):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), len(set(envs))):  # side by side if it can be
+            for first in range(0, len(envs), len(set(envs))):  # side by side, or in turn if one
                 playing = list(range(first, first + len(set(envs))))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
@@ -277,7 +277,7 @@ def main(args):
     # The run's folder, a new one or that of --resume
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
-    if args.intervention == "human":
+    if args.intervention == "human" or args.replay:
         env = human = Person(env, args, folder)
     else:
         policies = [load_expert(args.env_id, x, env) for x in (args.expert, args.human_model)]
@@ -294,7 +294,8 @@ def main(args):
         torch.set_rng_state(state["torch_rng"].cpu())
         data, counts, rows = state["data"], state["counts"], state["rows"]
         global_step, rounds = rows[-1]["global_step"], rows[-1]["round"]  # it was evaluated there
-    (folder / "args.json").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    os.replace(folder / "args.tmp", folder / "args.json")
     if args.track:
         import wandb
 
@@ -372,7 +373,7 @@ if __name__ == "__main__":
             own = json.loads(saved.read_text() if saved.exists() else "{}")
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script lies in {source}")
+                raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
         args.check()
         main(args)
@@ -380,5 +381,5 @@ if __name__ == "__main__":
         print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\nstopped; it goes on from its last evaluation by --resume {args.resume or '...'}")
+        print(f"\nstopped; to go on: python {sys.argv[0]} --resume {args.resume or '...'}")
         sys.exit(130)

@@ -101,9 +101,8 @@ class Args:
         for name, value in vars(self).items():
             least = 1 if type(value) is int and name not in ("seed", "demo_episodes") else 0
             most = 1 if name in ("intervention_beta", "random_rate", "offline_ratio") else math.inf
-            free = type(value) not in (int, float) or name in signed
-            if not free and not least <= value <= most:
-                raise InputError(f"--{name.replace('_', '-')} must be from {least} to {most}")
+            if type(value) in (int, float) and name not in signed and not least <= value <= most:
+                raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
         if self.gamma >= 1 or self.tau > 1 or min(self.hidden_sizes, default=0) < 1:
             raise InputError("--gamma must be below 1, --tau at most 1, --hidden-sizes 1 or more")
         if self.intervention == "none" and self.reward != "task":
@@ -112,7 +111,7 @@ class Args:
             raise InputError("--reward task needs --termination mask or bootstrap")
         offline = round(self.offline_ratio * self.batch_size)
         if (self.offline_ratio or self.bc_weight) and not (offline and self.demo_episodes):
-            raise InputError("--offline-ratio, --bc-weight: no demonstrations in a batch")
+            raise InputError("give both --offline-ratio, say 0.25, and --demo-episodes, say 50")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
             raise InputError("--cuda needs a GPU, and is not for --intervention human")
 
@@ -400,7 +399,7 @@ def evaluate(env_id, actor, envs, *key):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), len(set(envs))):  # side by side if it can be
+            for first in range(0, len(envs), len(set(envs))):  # side by side, or in turn if one
                 playing = list(range(first, first + len(set(envs))))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
@@ -450,10 +449,9 @@ def main(args):
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
     if args.termination is None:
-        choice = "--termination penalty (it is a fall), mask (a success) or bootstrap (both occur)"
-        raise InputError(f"what is it if an episode ends before its time? Give {choice}")
+        raise InputError("an early end: --termination penalty (a fall), mask (success), bootstrap")
     if env.spec.max_episode_steps > args.eval_frequency:
-        print("evaluations and checkpoints wait for the end of an episode: --eval-frequency")
+        print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
     if args.intervention == "value":
         reference = load_expert(args.env_id, args.reference, env, with_q=True)
@@ -470,7 +468,7 @@ def main(args):
     # The run's folder, a new one or that of --resume
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
-    if args.intervention == "human":
+    if args.intervention == "human" or args.replay:
         env = expert = human = Person(env, args, folder)  # it judges, acts and steps
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     lock = FileLock(folder / "in_use.lock", timeout=0)
@@ -499,13 +497,16 @@ def main(args):
     global_step, next_eval, episode, rows = 0, 0, 0, []  # rows: of eval.csv
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+        if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
+            raise InputError("--seed, --demo-episodes and --dataset-id must stay those of the run")
         for name, thing in kept.items():
             thing.load_state_dict(state[name])
         rng.bit_generator.state = state["rng"]
         torch.set_rng_state(state["torch_rng"])
         global_step, next_eval, episode = state["global_step"], state["next_eval"], state["episode"]
         counts, rows = state["counts"], state["rows"]
-    (folder / "args.json").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    os.replace(folder / "args.tmp", folder / "args.json")
     if args.track:
         import wandb
 
@@ -607,7 +608,7 @@ if __name__ == "__main__":
             own = json.loads(saved.read_text() if saved.exists() else "{}")
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script lies in {source}")
+                raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
         args.check()
         main(args)
@@ -615,5 +616,5 @@ if __name__ == "__main__":
         print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\nstopped; it goes on from its last evaluation by --resume {args.resume or '...'}")
+        print(f"\nstopped; to go on: python {sys.argv[0]} --resume {args.resume or '...'}")
         sys.exit(130)

@@ -24,7 +24,7 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
     shipped, data = FOLDER / env_id / "demonstrations" / "data", {}
     name = f"dataset {dataset_id or shipped}"
     if dataset_id is None and not shipped.exists():
-        raise InputError(f"{env_id} has no demonstrations: --dataset-id, or --demo-episodes 0")
+        raise InputError(f"{env_id} has no demonstrations here: name some by --dataset-id")
     try:
         dataset = open_dataset(dataset_id, shipped)
         if dataset.total_episodes < episodes:
@@ -38,7 +38,7 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
                 raise ValueError(f"{key}: not finite, or of shape {data[key].shape[1:]}")
     except Exception as error:  # whatever Minari, HDF5 or the network raise
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        hint = "ids end with a version, like mine/hopper-v0; `minari list local` shows what is here"
+        hint = "is it of this environment? Ids end with a version, -v0; see `minari list local`"
         raise InputError(f"{name} for {env_id}, {why}: {hint}") from None
     return data
 

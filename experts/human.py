@@ -30,7 +30,7 @@ class Person(gym.Wrapper):
         self.path = folder and Path(folder, "person.csv")
         self.recorded = read_record(self.replay or folder)  # {(seed, t): line}
         if self.replay and len(self.recorded) < getattr(args, "total_timesteps", 1):
-            steps = f"only {len(self.recorded)} steps were recorded"
+            steps = f"{len(self.recorded)} steps of a person were recorded, too few"
             raise InputError(f"{steps}; finish that session: --resume {self.replay}")
         self.keys, self.interventions = Keys(env, args), 0
         # by the clock: when keys are due; when the robot moved; when the space bar was heard
@@ -143,7 +143,7 @@ class Keys:
         try:
             tables = tomllib.loads(Path(file).read_text())
             found = [tables[name] for name in tables if fnmatch(args.env_id, name)]
-            table = found[0] if found else {"rate": "there is no table of this name"}
+            table = found[0] if found else {}
             self.rate, self.camera = float(table["rate"]), table.get("camera")
             self.still = self.action(table.get("still", 0 if self.discrete else [0] * self.size))
             self.moves = {key: self.action(move) for key, move in table["keys"].items()}
@@ -151,7 +151,7 @@ class Keys:
             self.dead_zone, self.help = table.get("dead_zone", 0.15), table.get("help", "")
         except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             how = f"give --keys FILE, like experts/keys.toml, with actions for {space}"
-            raise InputError(f"keys of {args.env_id} in {file}: {error}; {how}") from None
+            raise InputError(f"no keys of {args.env_id} in {file} ({error}); {how}") from None
 
     def action(self, written):
         """An action as the scripts have it, (A,)."""

@@ -90,8 +90,8 @@ class Expert(nn.Module):
     def q(self, obs, actions):
         """Q(s, a) in the task's discounted reward, its critics' mean: (B, O), (B, A) -> (B,)."""
         obs, actions = (torch.as_tensor(x, dtype=torch.float32) for x in (obs, actions))
-        obs = (obs - self.actor.obs_mean) / self.actor.obs_std
-        x = torch.cat([obs, actions], dim=-1)  # (B, O + A)
+        assert "qf.weights.0" in self.tensors, "a policy without critics has no Q function"
+        x = torch.cat([(obs - self.actor.obs_mean) / self.actor.obs_std, actions], -1)  # (B, O + A)
         weights, biases, norm_weights, norm_biases = self.critics
         for i, (weight, bias) in enumerate(zip(weights, biases)):
             x = (x if i == 0 else torch.relu(x)) @ weight + bias  # (N, B, hidden)
@@ -125,7 +125,7 @@ def load_expert(env_id, level, env=None, with_q=False):
         if has != own:
             raise InputError(f"{level} has (observations, actions, discrete) {has}, {env_id} {own}")
     if with_q and "qf.weights.0" not in expert.tensors:
-        raise InputError(f"{level} has no critics to judge by; a file of rlif_rlpd.py has some")
+        raise InputError(f"{level} has no critics: one of rlif_rlpd.py --reward task has some")
     if expert.facts.get("env_id", env_id) != env_id:
         print(f"{level} is of {expert.facts['env_id']}, not of {env_id}", file=sys.stderr)
     return expert

@@ -27,7 +27,7 @@ def normalized_score(env_id, returns):
 
 
 def find(env_id):
-    """What gym.make takes: an id that it knows, module:id, or all that there is to know."""
+    """What gym.make takes: for Meta-World a spec, else an id, with the module that knows it."""
     if env_id.startswith("Meta-World/"):
         task = {"task": env_id.removeprefix("Meta-World/")}
         return EnvSpec(env_id, "experts.tasks:MetaWorld", max_episode_steps=500, kwargs=task)
@@ -35,27 +35,27 @@ def find(env_id):
         sys.path.append(os.getcwd())  # a module may lie in the user's folder
     if ":" in env_id or env_id in gym.registry:
         return env_id
-    notifications.clear()  # it reports changes nobody asked about
+    notifications.clear()  # gymnasium_robotics prints its news when it is imported
     return "gymnasium_robotics:" + env_id.removeprefix("D4RL/")
 
 
 class Task(gym.Wrapper):
-    """An environment of Gymnasium, with what its author left open settled.
+    """An environment of Gymnasium that has a time limit, one reward, and info["success"].
 
     info["success"]: 1 after a success at any step (AdroitHandPen, as in RLIF's paper: at this one),
     else 0; nan where nobody says it. D4RL's pen ends after 100 steps, or when it is dropped.
     """
 
     def __init__(self, env_id, max_episode_steps=None, render_mode=None):
-        """Raises what gym.make raises; in use InputError for what nobody can learn from."""
-        self.env_id, self.d4rl = env_id, env_id.startswith("D4RL/")
+        """Raises what gym.make raises; and InputError for what nobody could learn from."""
+        self.env_id, self.d4rl = env_id, env_id == "D4RL/AdroitHandPen-v1"
         limit = max_episode_steps or (100 if self.d4rl else None)
-        options = {"render_mode": render_mode} if render_mode else {}  # not all know the word
+        options = {"render_mode": render_mode} if render_mode else {}  # some take no render_mode
         super().__init__(gym.make(find(env_id), limit, disable_env_checker=True, **options))
         # a robot is switched off once, by close(), with this wrapper or when Python ends
         self.close = weakref.finalize(self, self.env.close)
         if render_mode and not self.env.render_mode:
-            raise InputError(f"--env-id {env_id} has no pictures: leave out --capture-video")
+            raise InputError(f"--env-id {env_id} has no pictures, as films and the window need")
         if self.spec.max_episode_steps is None:
             raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
         space = self.observation_space
@@ -88,7 +88,7 @@ class Task(gym.Wrapper):
         return self.checked(obs), rewards[0], terminated, truncated, {"success": self.success}
 
     def checked(self, obs):
-        """What is observed, if float32 can hold it, in which all is learned."""
+        """obs; raises InputError if float32, in which the scripts learn, cannot hold it."""
         row = obs if type(obs) is np.ndarray else gym.spaces.flatten(self.observation_space, obs)
         largest = np.abs(row).max()
         if not largest < 1e38:  # nor if it is nan

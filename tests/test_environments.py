@@ -159,9 +159,9 @@ BAD = {  # options, and what is said
     "--demo-episodes 3": "--dataset-id",  # none are shipped for Walled-v0
     "--hidden-sizes 0": "--hidden-sizes", "--seed -1": "--seed", "--gamma 1": "--gamma",
     "--resume nowhere": "nowhere", "--replay nowhere": "nowhere", "--no-such-option": "-option",
-    "--offline-ratio 0.5": "no demonstrations in a batch",
-    "--offline-ratio 0.01 --demo-episodes 5": "no demonstrations in a batch",
-    "--bc-weight 1 --demo-episodes 5": "no demonstrations in a batch",
+    "--offline-ratio 0.5": "give both --offline-ratio",
+    "--offline-ratio 0.01 --demo-episodes 5": "give both --offline-ratio",
+    "--bc-weight 1 --demo-episodes 5": "give both --offline-ratio",
     "--reward task --termination penalty": "--termination",
     "--intervention none --reward none": "--reward task",
     "--total-timesteps 1000000000000000 --n-step 3": "Unable to allocate",
@@ -232,7 +232,7 @@ def test_what_is_asked_for_and_answered_with(ending, people):
     Path("args.json").write_text('{"seed": 1}')  # of another script
     for option in ("--resume .", "--replay ."):
         code, line = ending(rlif_rlpd, option)
-        assert (code, line) == (2, "rlif_rlpd.py: no run of this script lies in .")
+        assert (code, line) == (2, "rlif_rlpd.py: no run of this script, by these options, is in .")
 
 
 def test_what_an_environment_raises_is_a_traceback(script, ending):

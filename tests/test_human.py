@@ -355,7 +355,7 @@ def test_q_stops_at_once_and_what_was_done_is_kept(at_keys, ending):
     assert code == 130 and line.endswith(f"--resume {folder}")
     assert len(column(folder, "t")) == 30
     code, line = ending(rlif_rlpd, *options(rlif_rlpd, "--replay", folder))
-    assert code == 2 and "only 30 steps were recorded; finish that session: --resume" in line
+    assert code == 2 and "30 steps of a person were recorded, too few; finish" in line
     at_keys({20: "QUIT"})  # the window is closed
     code, line = ending(rlif_rlpd, "--resume", folder)
     assert code == 130 and len(column(folder, "t")) == 50
@@ -384,4 +384,4 @@ def test_a_record_that_does_not_fit_is_refused(at_keys):
         assert why in refused(session)
     path.write_text("\n".join([*text, ""]))
     assert "the record ends here" in refused(session, "--seed 2")  # other episodes
-    assert "only 0 steps" in refused("nowhere") and "nowhere" in refused("nowhere", script=mile)
+    assert "0 steps" in refused("nowhere") and "nowhere" in refused("nowhere", script=mile)

@@ -80,7 +80,7 @@ def test_a_fall_costs_as_if_help_were_needed_once_a_second(monkeypatch):
 
 
 @pytest.mark.parametrize("env_id, table, wrong", [
-    ("Shown-v0", "[Other]", "there is no table of this name"),
+    ("Shown-v0", "[Other]", "no keys of Shown-v0"),
     ("Shown-v0", "not toml", "Expected '='"),
     ("Shown-v0", "['Shown*']\nrate = 5", "'keys'"),
     ("Shown-v0", "['Shown*']\nrate = 5\nkeys = ['left']", "has no attribute"),
