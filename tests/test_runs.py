@@ -145,8 +145,10 @@ def test_options_are_judged_with_those_of_the_run_that_goes_on(people, ending, m
     folder = tiny.short_run(rlif_rlpd, "--demo-episodes 2 --offline-ratio 0.25")
     again = "--resume", folder, "--total-timesteps 110"
     assert ending(rlif_rlpd, *again, "--bc-weight 0.1")[0] == 0
-    code, line = ending(rlif_rlpd, *again, "--offline-ratio 0")
-    assert code == 2 and "give both --offline-ratio" in line
+    none = "--offline-ratio 0", "--bc-weight 0 --demo-episodes 0"
+    for options, said in ((none[:1], "give both --offline-ratio"), (none, "must stay those of")):
+        code, line = ending(rlif_rlpd, *again, *options)
+        assert code == 2 and said in line
 
 
 def test_what_a_run_leaves(script):
@@ -252,9 +254,6 @@ def test_a_finished_run_is_filmed_and_tracked_afterwards(script, ending, package
     assert min(map(min, films)) > 1  # of 255
     tracked = json.loads(Path("wandb.json").read_text())
     assert tracked["id"] == folder.name and tracked["sync_tensorboard"]
-
-
-# --- an environment that there is once ------------------------------------------------------------
 
 
 def test_a_robot_is_learned_in_and_evaluated_in_by_turns_and_resumed_to_the_bit(
