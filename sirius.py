@@ -229,7 +229,7 @@ def evaluate(env_id, actor, envs, *key):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), len(set(envs))):  # side by side, or in turn if one
+            for first in range(0, len(envs), len(set(envs))):  # side by side; in one, by turns
                 playing = list(range(first, first + len(set(envs))))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
