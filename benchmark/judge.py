@@ -2,11 +2,10 @@
 
     python benchmark/judge.py    # all that docs/judge.md shows; what is there is not done again
 
-rlif_rlpd.py's person flags a proposal a in s if Q(s, a) is less than Q(s, a_ref) by a margin. Q is
-a network, and can err. The truth can be had from the simulator: put it back into s, do a, let the
-reference's policy go on, and add up the task's rewards, discounted; the same with a_ref first. This
-is done from states that a novice visits in training's task, without a person; each becomes a row
-of benchmark/results/judge/<env_id>-<reference>-<novice>.csv.
+rlif_rlpd.py's person flags a proposal a in s if Q(s, a) is less than Q(s, a_ref) by a margin. The
+truth can be had from the simulator: put it back into s, do a, let the reference's policy go on, and
+add up the task's rewards, discounted; the same with a_ref first. States are those that a novice
+visits without a person; rows go to benchmark/results/judge/<env_id>-<reference>-<novice>.csv.
 """
 
 import mujoco
@@ -143,13 +142,13 @@ def resampled(episode, statistic, digits=1):
     return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(*numbers, d=digits)
 
 
-HEADER = ["gaps: task, judge", "novice", "states", "rank correlation", "attainable"]
+HEADER = ["gaps: task, judge", "states", "rank correlation", "attainable"]
 HEADER += ["true gap if flagged", "if not", "flagged (%)", "bad (%)", "flagged if bad (%)"]
 HEADER += ["bad if flagged (%)", "and more than if not", "correlation of Q and G"]
 
 
 def summary(paths):
-    """Of some novices and a judge, the texts that stand under HEADER from the third on."""
+    """Of some novices and a judge, the texts that stand under HEADER from the second on."""
     episode, q, g = read(paths)
     gaps, values = g[1] - g[0], g.mean(2)  # (S, R), (2, S)
     gap, flagged, bad = gaps.mean(1), worse(*q), worse(*values)  # (S,) each
@@ -173,12 +172,11 @@ def summary(paths):
 
 
 def table():
-    """The rows under HEADER: of every judge all novices together, then each."""
+    """The rows under HEADER: a judge each, over all novices."""
     for env_id, level in REFERENCES:
-        paths = {name: RESULTS / "judge" / f"{env_id}-{level}-{name}.csv" for name in NOVICES}
-        parts = {name: [path] for name, path in paths.items() if path.exists()}
-        for name, some in {"all": sum(parts.values(), []), **parts}.items() if parts else ():
-            yield [f"{env_id}, {level}", name, *summary(some)]
+        paths = [RESULTS / "judge" / f"{env_id}-{level}-{name}.csv" for name in NOVICES]
+        if all(path.exists() for path in paths):
+            yield [f"{env_id}, {level}", *summary(paths)]
 
 
 def main():

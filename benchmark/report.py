@@ -23,20 +23,19 @@ from run import suites
 from scipy import stats
 
 import rlif_rlpd
-from experts import TRAINING_TASKS, load_expert
+from experts import TRAINING_TASKS, load_demonstrations, load_expert, normalized_score
 
 PAPER = tomllib.loads((ROOT / "benchmark" / "paper.toml").read_text())
 METHODS = ["rlif", "rlif-random", "hg-dagger", "hg-dagger-85", "dagger", "dagger-85", "bc"]
+# on Hopper-v5, with the low expert
+COMPARED = ["bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif"]
+CONTROLS = ["rlif", "no-labels", "no-charge", "rlpd"]
+FEWER = [f"{method}-5-demos" for method in COMPARED]
 LEVELS = [(env_id, level) for env_id, levels in PAPER["table1"].items() for level in levels]
 # of MILE's figures, one round on five tasks and twenty on two: suite, task, rounds
 CLONERS = ["mile", "bc-intervention", "iwr", "sirius", "hg-dagger", "rlif"]
 FIGURE3 = [("figure3", t, 1) for t in ("lander", "lander_continuous", "drawer", "peg", "button")]
 FIGURE4 = [("figure4", task, rounds) for task in ("drawer", "peg") for rounds in (10, 20)]
-AT_FIRST = {  # what benchmark/person.py has found: how its line is drawn
-    "initial_score": (":", "the robot at first, alone"),
-    "assisted_score": ("--", "the robot at first, with the person"),
-    "expert_score": ("-", "the person alone"),
-}
 SHOWN = range(20, 80)  # steps of the episode that is drawn
 
 
@@ -46,12 +45,14 @@ class Cell:
     def __init__(self, *folders):
         paths = [path for folder in folders for path in (RESULTS / folder).glob("seed_*.json")]
         paths.sort(key=lambda path: int(path.stem.removeprefix("seed_")))
-        command = json.loads(paths[0].read_text())["command"] if paths else ""
-        self.command = re.sub("^python | --num-threads 1| --cuda", "", command)
+        facts = json.loads(paths[0].read_text()) if paths else {"command": ""}
+        self.command = re.sub("^python | --num-threads 1| --cuda", "", facts["command"])
+        self.args = facts.get("args", {})  # of the first
         self.seeds = [int(path.stem.removeprefix("seed_")) for path in paths]
         self.runs = [read_evaluations(path.with_suffix(".csv")) for path in paths]
         self.scores = [scores_of(run) for run in self.runs]  # with the mean action
-        self.last, self.best = self.at("score", -1), [max(scores) for scores in self.scores]
+        self.last = self.at("score", -1)
+        self.three = [np.mean(scores[-3:]) for scores in self.scores]
 
     def column(self, name):
         """A column of eval.csv, (evaluations,) of each run; nan where it has no such column."""
@@ -73,8 +74,22 @@ class Cell:
 
 
 def cell_of(env_id, level, method):
-    """The folder of a cell of Table 1."""
+    """The folder of a cell of Table 1; what the README shows is not run again."""
+    if env_id == "Hopper-v5" and (level == "low" or method == "bc"):
+        return f"hopper/{method}"
     return f"table1/{env_id}-bc" if method == "bc" else f"table1/{env_id}-{level}-{method}"
+
+
+def folders_of(suite, start=""):
+    """The folders of its cells that begin so, in their order."""
+    return [f"{suite}/{name}" for name in suites()[suite] if name.startswith(start)]
+
+
+def judged_by(expert, reference):
+    """The folder of a cell of Table 3; what Table 1 has is not repeated."""
+    if reference == "top" and expert in ("top", "low"):
+        return cell_of("Walker2d-v5", expert, "rlif")
+    return f"table3/{expert}-{reference}"
 
 
 # --- what stands in a table -----------------------------------------------------------------------
@@ -111,51 +126,32 @@ def costs(cell):
 
 
 # --- RLIF's tables --------------------------------------------------------------------------------
-def seeds_of_rlif():
-    """The default command: a line for each seed, and mean and standard deviation over seeds."""
-    cell, rates = Cell("hopper/rlif"), []
-    for steps, rate in zip(cell.column("global_step"), cell.column("intervention_rate")):
-        rates.append(100 * rate[steps > 0])  # before the first step it is of nothing
-    columns = [cell.last, cell.at("stochastic_normalized_score", -1), cell.best]
-    columns += [[rate[0] for rate in rates], [rate[-1] for rate in rates]]
-    numbers = np.array([*columns, cell.at("wall_seconds", -1, 1 / 60)]).T  # (seeds, 6)
-    form = "{:.1f}|{:.1f}|{:.1f}|{:.0f} % → {:.0f} %|{:.1f}"
-    rows = [[seed, *form.format(*row).split("|")] for seed, row in zip(cell.seeds, numbers)]
-    if len(rows) > 1:
-        rows.append([f"mean ± std, n = {len(rows)}", *form.format(*numbers.mean(0)).split("|")])
-        std = [f" ± {x:.1f}" for x in numbers[:, :3].std(0, ddof=1)]
-        rows[-1][1:4] = [mean + plus for mean, plus in zip(rows[-1][1:4], std)]
-    header = ["seed", "last", "last, sampled actions", "best", "interventions, first → last"]
-    return markdown([*header, "minutes"], rows)
+def comparison(corner, folders):
+    """Commands, without what all have: what they reach, and what the expert is asked for."""
+    rows, cells = [], [cell for cell in map(Cell, folders) if cell.seeds]
+    commands = [re.sub(" --(env-id Hopper-v5|expert low)", "", cell.command) for cell in cells]
+    options = [re.split(" (?=--)", command) for command in commands]
+    for cell, (script, *given) in zip(cells, options):
+        command = " ".join([script, *(x for x in given if not all(x in y for y in options))])
+        columns = [(cell.last, 1), (cell.at("sampled score", -1), 1), (cell.three, 1)]
+        for name in ("global_step", "labels", "expert_steps"):  # bc.py's steps are of its gradient
+            columns.append(([] if script == "bc.py" else cell.at(name, -1), 0))
+        texts = [mean_of(values, digits, len(cell.seeds)) for values, digits in columns]
+        minutes = min(cell.at("wall_seconds", -1, 1 / 60))  # other work only makes it longer
+        rows.append([f"`{command}`", ", ".join(map(str, cell.seeds)), *texts, f"{minutes:.1f}"])
+    header = [corner, "seeds", "last", "last, sampled actions", "mean of the last three"]
+    header += ["environment steps", "labels", "steps of the expert"]
+    return markdown([*header, "minutes of the fastest seed"], rows)
 
 
-def comparison():
-    """Methods on Hopper-v5: what they reach, and what the expert is asked for."""
-    names, rows = ["bc", "bc-5-demos", "dagger", "hg-dagger", "hg-dagger-value", "rlif"], []
-    for cell in [Cell(f"hopper/{name}") for name in (*names, "rlif-5-demos")]:
-        command = re.sub(" --(env-id Hopper-v5|expert low)", "", cell.command)
-        columns = [(cell.last, 1), (cell.at("stochastic_normalized_score", -1), 1)]
-        for name in ("global_step", "labels", "takeovers"):  # bc.py's steps are of its gradient
-            columns.append(([] if "bc.py" in command else cell.at(name, -1), 0))
-        columns.append((cell.at("flagged_rate", -1, 100), 1))
-        cells = [mean_of(values, digits, len(cell.seeds)) for values, digits in columns]
-        minutes = min(cell.at("wall_seconds", -1, 1 / 60), default=0)  # others only make it longer
-        rows.append([f"`{command}`", ", ".join(map(str, cell.seeds)), *cells, f"{minutes:.1f}"])
-    header = ["command", "seeds", "last", "last, sampled actions", "environment steps", "labels"]
-    header += ["takeovers", "flagged at the end (%)", "minutes of the fastest seed"]
-    return markdown(header, [row for row in rows if row[1]])
-
-
-def last_and_best(corner, header, rows):
-    """Tables of (cell, the paper's figure): the last evaluation, by both actions, and the best."""
-    last, sampled, best = [], [], []
-    for label, *pairs in rows:
-        for part, name in ((last, "score"), (sampled, "sampled score")):
-            part.append([label, *(mean_of(cell.at(name, -1), planned=None) for cell, _ in pairs)])
-        means = [listed([np.mean(cell.best or np.nan)]) for cell, _ in pairs]
-        best.append([label, *(f"{x} ({paper:.0f})" for x, (_, paper) in zip(means, pairs))])
-    tables = zip(("last", "last, sampled actions", "best"), (last, sampled, best))
-    return [markdown([f"{name}: {corner}", *header], rows) for name, rows in tables]
+def by_action(corner, header, rows):
+    """Tables of (cell, the paper's figure): the last evaluation, by mean and by sampled actions."""
+    for name, score in (("last", "score"), ("last, sampled actions", "sampled score")):
+        lines = []
+        for label, *pairs in rows:
+            texts = [(mean_of(cell.at(score, -1), planned=None), paper) for cell, paper in pairs]
+            lines.append([label, *(f"{text} [{paper:.0f}]" for text, paper in texts)])
+        yield markdown([f"{name}: {corner}", *header], lines)
 
 
 def rlif_tables():
@@ -166,37 +162,98 @@ def rlif_tables():
         cells = [Cell(cell_of(env_id, level, method)) for method in METHODS]
         pairs = zip(cells, PAPER["table1"][env_id][level])
         rows.append([f"{env_id}, {level} ({score:.0f})", *pairs])
-    tables, rows = last_and_best("task, expert", METHODS, rows), []
+    yield from by_action("task, expert", METHODS, rows)
+    rows = []
     for env_id, levels in PAPER["table1"].items():
         cells = [Cell(*(cell_of(env_id, x, method) for x in levels)) for method in METHODS[:-1]]
         rows.append([env_id, *map(costs, cells)])
-    tables.append(markdown(header, rows))
-    references, papers = ["poor", "high", "top"], PAPER["table3"]
-    folders = {expert: [f"table3/{expert}-{x}" for x in references] for expert in papers}
-    for expert in ("top", "low"):  # what Table 1 has is not repeated
-        folders[expert][-1] = cell_of("Walker2d-v5", expert, "rlif")
+    yield markdown(header, rows)
+    papers, references = PAPER["table3"], ["poor", "high", "top"]
+    folders = {expert: [judged_by(expert, x) for x in references] for expert in papers}
     rows = [[expert, *zip(map(Cell, folders[expert]), papers[expert])] for expert in papers]
     cells = [Cell(*column) for column in zip(*folders.values())]
     rows.append(["all", *zip(cells, np.mean(list(papers.values()), axis=0))])
-    return tables + last_and_best("expert \\ reference", references, rows)
+    yield from by_action("expert \\ reference", references, rows)
 
 
-def overview(corner, suite, start=""):
-    """rlif_rlpd.py with other options, of which those are left out that all rows have."""
-    names = [name for name in suites()[suite] if name.startswith(start)]
-    names += sorted({path.name for path in RESULTS.glob(f"{suite}/{start}*")} - set(names))
-    cells = [cell for cell in (Cell(f"{suite}/{name}") for name in names) if cell.seeds]
-    options = [re.split(" (?=--)", cell.command)[1:] for cell in cells]
+def protocol():
+    """What RLIF's cells of Table 1 were run with, in the paper and here; the demonstrations."""
+    cells, rows = [Cell(cell_of(env_id, "low", "rlif")) for env_id in PAPER["table1"]], []
+    for option, theirs in PAPER["protocol"].items():
+        ours = [cell.args.get(option, "-") for cell in cells]
+        pairs = [f"{x}; {'-A' if y is None else y}" for x, y in zip(theirs, ours)]
+        rows.append([f"`--{option.replace('_', '-')}`", *pairs])
+    scores = []
+    for env_id, cell in zip(PAPER["table1"], cells):
+        env, means = rlif_rlpd.make_env(env_id), []
+        for seed in cell.seeds if cell.args else ():
+            demos = load_demonstrations(env_id, env, cell.args["demo_episodes"], seed)
+            returns = demos["rewards"].sum() / demos["ends"].sum()
+            means.append(normalized_score(env_id, returns))
+        scores.append(listed(means))
+    rows.append(["demonstrations' score, by seed", *scores])
+    rows.append(["their checksum, by seed", *(listed(cell.at("demo_hash", -1)) for cell in cells)])
+    return markdown(["in the paper; here", *PAPER["table1"]], rows)
+
+
+def steadiness():
+    """RLIF in Table 1: the end of a run, when it gets there, and how often it falls back."""
     rows = []
-    for cell, named in zip(cells, options):
-        own = [option for option in named if not all(option in others for others in options)]
-        half = [int((steps < steps[-1] / 2).sum()) for steps in cell.column("global_step")]
-        columns = [cell.at("score", half), cell.last, cell.best]
-        columns += [cell.at(name, -1, 100) for name in ("flagged_rate", "intervention_rate")]
-        label = f"`{' '.join(own)}`" if own else "none"
-        rows.append([label, ", ".join(map(str, cell.seeds)), *map(listed, columns)])
-    header = [corner, "seeds", "half-way", "at the end", "best", "flagged at the end (%)"]
-    return markdown([*header, "steps of the expert at the end (%)"], rows)
+    for env_id, level in LEVELS:
+        cell, goal = Cell(cell_of(env_id, level, "rlif")), 0.9 * PAPER["table1"][env_id][level][0]
+        first, after, low = [], 0, 0
+        for steps, scores in zip(cell.column("global_step"), cell.scores):
+            good = scores >= goal
+            there = np.flatnonzero(good[:-2] & good[1:-1] & good[2:])  # three in a row
+            first.append(steps[there[0]] if len(there) else np.nan)
+            after += len(scores[there[0] :]) if len(there) else 0
+            low += (scores[there[0] :] < goal - 20).sum() if len(there) else 0
+        texts = mean_of(cell.three, planned=None), f"{goal:.0f}", listed(first), f"{low} of {after}"
+        rows.append([f"{env_id}, {level}", *texts])
+    header = ["steadiness: task, expert", "mean of the last three", "goal"]
+    return markdown([*header, "steps until there, by seed", "evaluations 20 below it later"], rows)
+
+
+def difference(ones, others, score):
+    """The mean of some cells less that of others, and half its 95 % interval (Welch's)."""
+    parts = [(1 / len(ones), cell.at(score, -1)) for cell in ones]
+    parts += [(-1 / len(others), cell.at(score, -1)) for cell in others]
+    variances = np.array([w**2 * np.var(x, ddof=1) / len(x) for w, x in parts])
+    freedom = variances.sum() ** 2 / sum(v**2 / (len(x) - 1) for v, (_, x) in zip(variances, parts))
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variances.sum()) if variances.any() else 0.0
+    return sum(w * np.mean(x) for w, x in parts), half
+
+
+def verdicts():
+    """What the papers claim, as differences: theirs, ours, and whether ours are above zero."""
+    scores, found = ("score", "sampled score"), []
+    for env_id, levels in PAPER["table1"].items():
+        rlif = [Cell(cell_of(env_id, level, "rlif")) for level in levels]
+        for k, method in enumerate(METHODS):
+            names = dict.fromkeys(cell_of(env_id, level, method) for level in levels)
+            others, figures = list(map(Cell, names)), list(levels.values())
+            paper = np.mean([x[0] for x in figures]) - np.mean([x[k] for x in figures if x[k:]])
+            if method in ("rlif-random", "hg-dagger", "dagger", "bc"):
+                ours = [difference(rlif, others, score) for score in scores]
+                found.append([f"rlif ends above {method}", env_id, f"{paper:.0f}", ours])
+    top, poor = ([Cell(judged_by(x, who)) for x in PAPER["table3"]] for who in ("top", "poor"))
+    paper = f"{np.mean([x[-1] - x[0] for x in PAPER['table3'].values()]):.0f}"
+    ours = [difference(top, poor, score) for score in scores]
+    found.append(["rlif ends higher with a better judge", "Walker2d-v5", paper, ours])
+    for task, paper in PAPER["figure3"].items():
+        ours, cells = [], [Cell(f"figure3/{task}-{method}") for method in CLONERS[:-1]]
+        for score in scores:
+            mile, *others = np.array([cell.at(score, -1) for cell in cells])  # (seeds,) each
+            more = mile - np.mean(others, axis=0)
+            ours.append((more.mean(), half_interval(more)))
+        found.append(["mile ends above the others that clone", task, paper, ours])
+    rows = []
+    for *claim, ours in [line for line in found if np.isfinite(line[-1]).all()]:
+        said = ["holds" if x > half else "does not" if x < -half else "open" for x, half in ours]
+        texts = [f"{x:.0f} ± {half:.0f}" for x, half in ours]
+        rows.append([*claim, *texts, " / ".join(dict.fromkeys(said))])
+    header = ["claim", "task", "in the paper", "here, mean action", "sampled actions", "verdict"]
+    return markdown(header, rows)
 
 
 def aggregated(score="score"):
@@ -238,22 +295,17 @@ def aggregate_table():
 
 
 # --- MILE's figures, the scripted person, speed ---------------------------------------------------
-def reached(suite, task, rounds):
-    """The cells of a setting of MILE's figures, after so many rounds; what is known at first."""
-    cells, path = [Cell(f"{suite}/{task}-{name}") for name in CLONERS], f"persons/{task}.json"
-    for cell in cells:
-        i = [list(values).index(rounds) for values in cell.column("round")]
-        cell.last = cell.at("score", i)
-    there = (RESULTS / path).exists()
-    return cells, json.loads((RESULTS / path).read_text()) if there else {}
-
-
 def mile_tables():
     """MILE's Figures 3, 4 and 5: what is reached, differences seed by seed, what it cost."""
     scores, more, cost_rows = [], [], {}
     for suite, task, rounds in FIGURE3 + FIGURE4:
-        cells, facts = reached(suite, task, rounds)
-        known = [facts.get(name, np.nan) for name in (*AT_FIRST, "intervention_cost")]
+        cells, path = [Cell(f"{suite}/{task}-{x}") for x in CLONERS], f"persons/{task}.json"
+        for cell in cells:
+            i = [list(values).index(rounds) for values in cell.column("round")]
+            cell.last = cell.at("score", i)
+        facts = json.loads((RESULTS / path).read_text()) if (RESULTS / path).exists() else {}
+        names = ("initial_score", "assisted_score", "expert_score", "intervention_cost")
+        known = [facts.get(name, np.nan) for name in names]
         known.append(100 * facts.get("intervention_rate", np.nan))
         start = [suite.removeprefix("figure"), task, rounds]
         scores.append([*start, *map(listed, zip(known)), *(mean_of(cell.last) for cell in cells)])
@@ -307,22 +359,24 @@ def study_table():
 
 def speed_table():
     """benchmark/speed.py: milliseconds of an update, and its share of a plain product's speed."""
-    names = ["device", "threads", "num_qs", "utd_ratio", "path", "precision", "ms"]
-    names += ["product_gflops", "share_of_product"]
     rows = [row for file in sorted(RESULTS.glob("speed*/*.csv")) for row in read_rows(file)]
-    header = [name.replace("_", " ") for name in names]
-    return markdown(header, [[row[name] for name in names] for row in rows])
+    header = [name.replace("_", " ") for name in (rows or [{"device": ""}])[0]]
+    return markdown(header, [row.values() for row in rows])
 
 
 def all_tables():
     """Every table of README.md and docs/, as Markdown."""
     return [
-        *(seeds_of_rlif(), comparison(), *rlif_tables(), aggregate_table()),
-        overview("options on Hopper-v5", "options"),
-        overview("options on Walker2d-v5", "tried", "walker2d"),
-        overview("options on AdroitHandPen-v1", "tried", "pen"),
-        overview("tried on Walker2d-v5", "walker2d"),
-        overview("tuning on Walker2d-v5", "tuning", "walker2d"),
+        *(verdicts(), protocol(), *rlif_tables(), aggregate_table(), steadiness()),
+        comparison("command", [f"hopper/{name}" for name in COMPARED]),
+        comparison("controls: command", [f"hopper/{name}" for name in CONTROLS]),
+        comparison("fewer demonstrations: command", [f"hopper/{name}" for name in FEWER]),
+        comparison("options: command", folders_of("options")),
+        comparison("tuning on Walker2d-v5: command", folders_of("tuning", "walker2d")),
+        comparison("tuning on AdroitHandPen-v1: command", folders_of("tuning", "pen")),
+        comparison("on Walker2d-v5: command", folders_of("tried", "walker2d")),
+        comparison("on AdroitHandPen-v1: command", folders_of("tried", "pen")),
+        comparison("one thing at a time: command", folders_of("walker2d")),
         *(markdown(judge.HEADER, judge.table()), *mile_tables(), study_table(), speed_table()),
         predictions("task", "figure4", ("drawer", "peg")),
         predictions("a scripted person: takeovers", "study", ("lander", "button")),
@@ -330,46 +384,6 @@ def all_tables():
 
 
 # --- pictures -------------------------------------------------------------------------------------
-def dots(axis, values, lines, **labels):
-    """Values with their intervals, {method: (value, low, high)}, the first at the top."""
-    for i, (value, low, high) in enumerate(values.values()):
-        axis.errorbar(value, i, xerr=[[value - low], [high - value]], fmt="oC0", capsize=3)
-    for x, style in lines:
-        axis.axvline(x, color="0.5", linewidth=1, linestyle=style)
-    axis.set_yticks(range(len(values)), values)
-    axis.set(ylim=(len(values) - 0.5, -0.5), **labels)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def mile_picture(settings):
-    """What every method reaches in some settings of MILE's figures."""
-    size = (2.2 * len(settings) + 1, 2.9)
-    figure, axes = plt.subplots(1, len(settings), figsize=size, sharey=True, layout="constrained")
-    for axis, (suite, task, rounds) in zip(axes, settings):
-        cells, facts = reached(suite, task, rounds)
-        means = [(np.mean(cell.last or np.nan), half_interval(cell.last)) for cell in cells]
-        values = {name: (x, x - half, x + half) for name, (x, half) in zip(CLONERS, means)}
-        lines = [(facts[name], style) for name, (style, _) in AT_FIRST.items() if facts]
-        title = task if rounds == 1 else f"{task}, {rounds} rounds"
-        unit = "return" if task.startswith("lander") else "success (%)"
-        dots(axis, values, lines, title=title, xlabel=unit)
-    lines = [plt.Line2D([], [], color="0.5", linestyle=style) for style, _ in AT_FIRST.values()]
-    names = [name for _, name in AT_FIRST.values()]
-    figure.legend(lines, names, loc="outside lower center", ncol=3, frameon=False, fontsize=8)
-    return figure
-
-
-def table1_picture():
-    """The two numbers of aggregated(), with their intervals."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
-    values = aggregated()
-    iqm, better = ({method: pair[i] for method, pair in values.items()} for i in (0, 1))
-    better |= {"rlif": [np.nan] * 3}
-    dots(axes[0], iqm, [], xlabel="interquartile mean of the last evaluations (%)")
-    dots(axes[1], better, [(0.5, "--")], xlabel="probability that rlif does better")
-    return figure
-
-
 def hopper_picture():
     """Score and expert's share over steps: every seed thin, the mean thick."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
@@ -383,20 +397,17 @@ def hopper_picture():
         axis.plot(steps.mean(0), values.mean(0), color="C0", linewidth=2.5)
         axis.set(ylim=(0, None), xlabel="environment steps", ylabel=label)
         axis.spines[["top", "right"]].set_visible(False)
-    levels = [(np.mean(Cell("hopper/bc").last), "--", "cloning the demonstrations")]
     score = load_expert("Hopper-v5", "low").facts["score_mean"]
-    for y, style, label in [*levels, (score, ":", "the expert who takes over")]:
-        axes[0].axhline(y, color="0.5", linestyle=style, label=label)
+    cloned = np.mean(Cell("hopper/bc").last)
+    axes[0].axhline(cloned, color="0.5", linestyle="--", label="cloning the demonstrations")
+    axes[0].axhline(score, color="0.5", linestyle=":", label="the expert who takes over")
     figure.legend(loc="outside lower center", ncol=2, frameon=False, fontsize=9)
     return figure
 
 
 # --- an episode -----------------------------------------------------------------------------------
 def play(run):
-    """The steps SHOWN of an episode of a run's policy with its person; of eight with a frame.
-
-    Of each: does the expert act, is the proposal flagged, does a takeover start, the state's value.
-    """
+    """Of the steps SHOWN of an episode: expert acts, flagged, takeover starts, value, frames."""
     options = rlif_rlpd.Args(**json.loads(Path(run, "args.json").read_text()))
     env_id = TRAINING_TASKS.get(options.env_id, options.env_id)
     env = rlif_rlpd.make_env(env_id, options.max_episode_steps, render_mode="rgb_array")
@@ -461,13 +472,11 @@ def rewrite(text, tables):
 def main(
     episode: str | None = None,  # a finished run of rlif_rlpd.py: draw an episode, nothing else
 ):
+    name, picture = "hopper", hopper_picture()
     if episode:
-        pictures, tables = {"episode": episode_picture(play(episode))}, []
-    else:
-        pictures, tables = {"hopper": hopper_picture(), "table1": table1_picture()}, all_tables()
-        pictures |= {"mile-one-round": mile_picture(FIGURE3), "mile": mile_picture(FIGURE4)}
-    for name, picture in pictures.items():
-        picture.savefig(ROOT / "benchmark" / "figures" / f"{name}.png", dpi=130)
+        name, picture = "episode", episode_picture(play(episode))
+    picture.savefig(ROOT / "benchmark" / "figures" / f"{name}.png", dpi=130)
+    tables = [] if episode else all_tables()
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         write(page, rewrite(page.read_text(), tables))
     print("\n\n".join(tables))

@@ -42,8 +42,8 @@ class Args(iwr.Args):
 def add_episode(args, rb, episode):
     """Its transitions, -1 before a takeover; one can begin where another ends.
 
-    What was observed after the last step is not kept by rollout(), and that step is left out. After
-    a success it is not needed: with mask, whatever comes then counts for nothing.
+    rollout() does not keep what came after the last step, which is left out but after a success:
+    with mask, whatever comes then counts for nothing.
     """
     obs, actions, nu = (episode[name] for name in ("obs", "actions", "nu"))  # (T, O), (T, A), (T,)
     obs, starts, expert_until = torch.cat([obs, obs[-1:]]), [], 0  # (T + 1, O)

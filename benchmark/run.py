@@ -2,18 +2,15 @@
 
     python -m pip install "ray[default]"
     python benchmark/run.py hopper --seeds 1 2 3 4 5          # on this machine, a run a core
-    python benchmark/run.py table1 --only Hopper-v5-low       # the cells whose name contains this
+    python benchmark/run.py table1 --only Hopper-v5-top       # the cells whose name contains this
     python benchmark/run.py figure3 --only=-iwr --list        # only print the commands
-    python benchmark/run.py table1 --gpus 0.1                 # on a GPU, ten runs at a time
-    python benchmark/run.py table1 --address auto             # on this machine's Ray cluster
     python benchmark/report.py                                # then: the tables and pictures
 
 eval.csv and args.json of a run become benchmark/results/<suite>/<cell>/seed_<seed>.csv and .json,
-the latter with the command. A seed whose files are there is not run again, a run that was
-interrupted is resumed where it lies, results of another command are refused. The exit code is 1 if
-a run failed, whose log is kept there then. A run is a Ray task that starts the script as a process
-of its own, on one core. On a cluster the code is sent along; nodes need the packages of
-requirements.txt, but no shared disk. What a dying node takes along begins again, up to 3 times.
+the latter with the command. What is there is not run again, what was interrupted is resumed,
+results of another command are refused; of a run that failed the log is kept, and the exit code is
+1. A run is a Ray task that starts the script as a process of its own, on one core. On a cluster
+(--address) the code is sent along; nodes need requirements.txt, but no shared disk.
 """
 
 import ctypes
@@ -62,12 +59,12 @@ def suites():
     tasks, found = table.pop("tasks"), {suite: {} for suite in table}
     for suite, part in [(suite, part) for suite, parts in table.items() for part in parts]:
         for task, (method, command) in product(part.get("tasks", [""]), part["methods"].items()):
-            own, script = tasks.get(task, {}), command.split()[0]
-            given = part.get("each", {}).get(task, {}).get(script, "")
+            own = tasks.get(task, {}) | part.get("each", {}).get(task, {})
+            script = command.split()[0]
             experts = [""] if script == "bc.py" else own.get("experts", [""])
             for expert in experts if method not in own.get("without", []) else ():
                 options = own.get("options", ""), expert and f"--expert {expert}"
-                words = command, *options, part.get("all", ""), given
+                words = command, *options, part.get("all", ""), own.get(script, "")
                 name = "-".join(filter(None, (task, expert, method)))
                 found[suite][name] = " ".join(filter(None, words))
     return found

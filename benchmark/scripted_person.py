@@ -5,11 +5,10 @@
 
 They see the state 0.25 s late, hold a key all the way or not at all, take over when it looks bad,
 and give control back when it looks good again: what a person would go by, not the model of any of
-the methods. Nobody waits for the picture. All else is as with --intervention human.
+the methods. All else is as with --intervention human.
 
 The study: for each seed they first drive a few demonstrations, which all methods begin with (MILE
-with their clone); then RLIF, HG-DAgger and MILE have that person for fifteen minutes each, 18,000
-steps at 20 a second. Results lie in benchmark/results/study, finished runs are not done again.
+with their clone); then each has that person for 15 minutes, 18,000 steps (benchmark/results/study).
 """
 
 import math

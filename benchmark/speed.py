@@ -4,10 +4,9 @@
     python benchmark/speed.py --threads 2        # on two
     python benchmark/speed.py --device cuda      # on the GPU
 
-One RLPD update, the critics --utd-ratio times, then the actor, on batches of 256 with 17
-observations and 6 actions; its floating-point operations per second as a share of those of a plain
-product of 256 x 256 matrices in the same precision, measured in the same rounds: machines are
-noisy, so all settings take turns, and a figure is a median. In results/speed/.
+One RLPD update (batches of 256, 17 observations, 6 actions), and its floating-point operations per
+second as a share of those of a plain product of 256 x 256 matrices in the same precision. Machines
+are noisy, so all settings take turns, and a figure is a median. In results/speed/.
 """
 
 import time

@@ -4,12 +4,10 @@
     python benchmark/train_experts.py --env-id Hopper-v5 --level top --dataset-id <demonstrations>
     python benchmark/train_experts.py --env-id Hopper-v5 --level demonstrations
 
-A top expert is cloned from a good agent's demonstrations, and the others from a few of its
-transitions (RLIF: policies trained on subsampled datasets).
-On MILE's tasks all comes from a scripted policy. Critics, the reference Q functions, are trained on
-the true reward, on rollouts that are disturbed for a while and then left to the policy again, so
-that they know what a bad action costs. Demonstrations are the top expert's; another processor would
-round otherwise and record other episodes, so they are kept.
+A top expert is cloned from a good agent's demonstrations, the others from a few of its transitions
+(RLIF: policies trained on subsampled datasets); on MILE's tasks all comes from a scripted policy.
+Critics, the reference Q functions, learn from the true reward of disturbed rollouts, so that they
+know what a bad action costs. Demonstrations, the top expert's, differ by processor: keep them.
 """
 
 import math

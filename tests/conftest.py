@@ -56,11 +56,7 @@ def script(request, people, monkeypatch):
 
 @pytest.fixture
 def ending(capfd, monkeypatch):
-    """A function that runs a script in this process, with its last lines: exit code, last line.
-
-    The last line is of what was said on stderr, where that was all, or else on stdout; what stands
-    in a box becomes one line.
-    """
+    """A function that runs a script in this process: exit code, last line (a box is one line)."""
 
     def run(script, *options):
         text = Path(script.__file__).read_text()

@@ -1,5 +1,4 @@
-"""The replay buffer: all rows are kept, minibatches have their share of demonstrations, and returns
-of n steps are those of a loop by hand."""
+"""The replay buffer: rows, shares of demonstrations, returns of n steps as by hand."""
 
 from types import SimpleNamespace
 

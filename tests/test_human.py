@@ -1,8 +1,4 @@
-"""A person at the keys: what is pressed is what happens, nothing is lost, a session repeats.
-
-Here SDL has no screen, its events are posted, and nobody waits for the clock; tests/test_keys.py
-presses real keys.
-"""
+"""A person at the keys whose events are posted to SDL; tests/test_keys.py presses real keys."""
 
 import time
 from pathlib import Path

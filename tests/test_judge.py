@@ -93,7 +93,7 @@ def test_files_of_results_are_read_and_summed_up(tmp_path):
     assert episode.tolist() == [0, 1, 0, 1, 1e6, 1e6 + 1, 1e6, 1e6 + 1] and g.shape == (2, 8, 4)
     assert (q[1] - q[0]).tolist() == [0, 1, 3, 5] * 2
     assert (g[1] - g[0]).mean(1).tolist() == pytest.approx([0, 0.05, 4, 6] * 2)
-    found = dict(zip(judge.HEADER[2:], judge.summary([path])))
+    found = dict(zip(judge.HEADER[1:], judge.summary([path])))
     assert found["states"] == "4" and found["rank correlation"].startswith("1.00 (")
     assert found["attainable"] == "1.00"
     # flagged: more than 0.05 of 10 less; bad: more than 0.1 of 20

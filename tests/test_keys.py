@@ -1,7 +1,4 @@
-"""Keys: what they do by experts/keys.toml, and real ones in a real window on a screen nobody sees.
-
-The latter needs Debian's xvfb and xdotool.
-"""
+"""Keys by experts/keys.toml, and real ones on a screen nobody sees (Debian's xvfb, xdotool)."""
 
 import os
 import shutil
