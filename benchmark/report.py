@@ -144,14 +144,12 @@ def comparison(corner, folders):
     return markdown([*header, "minutes of the fastest seed"], rows)
 
 
-def by_action(corner, header, rows):
-    """Tables of (cell, the paper's figure): the last evaluation, by mean and by sampled actions."""
-    for name, score in (("last", "score"), ("last, sampled actions", "sampled score")):
-        lines = []
-        for label, *pairs in rows:
-            texts = [(mean_of(cell.at(score, -1), planned=None), paper) for cell, paper in pairs]
-            lines.append([label, *(f"{text} [{paper:.0f}]" for text, paper in texts)])
-        yield markdown([f"{name}: {corner}", *header], lines)
+def ends(pairs):
+    """Of (cell, the paper's figure): the last evaluation by mean / by sampled actions [paper]."""
+    for cell, paper in pairs:
+        n = len(cell.seeds)
+        mean, sampled = (mean_of(cell.at(x, -1), planned=n) for x in ("score", "sampled score"))
+        yield f"{mean} / {sampled} [{paper:.0f}]" + f" n = {n}" * (n > 0)
 
 
 def rlif_tables():
@@ -161,8 +159,8 @@ def rlif_tables():
         score = load_expert(env_id, level).facts["score_mean"]
         cells = [Cell(cell_of(env_id, level, method)) for method in METHODS]
         pairs = zip(cells, PAPER["table1"][env_id][level])
-        rows.append([f"{env_id}, {level} ({score:.0f})", *pairs])
-    yield from by_action("task, expert", METHODS, rows)
+        rows.append([f"{env_id}, {level} ({score:.0f})", *ends(pairs)])
+    yield markdown(["task, expert", *METHODS], rows)
     rows = []
     for env_id, levels in PAPER["table1"].items():
         cells = [Cell(*(cell_of(env_id, x, method) for x in levels)) for method in METHODS[:-1]]
@@ -170,10 +168,10 @@ def rlif_tables():
     yield markdown(header, rows)
     papers, references = PAPER["table3"], ["poor", "high", "top"]
     folders = {expert: [judged_by(expert, x) for x in references] for expert in papers}
-    rows = [[expert, *zip(map(Cell, folders[expert]), papers[expert])] for expert in papers]
+    rows = [[x, *ends(zip(map(Cell, folders[x]), papers[x]))] for x in papers]
     cells = [Cell(*column) for column in zip(*folders.values())]
-    rows.append(["all", *zip(cells, np.mean(list(papers.values()), axis=0))])
-    yield from by_action("expert \\ reference", references, rows)
+    rows.append(["all", *ends(zip(cells, np.mean(list(papers.values()), axis=0)))])
+    yield markdown(["expert \\ reference", *references], rows)
 
 
 def protocol():
