@@ -15,11 +15,11 @@ from tests.tiny import ROOT, SCRIPTS
 
 SOURCES = {path.stem: path.read_text() for path in sorted(ROOT.glob("*.py"))}
 OWN = {"Args", "main", "weights"}  # every script has its own
-RLIF = {"rlif_rlpd"}
-VARIANTS = {  # name: the scripts that mean another one than all others
-    "Actor": RLIF,  # samples with gradients, bfloat16
-    "ValueHuman": RLIF,  # a charge for falls needs to know how often such a person takes over
-    "RandomHuman": RLIF,
+VARIANTS = {  # name: groups of scripts that mean another one than all others
+    "Actor": [{"rlif_rlpd", "hil_serl"}, {"pvp"}],  # samples with gradients, bfloat16; TD3's
+    # a charge for falls needs to know how often such a person takes over
+    **dict.fromkeys(["ValueHuman", "RandomHuman"], [{"rlif_rlpd"}]),
+    **dict.fromkeys(["Agent", "ReplayBuffer"], [{"rlif_rlpd"}, {"hil_serl"}]),
 }
 SECTIONS = "environment", "person", "network", "buffer", "evaluation", "main"
 GROUPS = "run", "task", "person", "data", "learner"  # of options
@@ -46,8 +46,8 @@ def test_every_script_has_the_blocks_that_all_have():
 
 @pytest.mark.parametrize("name", blocks())
 def test_equal_to_the_byte(name):
-    apart = VARIANTS.get(name, set())
-    for group in (apart, set(SCRIPTS) - apart):
+    apart = VARIANTS.get(name, [])
+    for group in (*apart, set(SCRIPTS).difference(*apart)):
         assert len({text for script, text in blocks()[name].items() if script in group}) <= 1
 
 
@@ -81,7 +81,7 @@ def options_of(name):
 # options whose words differ, for what is counted or learned is another thing
 OTHER_WORDS = "exp_name env_id total_timesteps eval_frequency expert intervention random_rate"
 OTHER_WORDS += " demo_episodes batch_size learning_rate hidden_sizes num_threads round_episodes"
-OTHER_WORDS += " round_updates initial_policy"
+OTHER_WORDS += " round_updates initial_policy tau offline_ratio bc_weight reward"
 
 
 def test_options_of_the_same_name_are_described_in_the_same_words_and_order():

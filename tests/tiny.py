@@ -42,10 +42,16 @@ MILE += " --intervention-cost 3 --rounds 5 --round-updates 5 --eval-frequency 2 
 RLIF = f"{PERSON} --reference ../reference.safetensors --termination penalty --no-compile"
 RLIF += " --demo-episodes 0 --total-timesteps 100 --eval-frequency 40 --batch-size 8"
 RLIF += " --hidden-sizes 8 --num-qs 2"
+PVP = f"{PERSON} --reference ../reference.safetensors --end-value -1 --demo-episodes 0"
+PVP += " --total-timesteps 100 --eval-frequency 40 --batch-size 8 --hidden-sizes 8"
+PVP += " --random-steps 5"
+HIL_SERL = RLIF.replace(" --termination penalty", "")
 CLONE = "--total-timesteps 40 --eval-frequency 20 --batch-size 8 --hidden-sizes 8"
 OF_MILE = "--warm-up-episodes 1 --warm-up-updates 5 --hidden-sizes 8"
 SCRIPTS = {
     "rlif_rlpd": Script(620, "steps", RLIF),
+    "pvp": Script(490, "steps", PVP),
+    "hil_serl": Script(560, "steps", HIL_SERL),
     "bc": Script(270, "clone", CLONE),
     "dagger": Script(360, "steps", f"{DAGGER} --mixture-decay 0.9"),
     "hg_dagger": Script(470, "steps", DAGGER),

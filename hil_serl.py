@@ -1,0 +1,551 @@
+"""HIL-SERL: RL on a sparse reward from demonstrations and takeovers. One file.
+
+A person demonstrates the task, watches the robot learn it by RL, and takes over when it gets stuck.
+All transitions go into one replay buffer; the demonstrations, and what the person did in takeovers,
+into a second as well, from which half of each batch is drawn.
+
+Paper: Luo et al., HIL-SERL, Science Robotics 2025, https://arxiv.org/abs/2410.21845. Learner: RLPD
+(Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): `diff rlif_rlpd.py hil_serl.py`.
+
+    python hil_serl.py                      # Hopper-v5, its own reward
+    python hil_serl.py --resume runs/<run>  # go on after a stop, to the bit
+
+Read the loop in main() first. Shapes: O observation, A action, B batch, G updates, N critics.
+"""
+
+import csv
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from filelock import FileLock, Timeout
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_expert
+from experts import normalized_score, save_expert
+from experts.human import Person
+
+MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
+
+
+@dataclass
+class Args:
+    # --- run ---
+    exp_name: str = "hil_serl"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
+    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
+    track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
+    # --- task ---
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with continuous actions, but for images
+    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    total_timesteps: int = 25_000  # environment steps
+    eval_frequency: int = 2_500  # steps: evaluated after the episode that passes a multiple of it
+    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
+    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    # --- person ---
+    expert: str = "low"  # who takes over: a shipped level or a .safetensors file
+    # when: by value (RLIF's Eq. 1), never, or when you do, in a window (docs/keys.md)
+    intervention: Literal["value", "none", "human"] = "value"
+    reference: str = "top"  # value: whose policy and Q function judge, a level or a file
+    intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
+    intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
+    intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
+    takeover_steps: int = 4  # steps that the expert keeps control
+    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
+    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
+    # --- data ---
+    demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
+    dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
+    offline_ratio: float = 0.5  # share of a batch from the person: demonstrations and takeovers
+    # success: 1 once it has succeeded, else 0; default: that on Meta-World, else the task's own
+    reward: Literal["task", "success"] | None = None
+    # --- learner ---
+    batch_size: int = 256  # transitions per update
+    n_step: int = 3  # rewards that are summed before the bootstrap (RLPD: 1)
+    gamma: float = 0.99  # discount
+    tau: float = 0.005  # step of the target critics
+    learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
+    final_lr_fraction: float = 0.1  # over the second half the rate falls linearly to this share
+    standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
+    num_qs: int = 3  # critics (RLPD: 10)
+    num_min_qs: int = 2  # critics drawn for each target, which takes their minimum
+    utd_ratio: int = 1  # critic updates per environment step; the actor gets one
+    target_entropy: float | None = None  # default: -A (RLPD: -A / 2)
+    cuda: bool = False  # learn on the GPU
+    num_threads: int = 1  # of torch on the CPU; more are slower where other programs run
+    compile: bool = True  # compile the gradients (needs g++; not at the keys): faster
+    precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 where the processor can
+
+    def check(self):
+        signed = "target_entropy", "intervention_delta"
+        for name, value in vars(self).items():
+            least = 1 if type(value) is int and name not in ("seed", "demo_episodes") else 0
+            most = 1 if name in ("intervention_beta", "offline_ratio") else math.inf
+            if type(value) in (int, float) and name not in signed and not least <= value <= most:
+                raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
+        if self.gamma >= 1 or self.tau > 1 or min(self.hidden_sizes, default=0) < 1:
+            raise InputError("--gamma must be below 1, --tau at most 1, --hidden-sizes 1 or more")
+        if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
+            raise InputError("--cuda needs a GPU, and is not for --intervention human")
+
+
+# --- environment ----------------------------------------------------------------------------------
+def make_env(env_id, max_episode_steps=None, render_mode=None):
+    """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    env = Task(env_id, max_episode_steps, render_mode)  # gym.make, and what authors leave open
+    env = gym.wrappers.FlattenObservation(env)
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        one_hot = gym.spaces.MultiBinary(int(space.n))
+        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
+    vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    if not vector or not ((space.high > space.low) & (space.high - space.low < 1e9)).all():
+        raise InputError(f"--env-id {env_id}: needs discrete or bounded float actions, not {space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+# --- person ---------------------------------------------------------------------------------------
+class ValueHuman:
+    """Takes over where a reference Q function finds the novice's proposal bad (Eq. 1)."""
+
+    grace_steps = 1  # steps of the novice after a takeover that are not checked (official code)
+
+    def __init__(self, args, reference, rng):
+        self.args, self.reference, self.rng = args, reference, rng
+
+    def check(self, obs, proposal):
+        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
+        obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
+        actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
+        q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
+        # relative to |Q|, for alpha * Q would turn its meaning round where Q < 0
+        margin = (1 - self.args.intervention_alpha) * abs(q_reference)
+        flagged = q_novice < q_reference - margin - self.args.intervention_delta  # Eq. 1
+        chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
+        started = self.rng.random() < chance
+        return flagged, started, self.args.takeover_steps if started else 0
+
+
+# --- networks -------------------------------------------------------------------------------------
+def product(x, weight, bf16):
+    """x @ weight, from bfloat16 factors if bf16: (..., B, in), (..., in, out) -> (..., B, out)."""
+    return (x.bfloat16() @ weight.bfloat16()).float() if bf16 else x @ weight
+
+
+class Actor(nn.Module):
+    """Tanh-Gaussian policy."""
+
+    min_log_std = -20.0
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes):
+        super().__init__()
+        sizes = [obs_dim, *hidden_sizes]
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
+        self.mean, self.log_std = (nn.Linear(sizes[-1], act_dim) for _ in range(2))
+
+    def forward(self, obs, bf16=False):
+        """Mean and log standard deviation before the tanh: (B, O) -> (B, A) each."""
+        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
+        for layer in self.layers:
+            x = F.relu(product(x, layer.weight.T, bf16) + layer.bias)  # (B, hidden)
+        return self.mean(x), self.log_std(x).clamp(self.min_log_std, 2)
+
+    def sample(self, obs, noise, bf16=False):
+        """Actions for this standard normal noise, and ln pi of them: (B, A), (B,)."""
+        mean, log_std = self(obs, bf16)
+        u = mean + log_std.exp() * noise  # (B, A), before the tanh
+        log_normal = -0.5 * noise.pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))  # ln(d tanh(u) / du)
+        return u.tanh(), (log_normal - log_slope).sum(-1)
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        """What is executed and stored, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
+        mean, log_std = self(obs)
+        u = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
+        return u.tanh().clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
+
+
+class QEnsemble(nn.Module):
+    """N critics as one batched network: every parameter has a leading dimension N."""
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes, num_qs):
+        super().__init__()
+        sizes = [obs_dim + act_dim, *hidden_sizes, 1]
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        shapes = [(num_qs, i, o) for i, o in zip(sizes[:-1], sizes[1:])]
+        bounds = [1 / math.sqrt(i) for i in sizes[:-1]]  # as in nn.Linear
+        weights = [torch.empty(shape).uniform_(-b, b) for shape, b in zip(shapes, bounds)]
+        biases = [torch.empty(n, 1, o).uniform_(-b, b) for (n, _, o), b in zip(shapes, bounds)]
+        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
+        self.norm_weights = nn.ParameterList(torch.ones(num_qs, 1, h) for h in hidden_sizes)
+        self.norm_biases = nn.ParameterList(torch.zeros(num_qs, 1, h) for h in hidden_sizes)
+
+    def forward(self, obs, actions, members=slice(None), bf16=False):
+        """Q_i(s, a) of the M chosen members, by default all N: (B, O), (B, A) -> (M, B)."""
+        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A)
+        for i, norm_weight in enumerate(self.norm_weights):
+            x = product(x, self.weights[i][members], bf16) + self.biases[i][members]
+            x = F.layer_norm(x, x.shape[-1:])  # (N, B, hidden)
+            x = F.relu(torch.addcmul(self.norm_biases[i][members], x, norm_weight[members]))
+        return (x * self.weights[-1][members].mT).sum(-1) + self.biases[-1][members].squeeze(-1)
+
+
+class Agent(nn.Module):
+    """RLPD's learner: actor, critics, temperature and their updates."""
+
+    def __init__(self, obs_dim, act_dim, args, device):
+        super().__init__()
+        self.args, self.bf16 = args, args.precision == "bf16"
+        self.actor = Actor(obs_dim, act_dim, args.hidden_sizes)
+        self.qf = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
+        self.qf_target = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
+        self.qf_target.load_state_dict(self.qf.state_dict())
+        self.log_alpha = nn.Parameter(torch.tensor([math.log(0.1)]))  # temperature (RLPD: 1)
+        self.to(device)
+        self.target_entropy = -act_dim if args.target_entropy is None else args.target_entropy
+        self.learned = [*self.actor.parameters(), self.log_alpha]
+        self.actor_optimizer = torch.optim.Adam(self.learned, args.learning_rate, fused=True)
+        self.qf_optimizer = torch.optim.Adam(self.qf.parameters(), args.learning_rate, fused=True)
+
+    def critic_gradients(self, batch, noise, members):
+        """Losses and gradients of all critics, for noise (B, A) and members (M,) of the target."""
+        with torch.no_grad():
+            next_actions, _ = self.actor.sample(batch["next_obs"], noise, self.bf16)  # (B, A)
+            next_q = self.qf_target(batch["next_obs"], next_actions, members, self.bf16)  # (M, B)
+            next_q = next_q.min(0).values  # (B,), without an entropy bonus
+            target = batch["rewards"] + batch["discounts"] * (1 - batch["terminations"]) * next_q
+        q = self.qf(batch["obs"], batch["actions"], bf16=self.bf16)  # (N, B)
+        loss = (q - target).pow(2).mean(1).sum()  # a sum over critics: each learns as if alone
+        losses = {"qf_loss": loss.detach() / len(q), "qf_values": q.detach().mean()}
+        return losses, torch.autograd.grad(loss, list(self.qf.parameters()))
+
+    def actor_gradients(self, batch, noise):
+        """Losses and gradients of log-temperature and actor, which climbs the critics' mean."""
+        actions, log_prob = self.actor.sample(batch["obs"], noise, self.bf16)  # (B, A), (B,)
+        q = self.qf(batch["obs"], actions, bf16=self.bf16).mean(0)  # (N, B) -> (B,)
+        alpha, entropy = self.log_alpha.exp(), -log_prob.detach().mean()
+        actor_loss = (alpha.detach() * log_prob - q).mean()
+        alpha_loss = (alpha * (entropy - self.target_entropy)).sum()
+        losses = {"actor_loss": actor_loss.detach(), "alpha": alpha[0].detach(), "entropy": entropy}
+        return losses, torch.autograd.grad(actor_loss + alpha_loss, self.learned)
+
+    def update_critics(self, batch):
+        """A gradient step of all critics and a step of their targets (RLPD, Alg. 1)."""
+        noise = torch.randn_like(batch["actions"])
+        members = torch.rand(self.args.num_qs, device=noise.device).argsort()  # (N,)
+        losses, gradients = self.critic_gradients(batch, noise, members[: self.args.num_min_qs])
+        descend(self.qf_optimizer, gradients)
+        with torch.no_grad():
+            targets, qf = list(self.qf_target.parameters()), list(self.qf.parameters())
+            torch._foreach_lerp_(targets, qf, self.args.tau)
+        return losses
+
+    def update(self, batches, progress):
+        """RLPD's update on minibatches (G, B, ...): critics on each, the actor on the last."""
+        scale = 1 - (1 - self.args.final_lr_fraction) * max(0.0, 2 * progress - 1)
+        for optimizer in (self.actor_optimizer, self.qf_optimizer):
+            optimizer.param_groups[0]["lr"] = scale * self.args.learning_rate
+        for g in range(len(batches["obs"])):
+            batch = {name: values[g] for name, values in batches.items()}
+            critic_losses = self.update_critics(batch)
+        losses, gradients = self.actor_gradients(batch, torch.randn_like(batch["actions"]))
+        descend(self.actor_optimizer, gradients)
+        return critic_losses | losses
+
+
+def descend(optimizer, gradients):
+    """An optimizer's step, given the gradients."""
+    for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients):
+        parameter.grad = gradient.contiguous()  # the fused Adam reads memory in order
+    optimizer.step()
+
+
+# --- replay buffer --------------------------------------------------------------------------------
+class ReplayBuffer:
+    """Transitions in the order they happened: all of the run's, or the person's."""
+
+    def __init__(self, capacity, obs_dim, act_dim):
+        sizes = {"obs": (obs_dim,), "next_obs": (obs_dim,), "actions": (act_dim,)}
+        sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: 1 at an episode's last
+        self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
+        print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
+        self.size = 0
+
+    def state_dict(self):
+        return {name: torch.from_numpy(x[: self.size]) for name, x in self.data.items()}
+
+    def load_state_dict(self, state):
+        self.size = len(state["obs"])
+        for name in self.data:  # each as soon as it is copied leaves the memory
+            self.data[name][: self.size] = state.pop(name)
+
+    def add(self, transition):
+        for name, value in transition.items():
+            self.data[name][self.size] = value
+        self.size += 1
+
+    def sample(self, rng, args, n, device):
+        """n rows of each minibatch: a dict of tensors (G, n, ...).
+
+        A row is a step with n rewards from it on, fewer at the end of its episode and for the
+        newest: r_0 + gamma r_1 + ... + gamma^(k-1) r_(k-1), to which gamma^k Q(s_k, .) is added.
+        """
+        first = rng.integers(self.size, size=(args.utd_ratio, n))
+        last, rewards = first, self.data["rewards"][first]  # (G, n); rows of r_(k-1), and the sum
+        discounts = np.full_like(rewards, args.gamma)  # (G, n), gamma^k
+        for _ in range(args.n_step - 1):
+            more = (self.data["ends"][last] == 0) & (last + 1 < self.size)  # (G, n)
+            last = last + more
+            rewards = rewards + more * discounts * self.data["rewards"][last]
+            discounts = np.where(more, np.float32(args.gamma) * discounts, discounts)
+        batch = {"rewards": rewards, "discounts": discounts}
+        batch |= {name: self.data[name][first] for name in ("obs", "actions")}
+        batch |= {name: self.data[name][last] for name in ("next_obs", "terminations")}
+        return {name: torch.from_numpy(values).to(device) for name, values in batch.items()}
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+def evaluate(env_id, actor, envs, *key):
+    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
+    for prefix, deterministic in (("", True), ("stochastic_", False)):
+        returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
+        with torch.random.fork_rng():
+            torch.manual_seed(seeds[0])
+            for first in range(0, len(envs), len(set(envs))):  # side by side; in one, by turns
+                playing = list(range(first, first + len(set(envs))))
+                obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
+                while playing:
+                    actions = actor.act(np.stack([obs[i] for i in playing]), deterministic)
+                    for i, action in zip(tuple(playing), actions):  # (A,) each
+                        obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                        returns[i] += reward
+                        if terminated or truncated:
+                            successes[i] = info["success"]
+                            playing.remove(i)
+        if not np.isnan(successes).all():  # some report a success only where there is one
+            successes = np.nan_to_num(successes)
+        found = {"success_rate": 100 * successes.mean(), "return_mean": returns.mean()}
+        found["normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's: 0 to 100
+        row |= {prefix + name: float(value) for name, value in found.items()}
+    return row
+
+
+def write_rows(folder, writer, rows):
+    """All evaluations as eval.csv, the last one to TensorBoard; what is not known is nan."""
+    for name, value in rows[-1].items():
+        if not math.isnan(value):
+            writer.add_scalar(f"eval/{name}", value, rows[-1]["global_step"])
+    with open(folder / "eval.tmp", "w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(folder / "eval.tmp", folder / "eval.csv")  # as a whole, or not at all
+
+
+# --- main -----------------------------------------------------------------------------------------
+def main(args):
+    torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    device = torch.device("cuda" if args.cuda else "cpu")
+    if args.reward is None:
+        args.reward = "success" if args.env_id.startswith("Meta-World/") else "task"
+    if args.precision == "auto":
+        can = torch.cpu.get_capabilities()  # {name: yes or no}
+        bf16 = args.cuda or can.get("avx512_bf16") or can.get("amx_bf16")
+        args.precision = "bf16" if bf16 else "float32"
+
+    mode = "rgb_array" if args.capture_video or args.intervention == "human" else None
+    task = args.env_id, args.max_episode_steps, mode
+    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])
+    eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
+    if isinstance(env.action_space, gym.spaces.MultiBinary):
+        raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
+    if env.spec.max_episode_steps > args.eval_frequency:
+        print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
+    human = None
+    if args.intervention == "value":
+        human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
+        expert = load_expert(args.env_id, args.expert, env)
+    demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
+    if args.reward == "success":  # Minari's rewards are the task's: a demonstration ends in success
+        demos["rewards"] = demos["terminations"].copy()
+    demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
+    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
+    rb = ReplayBuffer(args.total_timesteps, obs_dim, act_dim)
+    human_rb = ReplayBuffer(len(demos["rewards"]) + args.total_timesteps, obs_dim, act_dim)
+
+    # The run's folder, a new one or that of --resume
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    if args.intervention == "human" or args.replay:
+        env = expert = human = Person(env, args, folder)  # it judges, acts and steps
+    folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    lock = FileLock(folder / "in_use.lock", timeout=0)
+    lock.acquire()  # two processes would spoil each other's files
+    args.resume = str(folder)  # from now on
+    print(f"in {folder}: evaluations, checkpoint, policy; matrix products in {args.precision}")
+    agent = Agent(obs_dim, act_dim, args, device)
+    for i in range(len(demos["rewards"])):
+        human_rb.add({name: values[i] for name, values in demos.items()})
+    demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
+    if args.standardize_obs and human_rb.size:
+        std = demo_obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
+        for network in (agent.actor, agent.qf, agent.qf_target):
+            network.obs_mean.copy_(demo_obs.mean(0))
+            network.obs_std.copy_(torch.where((demo_obs == demo_obs[0]).all(0), 1.0, std))
+    if args.compile and shutil.which("g++") and args.intervention != "human":
+        print("compiling at the first update, for about 10 s (--no-compile does without)")
+        torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad becomes a part of it
+        torch._dynamo.config.suppress_errors = True  # without a compiler that works it goes on
+        agent.critic_gradients = torch.compile(agent.critic_gradients, dynamic=False)
+        agent.actor_gradients = torch.compile(agent.actor_gradients, dynamic=False)
+    kept = {"agent": agent, "rb": rb, "human_rb": human_rb}
+    kept |= {"actor": agent.actor_optimizer, "qf": agent.qf_optimizer}
+    counts = {"takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0, "updates": 0}
+    global_step, next_eval, episode, rows = 0, 0, 0, []  # rows: of eval.csv
+    if (folder / "checkpoint.pt").exists():
+        state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+        if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
+            raise InputError("--seed, --demo-episodes and --dataset-id must stay those of the run")
+        for name, thing in kept.items():
+            thing.load_state_dict(state[name])
+        rng.bit_generator.state = state["rng"]
+        torch.set_rng_state(state["torch_rng"])
+        global_step, next_eval, episode = state["global_step"], state["next_eval"], state["episode"]
+        counts, rows = state["counts"], state["rows"]
+    (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    os.replace(folder / "args.tmp", folder / "args.json")
+    if args.track:
+        import wandb
+
+        wandb.init(project="interventions", id=folder.name, resume="allow", sync_tensorboard=True)
+    writer = SummaryWriter(folder, purge_step=global_step + 1)
+    writer.add_text("options", "\n".join(f"- {name}: {x}" for name, x in vars(args).items()))
+    begun = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0.0)
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
+    while True:
+        over = global_step >= args.total_timesteps
+        evaluated = bool(rows) and rows[-1]["global_step"] == global_step
+        if (global_step >= next_eval or over) and not evaluated:
+            row = {"global_step": global_step, **counts}
+            before = rows[-1] if rows else row  # the evaluation before this one
+            since = {name: row[name] - before[name] for name in row}
+            row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
+            row["flagged_rate"] = since["flags"] / max(1, since["checks"])
+            row |= evaluate(args.env_id, agent.actor, eval_envs, args.seed, 1, global_step)
+            rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
+            write_rows(folder, writer, rows)
+            bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
+            next_eval = (global_step // args.eval_frequency + 1) * args.eval_frequency
+            state = {name: thing.state_dict() for name, thing in kept.items()}
+            state |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+            state |= {"global_step": global_step, "next_eval": next_eval, "episode": episode}
+            torch.save(state | {"counts": counts, "rows": rows}, folder / "checkpoint.tmp")
+            os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")  # for --resume
+        if over:
+            break
+
+        seed = np.random.SeedSequence((args.seed, 0, episode)).generate_state(1)[0]
+        obs, _ = env.reset(seed=int(seed))
+        t, expert_until, next_check, takeovers = 0, 0, 0, 0  # of this episode
+        ended, episodic_return = False, 0.0
+        while not ended:
+            # The robot proposes; does the person take over?
+            actions = agent.actor.act(obs[None])[0]  # (A,)
+            if human and t >= next_check:
+                flagged, started, steps = human.check(obs, actions)
+                counts["checks"] += 1
+                counts["flags"] += flagged
+                if steps:
+                    takeovers += started
+                    counts["takeovers"] += started
+                    expert_until, next_check = t + steps, t + steps + human.grace_steps
+            if by_person := t < expert_until:
+                actions = expert.act(obs[None])[0].numpy()  # (A,)
+                counts["expert_steps"] += 1
+            elif human_rb.size:  # what comes next there is of another time
+                human_rb.data["ends"][human_rb.size - 1] = 1.0
+
+            next_obs, task_reward, terminated, truncated, info = env.step(actions)
+            ended = terminated or truncated or global_step + 1 == args.total_timesteps
+            reward = task_reward if args.reward == "task" else float(info["success"] == 1)
+            transition = {"obs": obs, "next_obs": next_obs, "actions": actions, "rewards": reward}
+            # a time limit is not a termination (in the official code it is one)
+            transition |= {"terminations": terminated, "ends": ended}
+            rb.add(transition)
+            if by_person:
+                human_rb.add(transition)
+            obs, t, global_step = next_obs, t + 1, global_step + 1
+            episodic_return += task_reward
+
+            # RLPD, at every step: some of each minibatch of the person, the others of all
+            if rb.size >= args.batch_size:
+                n = round(args.offline_ratio * args.batch_size) if human_rb.size else 0
+                batches = rb.sample(rng, args, args.batch_size - n, device)  # (G, B - n, ...)
+                if n:
+                    own = human_rb.sample(rng, args, n, device)  # (G, n, ...)
+                    batches = {name: torch.cat([own[name], batches[name]], 1) for name in own}
+                losses = agent.update(batches, global_step / args.total_timesteps)
+                counts["updates"] += args.utd_ratio
+                if not math.isfinite(losses["qf_loss"] + losses["actor_loss"]):
+                    raise FloatingPointError(f"step {global_step}: the losses are {losses}")
+                if global_step % 500 == 0:
+                    for name, value in losses.items():
+                        writer.add_scalar(f"losses/{name}", value.item(), global_step)
+            bar.update()
+        episode += 1
+        charts = {"episodic_return": episodic_return, "episodic_length": t, "takeovers": takeovers}
+        charts["steps_per_second"] = global_step / (time.perf_counter() - begun)
+        for name, value in charts.items():
+            writer.add_scalar(f"charts/{name}", value, global_step)
+
+    bar.close()
+    writer.close()
+    save_expert(folder / "model.safetensors", agent.actor, agent.qf, env_id=args.env_id)
+    if args.capture_video:
+        film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
+        evaluate(args.env_id, agent.actor, [film], args.seed, 2)
+        film.close()
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    try:
+        if source := args.resume or getattr(args, "replay", None):
+            saved = Path(source, "args.json")  # its options, but for those that are typed
+            own = json.loads(saved.read_text() if saved.exists() else "{}")
+            own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
+            if own.keys() != vars(args).keys():
+                raise InputError(f"no run of this script, by these options, is in {source}")
+            args = tyro.cli(Args, default=Args(**own))
+        args.check()
+        main(args)
+    except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:
+        print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\nstopped; to go on: python {sys.argv[0]} --resume {args.resume or '...'}")
+        sys.exit(130)

@@ -1,0 +1,486 @@
+"""PVP: learning from takeovers with proxy values, and without any reward. One file.
+
+A person watches a robot's policy and takes over at will. What they did is worth +1 and what the
+robot had proposed in the same state is worth -1; TD learning carries these values to other states,
+and the robot climbs them. With --bc-weight 1 it also imitates what the person did: PVP4Real.
+
+Papers: Peng et al., PVP, NeurIPS 2023, https://arxiv.org/abs/2502.03369; Peng et al., PVP4Real,
+ICRA 2025, https://arxiv.org/abs/2503.04969. Learner: TD3 (Fujimoto et al., ICML 2018).
+
+    python pvp.py                      # Hopper-v5, from scratch but for 50 demonstrations
+    python pvp.py --resume runs/<run>  # go on after a stop, to the bit
+
+Read Agent's critic_loss first, then the loop in main(). Shapes: O observation, A action, B batch.
+"""
+
+import csv
+import json
+import math
+import os
+import sys
+import time
+import zlib
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from filelock import FileLock, Timeout
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_expert
+from experts import normalized_score, save_expert
+from experts.human import Person
+
+MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
+# where it is known what an early end means: a fall, a success, or that it rests or has crashed
+END_VALUES = {"Hopper": -1.0, "Walker2d": -1.0, "AdroitHandPen": -1.0}
+END_VALUES |= {"Meta-World": 1.0, "LunarLanderContinuous": 0.0}
+
+
+@dataclass
+class Args:
+    # --- run ---
+    exp_name: str = "pvp"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
+    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
+    track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
+    # --- task ---
+    env_id: str = "Hopper-v5"  # any Gymnasium environment with continuous actions, but for images
+    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    total_timesteps: int = 25_000  # environment steps
+    eval_frequency: int = 2_500  # steps: evaluated after the episode that passes a multiple of it
+    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
+    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    # --- person ---
+    expert: str = "low"  # who takes over: a shipped level or a .safetensors file
+    # when: by value (RLIF's Eq. 1), or when you do, in a window (docs/keys.md)
+    intervention: Literal["value", "human"] = "value"
+    reference: str = "top"  # value: whose policy and Q function judge, a level or a file
+    intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
+    intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
+    intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
+    takeover_steps: int = 4  # steps that the expert keeps control
+    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
+    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
+    # --- data ---
+    demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
+    dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
+    bc_weight: float = 0.0  # of imitating the person in the actor's loss: 0 is PVP, 1 is PVP4Real
+    end_value: float | None = None  # of an early end: -1 if it is a fall, 1 a success, 0 either
+    # --- learner ---
+    batch_size: int = 256  # transitions per update, half of them the person's
+    gamma: float = 0.99  # discount
+    tau: float = 0.005  # step of the target critics, and of the target actor
+    learning_rate: float = 1e-4  # Adam's, for actor and critics
+    target_noise: float = 0.2  # on the target's actions, cut off at 0.5 (TD3)
+    policy_delay: int = 2  # critic updates per update of actor and targets (TD3)
+    random_steps: int = 100  # of random actions at first
+    standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
+    cuda: bool = False  # learn on the GPU
+    num_threads: int = 1  # of torch on the CPU; more are slower where other programs run
+
+    def check(self):
+        zeros = "seed", "demo_episodes", "random_steps"
+        for name, value in vars(self).items():
+            least = 1 if type(value) is int and name not in zeros else 0
+            most = 1 if name in ("intervention_beta", "tau") else math.inf
+            signed = name in ("intervention_delta", "end_value")
+            if type(value) in (int, float) and not signed and not least <= value <= most:
+                raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
+        if self.gamma >= 1 or self.batch_size < 2 or min(self.hidden_sizes, default=0) < 1:
+            raise InputError("--gamma must be below 1, --batch-size 2, --hidden-sizes 1 or more")
+        if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
+            raise InputError("--cuda needs a GPU, and is not for --intervention human")
+
+
+# --- environment ----------------------------------------------------------------------------------
+def make_env(env_id, max_episode_steps=None, render_mode=None):
+    """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    env = Task(env_id, max_episode_steps, render_mode)  # gym.make, and what authors leave open
+    env = gym.wrappers.FlattenObservation(env)
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        one_hot = gym.spaces.MultiBinary(int(space.n))
+        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
+    vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    if not vector or not ((space.high > space.low) & (space.high - space.low < 1e9)).all():
+        raise InputError(f"--env-id {env_id}: needs discrete or bounded float actions, not {space}")
+    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+# --- person ---------------------------------------------------------------------------------------
+class ValueHuman:
+    """Takes over where a reference Q function finds the novice's proposal bad (Eq. 1)."""
+
+    grace_steps = 1  # steps of the novice after a takeover that are not checked (official code)
+
+    def __init__(self, args, reference, rng):
+        self.args, self.reference, self.rng = args, reference, rng
+
+    def check(self, obs, proposal):
+        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
+        obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
+        actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
+        q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
+        # relative to |Q|, for alpha * Q would turn its meaning round where Q < 0
+        margin = (1 - self.args.intervention_alpha) * abs(q_reference)
+        flagged = q_novice < q_reference - margin - self.args.intervention_delta  # Eq. 1
+        chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
+        started = self.rng.random() < chance
+        return flagged, started, self.args.takeover_steps if started else 0
+
+
+# --- network --------------------------------------------------------------------------------------
+class Actor(nn.Module):
+    """TD3's policy, an action for every state; log_std says in a file that there is no noise."""
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes):
+        super().__init__()
+        sizes = [obs_dim, *hidden_sizes]
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
+        self.mean, self.log_std = (nn.Linear(sizes[-1], act_dim) for _ in range(2))
+        for tensor, number in ((self.log_std.weight, 0.0), (self.log_std.bias, -20.0)):
+            nn.init.constant_(tensor, number).requires_grad_(False)
+
+    def forward(self, obs):
+        """pi(s): (B, O) -> (B, A), in (-1, 1)."""
+        x = (obs - self.obs_mean) / self.obs_std  # (B, O)
+        for layer in self.layers:
+            x = F.relu(layer(x))  # (B, hidden)
+        return self.mean(x).tanh()
+
+    @torch.no_grad()
+    def act(self, obs, deterministic=False):
+        """What is executed and stored, kept off the edges of [-1, 1]: numpy (B, O) -> (B, A)."""
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
+        return self(obs).clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
+
+
+class Critic(nn.Module):
+    """Q(s, a): (B, O), (B, A) -> (B,)."""
+
+    def __init__(self, obs_dim, act_dim, hidden_sizes):
+        super().__init__()
+        sizes = [obs_dim + act_dim, *hidden_sizes, 1]
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
+
+    def forward(self, obs, actions):
+        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], -1)  # (B, O + A)
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))  # (B, hidden)
+        return self.layers[-1](x).squeeze(-1)
+
+
+class Agent(nn.Module):
+    """TD3 whose only rewards are the proxy values: actor, two critics, their targets, updates."""
+
+    def __init__(self, obs_dim, act_dim, args, device):
+        super().__init__()
+        self.args, sizes = args, (obs_dim, act_dim, args.hidden_sizes)
+        self.actor, self.qf = Actor(*sizes), nn.ModuleList(Critic(*sizes) for _ in range(2))
+        self.actor_target, self.qf_target = deepcopy(self.actor), deepcopy(self.qf)
+        self.to(device)
+        learned = [x for x in self.actor.parameters() if x.requires_grad]
+        self.actor_optimizer = torch.optim.Adam(learned, args.learning_rate, fused=True)
+        self.qf_optimizer = torch.optim.Adam(self.qf.parameters(), args.learning_rate, fused=True)
+
+    def critic_loss(self, batch, noise):
+        """TD error and proxy values, summed over the two critics; noise: (B, A)."""
+        obs, next_obs, ends = batch["obs"], batch["next_obs"], batch["terminations"]
+        with torch.no_grad():
+            noise = (self.args.target_noise * noise).clamp(-0.5, 0.5)  # (B, A)
+            next_actions = (self.actor_target(next_obs) + noise).clamp(-1, 1)
+            next_q = torch.minimum(*(qf(next_obs, next_actions) for qf in self.qf_target))  # (B,)
+            target = ends * self.args.end_value + self.args.gamma * (1 - ends) * next_q  # (B,)
+        loss = 0.0
+        for qf in self.qf:
+            q, refused = qf(obs, batch["actions"]), qf(obs, batch["proposals"])  # (B,) each
+            # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask within the mean as in the paper's
+            # equation; its first code multiplies the batch's mean by I, which masks nothing
+            proxy = batch["by_person"] * (q - 1).pow(2) + batch["refused"] * (refused + 1).pow(2)
+            loss = loss + ((q - target).pow(2) + proxy).mean()
+        return loss
+
+    def actor_loss(self, batch):
+        """The first critic's value; and, for PVP4Real, the distance to what the person did."""
+        actions = self.actor(batch["obs"])  # (B, A)
+        distance = (batch["actions"] - actions).pow(2).mean(-1)  # (B,)
+        imitation = (batch["by_person"] * distance).sum() / (batch["by_person"].sum() + 1e-5)
+        return -self.qf[0](batch["obs"], actions).mean() + self.args.bc_weight * imitation
+
+    def update(self, batch, number):
+        """TD3's update number so-and-so; returns the losses."""
+        loss = self.critic_loss(batch, torch.randn_like(batch["actions"]))
+        self.qf_optimizer.zero_grad()
+        loss.backward()
+        self.qf_optimizer.step()
+        losses = {"qf_loss": loss.detach()}
+        if number % self.args.policy_delay == 0:
+            loss = self.actor_loss(batch)
+            self.actor_optimizer.zero_grad()
+            loss.backward()
+            self.actor_optimizer.step()
+            losses["actor_loss"] = loss.detach()
+            with torch.no_grad():
+                for net, target in ((self.actor, self.actor_target), (self.qf, self.qf_target)):
+                    pair = list(target.parameters()), list(net.parameters())
+                    torch._foreach_lerp_(*pair, self.args.tau)
+        return losses
+
+
+# --- buffer ---------------------------------------------------------------------------------------
+class ReplayBuffer:
+    """All transitions of a run in the order they happened; the demonstrations come first."""
+
+    def __init__(self, capacity, obs_dim, act_dim):
+        sizes = {"obs": (obs_dim,), "next_obs": (obs_dim,), "actions": (act_dim,)}
+        sizes |= {"proposals": (act_dim,), "by_person": (), "refused": (), "terminations": ()}
+        self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
+        print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
+        self.size = 0
+
+    def state_dict(self):
+        return {name: torch.from_numpy(x[: self.size]) for name, x in self.data.items()}
+
+    def load_state_dict(self, state):
+        self.size = len(state["obs"])
+        for name in self.data:  # each as soon as it is copied leaves the memory
+            self.data[name][: self.size] = state.pop(name)
+
+    def add(self, transition):
+        for name, value in transition.items():
+            self.data[name][self.size] = value
+        self.size += 1
+
+    def sample(self, rng, batch_size, device):
+        """Half a minibatch of the person's steps, half of the novice's: a dict of tensors (B, ...).
+
+        All of it is of one kind while of the other there are too few, and None while of both.
+        """
+        by_person = self.data["by_person"][: self.size] > 0
+        rows = [np.flatnonzero(by_person), np.flatnonzero(~by_person)]
+        rows = [some for some in rows if len(some) > batch_size // 2]
+        if not rows:
+            return None
+        i = np.concatenate([rng.choice(some, batch_size // len(rows)) for some in rows])  # (B,)
+        return {name: torch.from_numpy(x[i]).to(device) for name, x in self.data.items()}
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+def evaluate(env_id, actor, envs, *key):
+    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
+    for prefix, deterministic in (("", True), ("stochastic_", False)):
+        returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
+        with torch.random.fork_rng():
+            torch.manual_seed(seeds[0])
+            for first in range(0, len(envs), len(set(envs))):  # side by side; in one, by turns
+                playing = list(range(first, first + len(set(envs))))
+                obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
+                while playing:
+                    actions = actor.act(np.stack([obs[i] for i in playing]), deterministic)
+                    for i, action in zip(tuple(playing), actions):  # (A,) each
+                        obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                        returns[i] += reward
+                        if terminated or truncated:
+                            successes[i] = info["success"]
+                            playing.remove(i)
+        if not np.isnan(successes).all():  # some report a success only where there is one
+            successes = np.nan_to_num(successes)
+        found = {"success_rate": 100 * successes.mean(), "return_mean": returns.mean()}
+        found["normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's: 0 to 100
+        row |= {prefix + name: float(value) for name, value in found.items()}
+    return row
+
+
+def write_rows(folder, writer, rows):
+    """All evaluations as eval.csv, the last one to TensorBoard; what is not known is nan."""
+    for name, value in rows[-1].items():
+        if not math.isnan(value):
+            writer.add_scalar(f"eval/{name}", value, rows[-1]["global_step"])
+    with open(folder / "eval.tmp", "w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(folder / "eval.tmp", folder / "eval.csv")  # as a whole, or not at all
+
+
+# --- main -----------------------------------------------------------------------------------------
+def main(args):
+    torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    device = torch.device("cuda" if args.cuda else "cpu")
+    if args.end_value is None:
+        args.end_value = END_VALUES.get(args.env_id.split("/")[0].split("-v")[0])
+    mode = "rgb_array" if args.capture_video or args.intervention == "human" else None
+    task = args.env_id, args.max_episode_steps, mode
+    env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])
+    eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
+    if isinstance(env.action_space, gym.spaces.MultiBinary):
+        raise InputError(f"--env-id {args.env_id}: TD3 needs continuous actions")
+    if args.end_value is None:
+        raise InputError("an early end: --end-value -1 (a fall), 1 (a success) or 0 (either)")
+    if env.spec.max_episode_steps > args.eval_frequency:
+        print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
+    if args.intervention == "value":
+        human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
+        expert = load_expert(args.env_id, args.expert, env)
+    demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
+    demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
+    obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
+    rb = ReplayBuffer(len(demos["obs"]) + args.total_timesteps, obs_dim, act_dim)
+
+    # The run's folder, a new one or that of --resume
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    if args.intervention == "human" or args.replay:
+        env = expert = human = Person(env, args, folder)  # it judges, acts and steps
+    folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    lock = FileLock(folder / "in_use.lock", timeout=0)
+    lock.acquire()  # two processes would spoil each other's files
+    args.resume = str(folder)  # from now on
+    print(f"in {folder}: evaluations, checkpoint, policy")
+    agent = Agent(obs_dim, act_dim, args, device)
+    for i in range(len(demos["obs"])):  # the person did this, and nothing was refused
+        transition = {x: demos[x][i] for x in ("obs", "next_obs", "actions", "terminations")}
+        rb.add(transition | {"by_person": 1.0})
+    demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
+    if args.standardize_obs and rb.size:
+        std = demo_obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
+        for network in (agent.actor, agent.actor_target, *agent.qf, *agent.qf_target):
+            network.obs_mean.copy_(demo_obs.mean(0))
+            network.obs_std.copy_(torch.where((demo_obs == demo_obs[0]).all(0), 1.0, std))
+    kept = {"agent": agent, "rb": rb, "actor": agent.actor_optimizer, "qf": agent.qf_optimizer}
+    counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0, "updates": 0}
+    global_step, next_eval, episode, rows = 0, 0, 0, []  # rows: of eval.csv
+    if (folder / "checkpoint.pt").exists():
+        state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+        if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
+            raise InputError("--seed, --demo-episodes and --dataset-id must stay those of the run")
+        for name, thing in kept.items():
+            thing.load_state_dict(state[name])
+        rng.bit_generator.state = state["rng"]
+        torch.set_rng_state(state["torch_rng"])
+        global_step, next_eval, episode = state["global_step"], state["next_eval"], state["episode"]
+        counts, rows = state["counts"], state["rows"]
+    (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
+    os.replace(folder / "args.tmp", folder / "args.json")
+    if args.track:
+        import wandb
+
+        wandb.init(project="interventions", id=folder.name, resume="allow", sync_tensorboard=True)
+    writer = SummaryWriter(folder, purge_step=global_step + 1)
+    writer.add_text("options", "\n".join(f"- {name}: {x}" for name, x in vars(args).items()))
+    begun = time.perf_counter() - (rows[-1]["wall_seconds"] if rows else 0.0)
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
+    while True:
+        over = global_step >= args.total_timesteps
+        evaluated = bool(rows) and rows[-1]["global_step"] == global_step
+        if (global_step >= next_eval or over) and not evaluated:
+            row = {"global_step": global_step, **counts}
+            before = rows[-1] if rows else row  # the evaluation before this one
+            since = {name: row[name] - before[name] for name in row}
+            row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
+            row["flagged_rate"] = since["flags"] / max(1, since["checks"])
+            row |= evaluate(args.env_id, agent.actor, eval_envs, args.seed, 1, global_step)
+            rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
+            write_rows(folder, writer, rows)
+            bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
+            next_eval = (global_step // args.eval_frequency + 1) * args.eval_frequency
+            state = {name: thing.state_dict() for name, thing in kept.items()}
+            state |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+            state |= {"global_step": global_step, "next_eval": next_eval, "episode": episode}
+            torch.save(state | {"counts": counts, "rows": rows}, folder / "checkpoint.tmp")
+            os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")  # for --resume
+        if over:
+            break
+
+        seed = np.random.SeedSequence((args.seed, 0, episode)).generate_state(1)[0]
+        obs, _ = env.reset(seed=int(seed))
+        t, expert_until, next_check, takeovers = 0, 0, 0, 0  # of this episode
+        ended, episodic_return = False, 0.0
+        while not ended:
+            # The novice proposes a_n, without noise; does the person take over and do a_h?
+            if global_step < args.random_steps:
+                proposals = rng.uniform(-MAX_ACTION, MAX_ACTION, act_dim).astype(np.float32)
+            else:
+                proposals = agent.actor.act(obs[None])[0]  # (A,)
+            if t >= next_check:
+                flagged, started, steps = human.check(obs, proposals)
+                counts["checks"] += 1
+                counts["flags"] += flagged
+                if steps:
+                    takeovers += started
+                    counts["takeovers"] += started
+                    expert_until, next_check = t + steps, t + steps + human.grace_steps
+            by_person = t < expert_until
+            actions = expert.act(obs[None])[0].numpy() if by_person else proposals  # (A,)
+            counts["expert_steps"] += by_person
+            counts["labels"] += by_person
+
+            next_obs, task_reward, terminated, truncated, _ = env.step(actions)
+            transition = {"obs": obs, "next_obs": next_obs, "actions": actions}
+            transition |= {"proposals": proposals, "by_person": by_person, "refused": by_person}
+            rb.add(transition | {"terminations": terminated})  # a time limit is not an end
+            obs, t, global_step = next_obs, t + 1, global_step + 1
+            episodic_return += task_reward
+            ended = terminated or truncated or global_step == args.total_timesteps
+
+            # One step of gradients a step, half on what the person did, half on the novice's
+            if batch := rb.sample(rng, args.batch_size, device):
+                counts["updates"] += 1
+                losses = agent.update(batch, counts["updates"])
+                if not math.isfinite(sum(losses.values())):
+                    raise FloatingPointError(f"step {global_step}: the losses are {losses}")
+                if global_step % 500 == 0:
+                    for name, value in losses.items():
+                        writer.add_scalar(f"losses/{name}", value.item(), global_step)
+            bar.update()
+        episode += 1
+        charts = {"episodic_return": episodic_return, "episodic_length": t, "takeovers": takeovers}
+        charts["steps_per_second"] = global_step / (time.perf_counter() - begun)
+        for name, value in charts.items():
+            writer.add_scalar(f"charts/{name}", value, global_step)
+
+    bar.close()
+    writer.close()
+    save_expert(folder / "model.safetensors", agent.actor, env_id=args.env_id)
+    if args.capture_video:
+        film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
+        evaluate(args.env_id, agent.actor, [film], args.seed, 2)
+        film.close()
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    try:
+        if source := args.resume or getattr(args, "replay", None):
+            saved = Path(source, "args.json")  # its options, but for those that are typed
+            own = json.loads(saved.read_text() if saved.exists() else "{}")
+            own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
+            if own.keys() != vars(args).keys():
+                raise InputError(f"no run of this script, by these options, is in {source}")
+            args = tyro.cli(Args, default=Args(**own))
+        args.check()
+        main(args)
+    except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:
+        print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\nstopped; to go on: python {sys.argv[0]} --resume {args.resume or '...'}")
+        sys.exit(130)

@@ -1,0 +1,191 @@
+"""pvp.py and hil_serl.py: their losses in float64, what their buffers hold, and that they learn."""
+
+import numpy as np
+import pytest
+import torch
+
+import hil_serl
+import pvp
+from tests import tiny
+from tests.test_learning import analytic_critics
+from tests.test_networks import ACT, BATCH, HIDDEN, OBS, doubles, learner
+
+LEARN = "--demo-episodes 0 --eval-episodes 10 --batch-size 64 --hidden-sizes 32 32 --gamma 0.9"
+LEARN += " --eval-frequency 500"
+
+
+def point(folder):
+    """Options of a good person who judges well, on a point that runs away from 0."""
+    qf = analytic_critics()
+    good = tiny.write_expert(folder / "good.safetensors", [[-5.0, 0.0]], noise=0.1, qf=qf)
+    return f"--expert {good} --reference {good} --intervention-alpha 1 --intervention-delta 0.3"
+
+
+# --- pvp.py ---------------------------------------------------------------------------------------
+def mlp(p, x, prefix=""):
+    """A network's layers on one (input,), ReLU between them."""
+    n = sum(name.startswith(f"{prefix}layers.") and "weight" in name for name in p)
+    for i in range(n):
+        x = p[f"{prefix}layers.{i}.weight"] @ x + p[f"{prefix}layers.{i}.bias"]
+        x = torch.relu(x) if i < len(HIDDEN) else x
+    return x
+
+
+def proxy_losses(agent, batch, noise):
+    """PVP's losses of critics and actor, one sample at a time; gradients of both."""
+    args, batch = agent.args, {name: values.double() for name, values in batch.items()}
+    qf, qf_target, actor, actor_target = (
+        doubles(x) for x in (agent.qf, agent.qf_target, agent.actor, agent.actor_target)
+    )
+
+    def act(p, obs):
+        x = mlp(p, (obs - p["obs_mean"]) / p["obs_std"])
+        return torch.tanh(p["mean.weight"] @ x + p["mean.bias"])
+
+    def q(p, k, obs, action):
+        standard = (obs - p[f"{k}.obs_mean"]) / p[f"{k}.obs_std"]
+        return mlp(p, torch.cat([standard, action]), f"{k}.")[0]
+
+    critics, climbed, imitated = 0.0, 0.0, 0.0
+    for b in range(BATCH):
+        one = {name: values[b] for name, values in batch.items()}
+        wiggle = (args.target_noise * noise[b].double()).clamp(-0.5, 0.5)
+        action = (act(actor_target, one["next_obs"]) + wiggle).clamp(-1, 1)
+        target = min(q(qf_target, k, one["next_obs"], action) for k in (0, 1)).detach()
+        target = args.end_value if one["terminations"] else args.gamma * target
+        for k in (0, 1):
+            done, proposed = (q(qf, k, one["obs"], one[x]) for x in ("actions", "proposals"))
+            critics = critics + (done - target) ** 2 / BATCH
+            critics = critics + one["by_person"] * (done - 1) ** 2 / BATCH
+            critics = critics + one["refused"] * (proposed + 1) ** 2 / BATCH
+        frozen = {name: values.detach() for name, values in qf.items()}
+        action = act(actor, one["obs"])
+        climbed = climbed - q(frozen, 0, one["obs"], action) / BATCH
+        distance = (action - one["actions"]).pow(2).sum() / ACT
+        imitated = imitated + one["by_person"] * distance / (batch["by_person"].sum() + 1e-5)
+    names = [name for name, x in agent.actor.named_parameters() if x.requires_grad]
+    parts = (critics, [qf[name] for name, _ in agent.qf.named_parameters()])
+    rest = (climbed + args.bc_weight * imitated, [actor[name] for name in names])
+    return [(loss, torch.autograd.grad(loss, leaves)) for loss, leaves in (parts, rest)]
+
+
+@pytest.mark.parametrize("bc_weight", [0.0, 2.0])
+def test_proxy_values_are_masked_within_the_mean(bc_weight):
+    args = pvp.Args(hidden_sizes=HIDDEN, gamma=0.9, end_value=-0.7, bc_weight=bc_weight)
+    agent, (_, batch, noise, _) = pvp.Agent(OBS, ACT, args, torch.device("cpu")), learner()
+    for network in (agent.qf_target, agent.actor_target):
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    batch |= {"proposals": torch.rand(BATCH, ACT) * 2 - 1}
+    batch |= {"by_person": torch.tensor([1.0, 1, 0, 0, 1, 0, 0])}
+    batch |= {"refused": torch.tensor([1.0, 0, 0, 0, 1, 0, 0])}
+    found = agent.critic_loss(batch, noise), agent.actor_loss(batch)
+    learned = [x for x in agent.actor.parameters() if x.requires_grad]
+    for loss, leaves, (expected, gradients) in zip(
+        found, (list(agent.qf.parameters()), learned), proxy_losses(agent, batch, noise)
+    ):
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        for a, b in zip(torch.autograd.grad(loss, leaves), gradients):
+            assert (a - b).abs().max() <= 1e-4 * b.abs().max() + 1e-6
+
+
+def test_half_a_batch_is_the_persons_or_all_of_it_while_there_is_no_other():
+    rb, rng = pvp.ReplayBuffer(20, 1, 1), np.random.default_rng(0)
+    for i in range(12):
+        assert rb.sample(rng, 8, "cpu") is None or i > 4
+        rb.add({"obs": i, "by_person": i < 6})
+    batch = rb.sample(rng, 8, "cpu")
+    assert batch["by_person"].tolist() == [1] * 4 + [0] * 4 and batch["obs"].shape == (8, 1)
+    rb.size = 8
+    assert rb.sample(rng, 8, "cpu")["by_person"].tolist() == [1] * 8
+
+
+def test_what_the_person_did_and_refused_is_stored(people, monkeypatch):
+    monkeypatch.setattr(pvp, "load_demonstrations", tiny.demonstrations)
+    folder = tiny.short_run(pvp, "--demo-episodes 2 --takeover-steps 2 --random-steps 0")
+    rb = tiny.checkpoint(folder)["rb"]
+    last = tiny.rows(folder)[-1]
+    demos = int(last["demo_transitions"])
+    assert not rb["refused"][:demos].any() and rb["by_person"][:demos].all()
+    acted = rb["by_person"][demos:] > 0
+    assert torch.equal(rb["refused"][demos:] > 0, acted) and 0 < acted.sum() < len(acted)
+    assert acted.sum() == int(last["labels"]) == int(last["expert_steps"])
+    same = (rb["actions"] == rb["proposals"])[demos:].all(1)
+    assert torch.equal(same, ~acted)
+
+
+def returns(script, name, *options):
+    """The mean returns of all evaluations of a run, out of 50."""
+    own = f"{LEARN} --total-timesteps 1000 --tau 0.04 --exp-name {name}"
+    script.main(tiny.parsed(script, own, *options))
+    return [float(row["return_mean"]) for row in tiny.rows(tiny.folder_of(name))]
+
+
+def test_pvp_learns_from_takeovers_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = f"{point(tmp_path)} --env-id Walled-v0 --end-value 0 --learning-rate 3e-3"
+    first, *_, last = returns(pvp, "pvp", options)
+    assert last > 40 > first + 10
+
+
+def test_where_nobody_takes_over_pvp_does_with_an_end_what_it_is_worth(tmp_path, monkeypatch):
+    """-1, that of a fall, is why it lives; at 0 a fall is better than what a person refuses."""
+    monkeypatch.chdir(tmp_path)
+    nobody = "--intervention-beta 1 --intervention-delta 1000 --learning-rate 3e-3"
+    options = f"{point(tmp_path)} --env-id Point-v0 {nobody}"
+    assert returns(pvp, "falls", options, "--end-value 1")[-1] < 10
+    assert returns(pvp, "lives", options, "--end-value -1")[-1] > 35
+
+
+# --- hil_serl.py ----------------------------------------------------------------------------------
+def test_hil_serl_learns_by_the_gradients_of_rlpd():
+    agent, batch, noise, members = learner(reward="task")
+    own = {name: getattr(agent.args, name) for name in vars(hil_serl.Args())}
+    other = hil_serl.Agent(OBS, ACT, hil_serl.Args(**own), torch.device("cpu"))
+    other.load_state_dict(agent.state_dict())
+    for a, b in (
+        (agent.critic_gradients, other.critic_gradients),
+        (agent.actor_gradients, other.actor_gradients),
+    ):
+        given = (batch, noise, members) if a == agent.critic_gradients else (batch, noise)
+        assert all(torch.equal(x, y) for x, y in zip(a(*given)[1], b(*given)[1]))
+
+
+def test_what_the_person_did_is_in_both_buffers_and_halves_are_drawn(people, monkeypatch):
+    monkeypatch.setattr(hil_serl, "load_demonstrations", tiny.demonstrations)
+    drawn, sample = [], hil_serl.ReplayBuffer.sample
+
+    def watched(rb, rng, args, n, device):
+        drawn.append((rb, n))
+        return sample(rb, rng, args, n, device)
+
+    monkeypatch.setattr(hil_serl.ReplayBuffer, "sample", watched)
+    folder = tiny.short_run(hil_serl, "--demo-episodes 2 --takeover-steps 3 --batch-size 10")
+    state, last = tiny.checkpoint(folder), tiny.rows(folder)[-1]
+    rb, own, demos = state["rb"], state["human_rb"], int(last["demo_transitions"])
+    assert len(own["obs"]) - demos == int(last["expert_steps"]) > 0
+    assert len(rb["obs"]) == int(last["global_step"])
+    rows = [(rb["obs"] == obs).all(1).nonzero().min().item() for obs in own["obs"][demos:]]
+    for name in set(rb) - {"ends"}:
+        assert torch.equal(own[name][demos:], rb[name][rows])
+    # a row of another time never follows within an n-step return
+    following = [row + 1 == after for row, after in zip(rows[:-1], rows[1:])]
+    assert all(own["ends"][demos:-1][i] for i, joined in enumerate(following) if not joined)
+    assert {n for _, n in drawn} == {5} and len({id(rb) for rb, _ in drawn}) == 2
+
+
+def test_hil_serl_learns_from_the_tasks_reward(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = "--num-qs 2 --learning-rate 4e-3 --precision float32 --no-compile"
+    first, *_, last = returns(hil_serl, "hil", options, point(tmp_path), "--env-id Point-v0")
+    assert last > 40 > first + 10
+
+
+def test_a_success_is_the_only_reward_where_it_is_asked_for(people, monkeypatch):
+    def step(env, action):
+        obs, *others, _ = tiny.Point.step(env, action)
+        return obs, *others, {"success": obs[0] > 0.3}
+
+    monkeypatch.setattr(tiny.Walled, "step", step)
+    rb = tiny.checkpoint(tiny.short_run(hil_serl, "--reward success"))["rb"]
+    assert rb["rewards"][rb["next_obs"][:, 0] > 0.3].all() and 0 < rb["rewards"].mean() < 1
