@@ -14,7 +14,7 @@ from experts.policies import MAX_ACTION, InputError
 
 HYSTERESIS = 0.3  # seconds of control after the last key: a chain of taps is one takeover
 ABSENCE = 2.0  # seconds of learning, or of a test, after which the robot waits for P
-# of person.csv; obs is what was seen, (O,), and action what is done then, (A,)
+# of person.csv; given_up: 1 by R, 2 by Enter, a success; obs (O,) was seen, action (A,) is done
 COLUMNS = ["time", "seed", "t", "control", "started", "given_up", "obs", "action"]
 
 
@@ -29,9 +29,8 @@ class Person(gym.Wrapper):
         self.expert, self.replay = self, getattr(args, "replay", None)
         self.path = folder and Path(folder, "person.csv")
         self.recorded = read_record(self.replay or folder)  # {(seed, t): line}
-        if self.replay and len(self.recorded) < getattr(args, "total_timesteps", 1):
-            steps = f"{len(self.recorded)} steps of a person were recorded, too few"
-            raise InputError(f"{steps}; finish that session: --resume {self.replay}")
+        if self.replay and (n := len(self.recorded)) < getattr(args, "total_timesteps", 1):
+            raise InputError(f"{n} steps are too few; finish that session: --resume {self.replay}")
         self.keys, self.interventions = Keys(env, args), 0
         # by the clock: when keys are due; when the robot moved; when the space bar was heard
         self.due, self.moved, self.heard = 0.0, 0.0, 0.0
@@ -81,7 +80,8 @@ class Person(gym.Wrapper):
                     print(*COLUMNS, sep=",", file=file)
                 print(*cells, sep=",", file=file)
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self.t, truncated = self.t + 1, bool(truncated or line["given_up"])
+        self.t, truncated = self.t + 1, bool(truncated or line["given_up"] == 1)
+        terminated, info = (True, {"success": 1.0}) if line["given_up"] == 2 else (terminated, info)
         whys = {"it ended": terminated, "given up": line["given_up"], "time is up": truncated}
         self.ending = next((why for why, holds in whys.items() if holds), "")
         if live:
@@ -111,8 +111,8 @@ class Person(gym.Wrapper):
         control = self.path is None or now < self.until
         started = (control and not self.control) or ("space" in tapped and not control)
         self.heard = now if started and not control else self.heard
-        facts = time.time(), self.seed, self.t, int(control), int(started), int("r" in tapped)
-        line = dict(zip(COLUMNS, (*facts, obs)))
+        facts = time.time(), self.seed, self.t, int(control), int(started)
+        line = dict(zip(COLUMNS, (*facts, 2 if "return" in tapped else int("r" in tapped), obs)))
         if control:
             line["action"] = self.keys.still if motion is None else motion
         return line
@@ -187,7 +187,7 @@ class Window:
         renderer = getattr(task, "mujoco_renderer", None)  # of MuJoCo: pictures small and quick
         try:
             # keys are known by their place, which is the same on a keyboard with other letters
-            names = [*keys.moves, "c", "space", "p", "r", "q", "y"]
+            names = [*keys.moves, "c", "space", "p", "r", "q", "y", "return"]
             self.names = {getattr(pygame, f"KSCAN_{name.upper()}"): name for name in names}
             pygame.display.init()
             if pygame.display.get_driver() in ("offscreen", "dummy"):
@@ -237,9 +237,9 @@ class Window:
         picture = pygame.surfarray.make_surface(picture.swapaxes(0, 1))
         self.screen.fill((190, 40, 40) if person.control else (40, 80, 170))
         self.screen.blit(pygame.transform.smoothscale(picture, self.size), (0, 90))
-        status = f"step {person.t}   {person.interventions} interventions   {self.rate:.0f} steps "
-        status += f"a second (real time: {person.env.metadata.get('render_fps')})"
-        commands = "C: still  SPACE: bad  P: pause  + -: speed  R: give up  Q: stop"
+        real, rate = person.env.metadata.get("render_fps"), f"{self.rate:.0f} steps a second"
+        status = f"step {person.t}   {person.interventions} interventions   {rate} (real: {real})"
+        commands = "C still  SPACE bad  ENTER success  P pause  + - speed  R give up  Q stop"
         who = "YOU" if person.control else "the robot"
         lines = (f"{who}   {message}", 6), (status, 38), (self.help, 56), (commands, 72)
         for text, y in lines:

@@ -47,7 +47,7 @@ def play(env, human, seed):
     last = np.arange(len(lines)) == len(lines) - 1  # (n,)
     ends = last & terminated  # a time limit is no end
     arrays = np.float32(seen), actions, np.float32(rewards), ends, last & ~ends
-    return None if lines[-1]["given_up"] else dict(zip(ARRAYS, arrays))
+    return None if lines[-1]["given_up"] == 1 else dict(zip(ARRAYS, arrays))
 
 
 def main(args):

@@ -9,8 +9,10 @@ import pytest
 import tyro
 
 import hg_dagger
+import hil_serl
 import iwr
 import mile
+import pvp
 import rlif_rlpd
 import sirius
 from experts import InputError, human
@@ -31,11 +33,13 @@ still = 1
 """
 HOLD = 4  # steps of control after the last key: 0.3 s at this rate
 SESSION = "--intervention human --env-id Shown-v0 --keys ../keys.toml --eval-episodes 2"
-RLIF = "--termination penalty --no-compile --demo-episodes 0 --total-timesteps 80 --batch-size 8"
+RL = "--demo-episodes 0 --total-timesteps 80 --batch-size 8 --eval-frequency 40 --hidden-sizes 8"
 ROUNDS = "--round-updates 5 --batch-size 32"
 MILE = f"{ROUNDS} --rounds 3 --initial-policy ../initial.safetensors"
 OWN = {
-    rlif_rlpd: f"{RLIF} --eval-frequency 40 --hidden-sizes 8 --num-qs 2 --precision float32",
+    rlif_rlpd: f"--termination penalty {RL} --no-compile --num-qs 2 --precision float32",
+    hil_serl: f"{RL} --no-compile --num-qs 2 --precision float32",
+    pvp: f"{RL} --end-value -1 --random-steps 5",
     hg_dagger: f"{ROUNDS} --demo-episodes 0 --round-episodes 1 --hidden-sizes 8"
     " --total-timesteps 150 --eval-frequency 50",
     mile: f"{MILE} --warm-up-episodes 1 --warm-up-updates 5 --hidden-sizes 8",
@@ -248,6 +252,14 @@ def test_a_gamepad_moves_in_proportion_beyond_its_dead_zone(at_keys):
     np.testing.assert_allclose(actions[10:22], [-0.5] * 10 + [0] * 2, atol=1e-3)
 
 
+def test_enter_ends_an_episode_with_a_success(at_keys):
+    at_keys({10: "return tap"})
+    folder = run(hil_serl, "--reward success --total-timesteps 30")
+    rb = checkpoint(folder)["rb"]
+    assert rb["rewards"].nonzero().tolist() == rb["terminations"].nonzero().tolist() == [[10]]
+    assert column(folder, "t").tolist() == [*range(11), *range(19)]
+
+
 def test_an_episode_that_is_given_up_ends_without_a_charge(at_keys, monkeypatch):
     drawn = at_keys({10: "r tap"})
     folder = run(rlif_rlpd)
@@ -351,7 +363,7 @@ def test_q_stops_at_once_and_what_was_done_is_kept(at_keys, ending):
     assert code == 130 and line.endswith(f"--resume {folder}")
     assert len(column(folder, "t")) == 30
     code, line = ending(rlif_rlpd, *options(rlif_rlpd, "--replay", folder))
-    assert code == 2 and "30 steps of a person were recorded, too few; finish" in line
+    assert code == 2 and "30 steps are too few; finish" in line
     at_keys({20: "QUIT"})  # the window is closed
     code, line = ending(rlif_rlpd, "--resume", folder)
     assert code == 130 and len(column(folder, "t")) == 50
