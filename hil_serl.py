@@ -1,11 +1,14 @@
-"""HIL-SERL: RL on a sparse reward from demonstrations and takeovers. One file.
+"""HIL-SERL: RL from a reward, with demonstrations and takeovers. One file.
 
 A person demonstrates the task, watches the robot learn it by RL, and takes over when it gets stuck.
-All transitions go into one replay buffer; the demonstrations, and what the person did in takeovers,
-into a second as well, from which half of each batch is drawn.
+All steps go into one replay buffer. A second one holds the demonstrations, and the steps that the
+person took once more; half of each batch comes from there. In the paper the reward is 1 at a
+success (--reward success).
 
 Paper: Luo et al., HIL-SERL, Science Robotics 2025, https://arxiv.org/abs/2410.21845. Learner: RLPD
-(Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948): `diff rlif_rlpd.py hil_serl.py`.
+(Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948) as in rlif_rlpd.py: diff the two. The
+paper's constants: --gamma 0.97 --num-qs 2 --utd-ratio 2, a target entropy of -A / 2. Its classifier
+of pictures that tells a success, and its Q-learning of the gripper, are not here.
 
     python hil_serl.py                      # Hopper-v5, its own reward
     python hil_serl.py --resume runs/<run>  # go on after a stop, to the bit
@@ -71,12 +74,12 @@ class Args:
     # --- data ---
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
-    offline_ratio: float = 0.5  # share of a batch from the person: demonstrations and takeovers
-    # success: 1 once it has succeeded, else 0; default: that on Meta-World, else the task's own
+    offline_ratio: float = 0.5  # share of a batch from the person's buffer
+    # success: 1, and the episode ends; default: that on Meta-World, else the task's own reward
     reward: Literal["task", "success"] | None = None
     # --- learner ---
     batch_size: int = 256  # transitions per update
-    n_step: int = 3  # rewards that are summed before the bootstrap (RLPD: 1)
+    n_step: int = 1  # rewards that are summed before the bootstrap
     gamma: float = 0.99  # discount
     tau: float = 0.005  # step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
@@ -101,6 +104,8 @@ class Args:
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
         if self.gamma >= 1 or self.tau > 1 or min(self.hidden_sizes, default=0) < 1:
             raise InputError("--gamma must be below 1, --tau at most 1, --hidden-sizes 1 or more")
+        if self.offline_ratio and not self.demo_episodes and self.intervention == "none":
+            raise InputError("--offline-ratio must be 0: there is nothing of a person to draw")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
             raise InputError("--cuda needs a GPU, and is not for --intervention human")
 
@@ -390,8 +395,8 @@ def main(args):
         human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
-    if args.reward == "success":  # Minari's rewards are the task's: a demonstration ends in success
-        demos["rewards"] = demos["terminations"].copy()
+    if args.reward == "success":  # which every demonstration ends with
+        demos["rewards"] = demos["terminations"] = demos["ends"]
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     rb = ReplayBuffer(args.total_timesteps, obs_dim, act_dim)
@@ -486,12 +491,13 @@ def main(args):
             if by_person := t < expert_until:
                 actions = expert.act(obs[None])[0].numpy()  # (A,)
                 counts["expert_steps"] += 1
-            elif human_rb.size:  # what comes next there is of another time
+            elif human_rb.size:  # no return of n steps may go on in the next takeover
                 human_rb.data["ends"][human_rb.size - 1] = 1.0
 
             next_obs, task_reward, terminated, truncated, info = env.step(actions)
-            ended = terminated or truncated or global_step + 1 == args.total_timesteps
             reward = task_reward if args.reward == "task" else float(info["success"] == 1)
+            terminated = terminated or (args.reward == "success" and reward == 1)
+            ended = terminated or truncated or global_step + 1 == args.total_timesteps
             transition = {"obs": obs, "next_obs": next_obs, "actions": actions, "rewards": reward}
             # a time limit is not a termination (in the official code it is one)
             transition |= {"terminations": terminated, "ends": ended}
@@ -501,9 +507,10 @@ def main(args):
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward
 
-            # RLPD, at every step: some of each minibatch of the person, the others of all
+            # RLPD, at every step; n rows of a minibatch are the person's, the others of all steps
             if rb.size >= args.batch_size:
-                n = round(args.offline_ratio * args.batch_size) if human_rb.size else 0
+                n = round(args.offline_ratio * args.batch_size)
+                n = n if human_rb.size >= n else 0
                 batches = rb.sample(rng, args, args.batch_size - n, device)  # (G, B - n, ...)
                 if n:
                     own = human_rb.sample(rng, args, n, device)  # (G, n, ...)

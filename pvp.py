@@ -2,15 +2,17 @@
 
 A person watches a robot's policy and takes over at will. What they did is worth +1 and what the
 robot had proposed in the same state is worth -1; TD learning carries these values to other states,
-and the robot climbs them. With --bc-weight 1 it also imitates what the person did: PVP4Real.
+and the robot climbs them. With --bc-weight 1 it also imitates what the person did: PVP4Real. The
+papers have no demonstrations; here they are what the person did, too, but nothing was refused.
 
 Papers: Peng et al., PVP, NeurIPS 2023, https://arxiv.org/abs/2502.03369; Peng et al., PVP4Real,
 ICRA 2025, https://arxiv.org/abs/2503.04969. Learner: TD3 (Fujimoto et al., ICML 2018).
 
-    python pvp.py                      # Hopper-v5, from scratch but for 50 demonstrations
+    python pvp.py                      # Hopper-v5, from 50 demonstrations and takeovers
     python pvp.py --resume runs/<run>  # go on after a stop, to the bit
 
-Read Agent's critic_loss first, then the loop in main(). Shapes: O observation, A action, B batch.
+Read Agent's critic_loss first, then the loop in main(). The policy has no noise, so evaluations by
+sampled actions repeat the others. Shapes: O observation, A action, B batch, E episodes.
 """
 
 import csv
@@ -40,8 +42,9 @@ from experts import normalized_score, save_expert
 from experts.human import Person
 
 MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
-# where it is known what an early end means: a fall, a success, or that it rests or has crashed
-END_VALUES = {"Hopper": -1.0, "Walker2d": -1.0, "AdroitHandPen": -1.0}
+FALLS = ["Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum"]
+# what an early end is worth where it is known to be a fall; a success; or a landing or a crash
+END_VALUES = dict.fromkeys([*FALLS, "AdroitHandPen"], -1.0)
 END_VALUES |= {"Meta-World": 1.0, "LunarLanderContinuous": 0.0}
 
 
@@ -75,15 +78,15 @@ class Args:
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     bc_weight: float = 0.0  # of imitating the person in the actor's loss: 0 is PVP, 1 is PVP4Real
-    end_value: float | None = None  # of an early end: -1 if it is a fall, 1 a success, 0 either
+    end_value: float | None = None  # of an early end: -1 a fall, 1 a success, 0 both (the papers)
     # --- learner ---
-    batch_size: int = 256  # transitions per update, half of them the person's
+    batch_size: int = 256  # transitions per update (PVP: 128), in equal parts by who did what
     gamma: float = 0.99  # discount
     tau: float = 0.005  # step of the target critics, and of the target actor
     learning_rate: float = 1e-4  # Adam's, for actor and critics
     target_noise: float = 0.2  # on the target's actions, cut off at 0.5 (TD3)
     policy_delay: int = 2  # critic updates per update of actor and targets (TD3)
-    random_steps: int = 100  # of random actions at first
+    random_steps: int = 100  # of random proposals at first; a robot may need 0
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     cuda: bool = False  # learn on the GPU
@@ -97,8 +100,10 @@ class Args:
             signed = name in ("intervention_delta", "end_value")
             if type(value) in (int, float) and not signed and not least <= value <= most:
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
-        if self.gamma >= 1 or self.batch_size < 2 or min(self.hidden_sizes, default=0) < 1:
-            raise InputError("--gamma must be below 1, --batch-size 2, --hidden-sizes 1 or more")
+        if self.gamma >= 1 or self.batch_size < 3 or min(self.hidden_sizes, default=0) < 1:
+            raise InputError("--gamma must be below 1, --batch-size 3 or more, --hidden-sizes, too")
+        if not math.isfinite(self.end_value or 0.0):
+            raise InputError(f"--end-value {self.end_value} is no number")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
             raise InputError("--cuda needs a GPU, and is not for --intervention human")
 
@@ -142,7 +147,7 @@ class ValueHuman:
 
 # --- network --------------------------------------------------------------------------------------
 class Actor(nn.Module):
-    """TD3's policy, an action for every state; log_std says in a file that there is no noise."""
+    """TD3's policy, without noise: log_std is there so that experts/ can load its file."""
 
     def __init__(self, obs_dim, act_dim, hidden_sizes):
         super().__init__()
@@ -205,12 +210,13 @@ class Agent(nn.Module):
             noise = (self.args.target_noise * noise).clamp(-0.5, 0.5)  # (B, A)
             next_actions = (self.actor_target(next_obs) + noise).clamp(-1, 1)
             next_q = torch.minimum(*(qf(next_obs, next_actions) for qf in self.qf_target))  # (B,)
-            target = ends * self.args.end_value + self.args.gamma * (1 - ends) * next_q  # (B,)
+            # an end would be worth 0 by the paper, and so a fall more than what a person refuses
+            target = ends * batch["end_values"] + self.args.gamma * (1 - ends) * next_q  # (B,)
         loss = 0.0
         for qf in self.qf:
             q, refused = qf(obs, batch["actions"]), qf(obs, batch["proposals"])  # (B,) each
-            # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask within the mean as in the paper's
-            # equation; its first code multiplies the batch's mean by I, which masks nothing
+            # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask I within the mean as in the
+            # paper's equation: PVP's code multiplies the batch's mean by I, which masks nothing
             proxy = batch["by_person"] * (q - 1).pow(2) + batch["refused"] * (refused + 1).pow(2)
             loss = loss + ((q - target).pow(2) + proxy).mean()
         return loss
@@ -248,7 +254,8 @@ class ReplayBuffer:
 
     def __init__(self, capacity, obs_dim, act_dim):
         sizes = {"obs": (obs_dim,), "next_obs": (obs_dim,), "actions": (act_dim,)}
-        sizes |= {"proposals": (act_dim,), "by_person": (), "refused": (), "terminations": ()}
+        sizes |= {"proposals": (act_dim,), "by_person": (), "refused": ()}
+        sizes |= {"terminations": (), "end_values": ()}
         self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
         print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
         self.size = 0
@@ -267,16 +274,17 @@ class ReplayBuffer:
         self.size += 1
 
     def sample(self, rng, batch_size, device):
-        """Half a minibatch of the person's steps, half of the novice's: a dict of tensors (B, ...).
+        """A minibatch, a dict of tensors (B, ...), or None while there are too few steps.
 
-        All of it is of one kind while of the other there are too few, and None while of both.
+        Equal parts are demonstrations, steps in which a proposal was refused, and all others (the
+        paper, without demonstrations: half and half); a kind of too few steps is left out.
         """
-        by_person = self.data["by_person"][: self.size] > 0
-        rows = [np.flatnonzero(by_person), np.flatnonzero(~by_person)]
-        rows = [some for some in rows if len(some) > batch_size // 2]
-        if not rows:
+        by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
+        kinds = [np.flatnonzero(x) for x in (by_person & ~refused, refused, ~by_person & ~refused)]
+        kinds = [rows for rows in kinds if len(rows) > batch_size // 2]
+        if not kinds:
             return None
-        i = np.concatenate([rng.choice(some, batch_size // len(rows)) for some in rows])  # (B,)
+        i = np.concatenate([rng.choice(rows, batch_size // len(kinds)) for rows in kinds])  # (B,)
         return {name: torch.from_numpy(x[i]).to(device) for name, x in self.data.items()}
 
 
@@ -334,7 +342,7 @@ def main(args):
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: TD3 needs continuous actions")
     if args.end_value is None:
-        raise InputError("an early end: --end-value -1 (a fall), 1 (a success) or 0 (either)")
+        raise InputError("an early end: --end-value -1 (a fall), 1 (a success) or 0 (both)")
     if env.spec.max_episode_steps > args.eval_frequency:
         print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
     if args.intervention == "value":
@@ -356,9 +364,9 @@ def main(args):
     args.resume = str(folder)  # from now on
     print(f"in {folder}: evaluations, checkpoint, policy")
     agent = Agent(obs_dim, act_dim, args, device)
-    for i in range(len(demos["obs"])):  # the person did this, and nothing was refused
+    for i in range(len(demos["obs"])):
         transition = {x: demos[x][i] for x in ("obs", "next_obs", "actions", "terminations")}
-        rb.add(transition | {"by_person": 1.0})
+        rb.add(transition | {"by_person": 1.0, "end_values": args.end_value})
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and rb.size:
         std = demo_obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
@@ -367,7 +375,7 @@ def main(args):
             network.obs_std.copy_(torch.where((demo_obs == demo_obs[0]).all(0), 1.0, std))
     kept = {"agent": agent, "rb": rb, "actor": agent.actor_optimizer, "qf": agent.qf_optimizer}
     counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0, "updates": 0}
-    global_step, next_eval, episode, rows = 0, 0, 0, []  # rows: of eval.csv
+    global_step, next_eval, episode, rows, losses = 0, 0, 0, [], {}  # rows: of eval.csv
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
@@ -420,6 +428,7 @@ def main(args):
                 proposals = rng.uniform(-MAX_ACTION, MAX_ACTION, act_dim).astype(np.float32)
             else:
                 proposals = agent.actor.act(obs[None])[0]  # (A,)
+            started = False
             if t >= next_check:
                 flagged, started, steps = human.check(obs, proposals)
                 counts["checks"] += 1
@@ -429,22 +438,24 @@ def main(args):
                     counts["takeovers"] += started
                     expert_until, next_check = t + steps, t + steps + human.grace_steps
             by_person = t < expert_until
+            refused = by_person or started  # a person may also only say that it was bad
             actions = expert.act(obs[None])[0].numpy() if by_person else proposals  # (A,)
             counts["expert_steps"] += by_person
-            counts["labels"] += by_person
+            counts["labels"] += refused
 
-            next_obs, task_reward, terminated, truncated, _ = env.step(actions)
+            next_obs, task_reward, terminated, truncated, info = env.step(actions)
             transition = {"obs": obs, "next_obs": next_obs, "actions": actions}
-            transition |= {"proposals": proposals, "by_person": by_person, "refused": by_person}
-            rb.add(transition | {"terminations": terminated})  # a time limit is not an end
+            transition |= {"proposals": proposals, "by_person": by_person, "refused": refused}
+            transition["terminations"] = terminated  # a time limit is not an end
+            rb.add(transition | {"end_values": 1.0 if info["success"] == 1 else args.end_value})
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward
             ended = terminated or truncated or global_step == args.total_timesteps
 
-            # One step of gradients a step, half on what the person did, half on the novice's
+            # One gradient step of the critics a step
             if batch := rb.sample(rng, args.batch_size, device):
                 counts["updates"] += 1
-                losses = agent.update(batch, counts["updates"])
+                losses |= agent.update(batch, counts["updates"])
                 if not math.isfinite(sum(losses.values())):
                     raise FloatingPointError(f"step {global_step}: the losses are {losses}")
                 if global_step % 500 == 0:

@@ -377,18 +377,19 @@ def usual_termination(args):
     return "penalty" if args.env_id.split("-v")[0] in [*falls, "AdroitHandPen"] else None
 
 
-def end_of_episode(args, human, transition, terminated):
-    """How the last transition of an episode is stored. A time limit is not an end.
+def end_of_episode(args, human, transition, terminated, success=False):
+    """How the last transition of an episode is stored. A time limit is no end, a success is 0.
 
     mask: nothing comes after an end, it is worth 0. Where it is a fall that is the suicide trap:
     all other rewards are 0 or -1, so the agent learns to fall as fast as it can.
     penalty: a fall costs what it costs to be taken over for ever, -1 now and after every m steps.
     bootstrap: the critic says what the last state is worth, although no step ever starts there.
     """
-    if terminated and args.termination == "penalty":
+    if terminated and args.termination == "penalty" and not success:
         charge = INTERVENTION_REWARD / (1 - human.discount)
         return transition | {"rewards": charge, "terminations": 1.0}
-    return transition | {"terminations": float(terminated and args.termination == "mask")}
+    final = terminated and (success or args.termination == "mask")
+    return transition | {"terminations": float(final)}
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -454,8 +455,7 @@ def main(args):
         print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
     if args.intervention == "value":
-        reference = load_expert(args.env_id, args.reference, env, with_q=True)
-        human = ValueHuman(args, reference, rng)
+        human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
     if human:
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
@@ -565,14 +565,14 @@ def main(args):
             if last:
                 rb.add(last)
 
-            next_obs, task_reward, terminated, truncated, _ = env.step(actions)
-            last = {"obs": obs, "next_obs": next_obs, "actions": actions, "ends": 0.0}
+            next_obs, task_reward, terminated, truncated, info = env.step(actions)
+            ended = terminated or truncated or global_step + 1 == args.total_timesteps
+            last = {"obs": obs, "next_obs": next_obs, "actions": actions, "ends": float(ended)}
             last |= {"rewards": task_reward if args.reward == "task" else 0.0, "terminations": 0.0}
+            if ended:  # no takeover can follow it
+                rb.add(end_of_episode(args, human, last, terminated, info["success"] == 1))
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward
-            ended = terminated or truncated or global_step == args.total_timesteps
-            if ended:  # no takeover can follow it
-                rb.add(end_of_episode(args, human, last, terminated) | {"ends": 1.0})
 
             # Train pi on D by reinforcement learning. (Alg. 2, line 2; as RLPD does, at every step)
             if rb.size - rb.apart >= args.batch_size:

@@ -52,7 +52,7 @@ def proxy_losses(agent, batch, noise):
         wiggle = (args.target_noise * noise[b].double()).clamp(-0.5, 0.5)
         action = (act(actor_target, one["next_obs"]) + wiggle).clamp(-1, 1)
         target = min(q(qf_target, k, one["next_obs"], action) for k in (0, 1)).detach()
-        target = args.end_value if one["terminations"] else args.gamma * target
+        target = one["end_values"] if one["terminations"] else args.gamma * target
         for k in (0, 1):
             done, proposed = (q(qf, k, one["obs"], one[x]) for x in ("actions", "proposals"))
             critics = critics + (done - target) ** 2 / BATCH
@@ -71,12 +71,12 @@ def proxy_losses(agent, batch, noise):
 
 @pytest.mark.parametrize("bc_weight", [0.0, 2.0])
 def test_proxy_values_are_masked_within_the_mean(bc_weight):
-    args = pvp.Args(hidden_sizes=HIDDEN, gamma=0.9, end_value=-0.7, bc_weight=bc_weight)
+    args = pvp.Args(hidden_sizes=HIDDEN, gamma=0.9, bc_weight=bc_weight)
     agent, (_, batch, noise, _) = pvp.Agent(OBS, ACT, args, torch.device("cpu")), learner()
     for network in (agent.qf_target, agent.actor_target):
         for parameter in network.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
-    batch |= {"proposals": torch.rand(BATCH, ACT) * 2 - 1}
+    batch |= {"proposals": torch.rand(BATCH, ACT) * 2 - 1, "end_values": torch.rand(BATCH)}
     batch |= {"by_person": torch.tensor([1.0, 1, 0, 0, 1, 0, 0])}
     batch |= {"refused": torch.tensor([1.0, 0, 0, 0, 1, 0, 0])}
     found = agent.critic_loss(batch, noise), agent.actor_loss(batch)
@@ -89,15 +89,18 @@ def test_proxy_values_are_masked_within_the_mean(bc_weight):
             assert (a - b).abs().max() <= 1e-4 * b.abs().max() + 1e-6
 
 
-def test_half_a_batch_is_the_persons_or_all_of_it_while_there_is_no_other():
-    rb, rng = pvp.ReplayBuffer(20, 1, 1), np.random.default_rng(0)
-    for i in range(12):
-        assert rb.sample(rng, 8, "cpu") is None or i > 4
-        rb.add({"obs": i, "by_person": i < 6})
-    batch = rb.sample(rng, 8, "cpu")
-    assert batch["by_person"].tolist() == [1] * 4 + [0] * 4 and batch["obs"].shape == (8, 1)
-    rb.size = 8
-    assert rb.sample(rng, 8, "cpu")["by_person"].tolist() == [1] * 8
+def test_a_batch_has_equal_parts_of_each_kind_of_which_there_are_enough():
+    rb, rng = pvp.ReplayBuffer(30, 1, 1), np.random.default_rng(0)
+    kinds = [(1, 0), (1, 1), (0, 1), (0, 0)]  # demonstrations, takeovers, said to be bad, others
+    for i in range(26):
+        assert (rb.sample(rng, 9, "cpu") is None) == (i < 5)
+        by_person, refused = kinds[(i > 5) + (i > 11) + (i > 19)]
+        rb.add({"obs": i, "by_person": by_person, "refused": refused})
+    drawn = np.array([rb.sample(rng, 9, "cpu")["obs"][:, 0].tolist() for _ in range(50)])
+    for part, rows in zip(np.split(drawn, 3, axis=1), (range(6), range(6, 20), range(20, 26))):
+        assert set(part.flat) == set(rows)
+    rb.size = 22  # too few of the others
+    assert rb.sample(rng, 9, "cpu")["refused"].tolist() == [0] * 4 + [1] * 4
 
 
 def test_what_the_person_did_and_refused_is_stored(people, monkeypatch):
@@ -129,7 +132,6 @@ def test_pvp_learns_from_takeovers_alone(tmp_path, monkeypatch):
 
 
 def test_where_nobody_takes_over_pvp_does_with_an_end_what_it_is_worth(tmp_path, monkeypatch):
-    """-1, that of a fall, is why it lives; at 0 a fall is better than what a person refuses."""
     monkeypatch.chdir(tmp_path)
     nobody = "--intervention-beta 1 --intervention-delta 1000 --learning-rate 3e-3"
     options = f"{point(tmp_path)} --env-id Point-v0 {nobody}"
