@@ -21,6 +21,10 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
     shapes = {"obs": o, "next_obs": o, "actions": a, "rewards": (), "terminations": (), "ends": ()}
     if episodes == 0:
         return {key: np.zeros((0, *shape), np.float32) for key, shape in shapes.items()}
+    if env_id.startswith("Pixels/") and dataset_id is None:  # the pictures are taken now
+        from experts.vision import demonstrate
+
+        return demonstrate(env_id, env, episodes, seed)[0]
     shipped, data = FOLDER / env_id / "demonstrations" / "data", {}
     name = f"dataset {dataset_id or shipped}"
     if dataset_id is None and not shipped.exists():

@@ -142,7 +142,8 @@ class Keys:
         self.size, self.discrete = space.shape[0], isinstance(space, gym.spaces.MultiBinary)
         try:
             tables = tomllib.loads(Path(file).read_text())
-            found = [tables[name] for name in tables if fnmatch(args.env_id, name)]
+            env_id = args.env_id.removeprefix("Pixels/")
+            found = [tables[name] for name in tables if fnmatch(env_id, name)]
             table = found[0] if found else {}
             self.rate, self.camera = float(table["rate"]), table.get("camera")
             self.still = self.action(table.get("still", 0 if self.discrete else [0] * self.size))
@@ -184,7 +185,8 @@ class Window:
         self.rate, self.paused, self.gamepads, self.axes = keys.rate, True, [], {}
         self.held, self.tapped = [], []  # keys that are down; that were pressed since the last step
         task = getattr(env.unwrapped, "point_env", env.unwrapped)  # PointMaze has one inside
-        renderer = getattr(task, "mujoco_renderer", None)  # of MuJoCo: pictures small and quick
+        sees = env.has_wrapper_attr("encoder")  # then both see the same, by experts/vision.py
+        renderer = None if sees else getattr(task, "mujoco_renderer", None)  # small and quick
         try:
             # keys are known by their place, which is the same on a keyboard with other letters
             names = [*keys.moves, "c", "space", "p", "r", "q", "y", "return"]

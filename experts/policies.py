@@ -42,6 +42,7 @@ class Expert(nn.Module):
         """tensors: by the names of README.md; raises if a shape is wrong or a number not finite."""
         super().__init__()
         self.facts, self.discrete = facts, facts["distribution"] == "categorical"
+        self.eyes = torch.as_tensor  # what it sees where a robot sees obs: (B, O) -> (B, own O)
         obs_dim, act_dim, hidden = facts["obs_dim"], facts["act_dim"], facts["hidden_sizes"]
         self.actor, self.qf = nn.Module(), nn.Module()
         with torch.device("meta"):  # shapes without numbers
@@ -70,7 +71,7 @@ class Expert(nn.Module):
 
     def forward(self, obs):
         """Logits, or mean and log std before the tanh: (B, O) in the task's units -> (B, A)."""
-        x, actor = torch.as_tensor(obs, dtype=torch.float32), self.actor
+        x, actor = torch.as_tensor(self.eyes(obs), dtype=torch.float32), self.actor
         x = (x - actor.obs_mean) / actor.obs_std  # (B, O)
         for layer in actor.layers:
             x = torch.relu(layer(x))  # (B, hidden)
@@ -89,7 +90,8 @@ class Expert(nn.Module):
 
     def q(self, obs, actions):
         """Q(s, a) in the task's discounted reward, its critics' mean: (B, O), (B, A) -> (B,)."""
-        obs, actions = (torch.as_tensor(x, dtype=torch.float32) for x in (obs, actions))
+        obs = torch.as_tensor(self.eyes(obs), dtype=torch.float32)
+        actions = torch.as_tensor(actions, dtype=torch.float32)
         assert "qf.weights.0" in self.tensors, "a policy without critics has no Q function"
         x = torch.cat([(obs - self.actor.obs_mean) / self.actor.obs_std, actions], -1)  # (B, O + A)
         weights, biases, norm_weights, norm_biases = self.critics
@@ -105,12 +107,13 @@ def load_expert(env_id, level, env=None, with_q=False):
 
     env: as the scripts' make_env makes it, which the policy has to fit; with_q: it needs critics.
     """
-    known = sorted(path.stem for path in (FOLDER / env_id).glob("*.safetensors"))
+    folder = FOLDER / env_id.removeprefix("Pixels/")
+    known = sorted(path.stem for path in folder.glob("*.safetensors"))
     if level not in known and not str(level).endswith(".safetensors"):
         there = f"there are {', '.join(known)}" if known else "none is shipped"
         options = "--expert, --reference, --initial-policy, --human-model"
         raise InputError(f"no expert {level!r} for {env_id}, {there}; {options} take .safetensors")
-    path = FOLDER / env_id / f"{level}.safetensors" if level in known else level
+    path = folder / f"{level}.safetensors" if level in known else level
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -122,10 +125,12 @@ def load_expert(env_id, level, env=None, with_q=False):
         discrete = isinstance(env.action_space, MultiBinary)
         own = *env.observation_space.shape, *env.action_space.shape, discrete
         has = expert.facts["obs_dim"], expert.facts["act_dim"], expert.discrete
-        if has != own:
+        if level in known and env_id.startswith("Pixels/"):
+            expert.eyes = env.get_wrapper_attr("eyes")()  # a person sees more than the robot
+        elif has != own:
             raise InputError(f"{level} has (observations, actions, discrete) {has}, {env_id} {own}")
     if with_q and "qf.weights.0" not in expert.tensors:
         raise InputError(f"{level} has no critics: one of rlif_rlpd.py --reward task has some")
-    if expert.facts.get("env_id", env_id) != env_id:
+    if expert.facts.get("env_id", env_id) not in (env_id, env_id.removeprefix("Pixels/")):
         print(f"{level} is of {expert.facts['env_id']}, not of {env_id}", file=sys.stderr)
     return expert

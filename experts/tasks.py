@@ -50,8 +50,15 @@ class Task(gym.Wrapper):
         """Raises what gym.make raises; and InputError for what nobody could learn from."""
         self.env_id, self.d4rl = env_id, env_id == "D4RL/AdroitHandPen-v1"
         limit = max_episode_steps or (100 if self.d4rl else None)
-        options = {"render_mode": render_mode} if render_mode else {}  # some take no render_mode
-        super().__init__(gym.make(find(env_id), limit, disable_env_checker=True, **options))
+        own = env_id.removeprefix("Pixels/")
+        mode = render_mode or ("rgb_array" if own != env_id else None)
+        options = {"render_mode": mode} if mode else {}  # some take no render_mode
+        env = gym.make(find(own), limit, disable_env_checker=True, **options)
+        if own != env_id:
+            from experts.vision import Pixels
+
+            env = Pixels(env, own)
+        super().__init__(env)
         # a robot is switched off once, by close(), with this wrapper or when Python ends
         self.close = weakref.finalize(self, self.env.close)
         if render_mode and not self.env.render_mode:
