@@ -106,10 +106,11 @@ def half_interval(values):
 
 
 def mean_of(values, digits=0, planned=5):
-    """Mean ± half the interval of what is known, and of how many, if not as many as planned."""
+    """Mean ± half the interval, or one or two values; of how many, if not as many as planned."""
     values = [value for value in values if not np.isnan(value)]
-    text = f"{np.mean(values):.{digits}f}" if values else "-"
-    text += f" ± {half_interval(values):.{digits}f}" if len(values) > 1 else ""
+    text = ", ".join(f"{value:.{digits}f}" for value in values) or "-"
+    if len(values) > 2:
+        text = f"{np.mean(values):.{digits}f} ± {half_interval(values):.{digits}f}"
     return text if len(values) in (0, planned) else f"{text} (n = {len(values)})"
 
 
