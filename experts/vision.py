@@ -1,6 +1,6 @@
 """Eyes: in Pixels/<id> the robot sees pictures, as numbers that a frozen network makes of them.
 
-    python -m experts.vision --env-id Meta-World/button-press-v3    # learns that network, by cloning
+    python -m experts.vision --env-id Meta-World/button-press-v3    # learns it, by cloning
 
 What the scripts learn from, store and save is a vector, so they need not know of pictures. The
 person is another who looks at the robot: simulated ones see the state, which the robot never gets.
@@ -109,7 +109,7 @@ def main(
     env = gym.wrappers.RescaleAction(Pixels(env, env_id, net), np.float32(-1), np.float32(1))
     data, pictures = demonstrate(f"Pixels/{env_id}", env, episodes, 0)
     felt, actions = torch.from_numpy(data["obs"][:, FEATURES:]), torch.from_numpy(data["actions"])
-    felt = (felt - felt.mean(0)) / felt.std(0).clamp_min(0.01)  # (n, P)
+    felt = (felt - felt.mean(0)) / felt.std(0, correction=0).clamp_min(0.01)  # (n, P)
     sizes = [FEATURES + felt.shape[1], 256, 256]
     layers = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:])]
     head = nn.Sequential(*layers, nn.Linear(256, actions.shape[1]), nn.Tanh())

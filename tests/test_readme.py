@@ -46,7 +46,7 @@ def test_there_are_commands_of_every_script_in_the_first_page():
 def test_command_is_understood(program, options):
     if program.startswith("-m "):
         module = program.removeprefix("-m ")
-        known = ("pip", "pytest", "tensorboard", "experts.record")
+        known = ("pip", "pytest", "tensorboard", "experts.record", "experts.vision")
         assert module in known or module.split(".")[0] in known
         if module == "experts.record":
             tyro.cli(experts.record.Args, args=shlex.split(options, comments=True))

@@ -1,4 +1,4 @@
-"""Eyes: the robot sees a picture, the simulated person the state, and all else is as with vectors."""
+"""Eyes: the robot sees a picture, the simulated person the state; all else is as before."""
 
 import numpy as np
 import pytest

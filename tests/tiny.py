@@ -183,7 +183,7 @@ def assert_same_run(a, b):
 def list_experts():
     """The shipped policies: {env_id: [level, ...]}."""
     found = {}
-    for path in sorted(EXPERTS.rglob("*.safetensors")):
+    for path in sorted({*EXPERTS.rglob("*.safetensors")} - {*EXPERTS.rglob("Pixels/**/*")}):
         found.setdefault(path.parent.relative_to(EXPERTS).as_posix(), []).append(path.stem)
     return found
 
