@@ -24,6 +24,7 @@ import time
 import zlib
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -173,35 +174,26 @@ class Actor(nn.Module):
         return self(obs).clamp(-MAX_ACTION, MAX_ACTION).cpu().numpy()
 
 
-class Critic(nn.Module):
-    """Q(s, a): (B, O), (B, A) -> (B,)."""
-
-    def __init__(self, obs_dim, act_dim, hidden_sizes):
-        super().__init__()
-        sizes = [obs_dim + act_dim, *hidden_sizes, 1]
-        self.register_buffer("obs_mean", torch.zeros(obs_dim))
-        self.register_buffer("obs_std", torch.ones(obs_dim))
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
-
-    def forward(self, obs, actions):
-        x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], -1)  # (B, O + A)
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))  # (B, hidden)
-        return self.layers[-1](x).squeeze(-1)
-
-
 class Agent(nn.Module):
     """TD3 whose only rewards are the proxy values: actor, two critics, their targets, updates."""
 
     def __init__(self, obs_dim, act_dim, args, device):
         super().__init__()
-        self.args, sizes = args, (obs_dim, act_dim, args.hidden_sizes)
-        self.actor, self.qf = Actor(*sizes), nn.ModuleList(Critic(*sizes) for _ in range(2))
+        self.args, self.actor = args, Actor(obs_dim, act_dim, args.hidden_sizes)
+        sizes, self.qf = [obs_dim + act_dim, *args.hidden_sizes], nn.ModuleList()
+        for _ in range(2):
+            hidden = [(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:])]
+            self.qf.append(nn.Sequential(*chain(*hidden), nn.Linear(sizes[-1], 1)))
         self.actor_target, self.qf_target = deepcopy(self.actor), deepcopy(self.qf)
         self.to(device)
         learned = [x for x in self.actor.parameters() if x.requires_grad]
         self.actor_optimizer = torch.optim.Adam(learned, args.learning_rate, fused=True)
         self.qf_optimizer = torch.optim.Adam(self.qf.parameters(), args.learning_rate, fused=True)
+
+    def q(self, critics, obs, actions):
+        """Q(s, a) by each of the two: (B, O), (B, A) -> (2, B)."""
+        x = torch.cat([(obs - self.actor.obs_mean) / self.actor.obs_std, actions], -1)  # (B, O + A)
+        return torch.stack([critic(x).squeeze(-1) for critic in critics])
 
     def critic_loss(self, batch, noise):
         """TD error and proxy values, summed over the two critics; noise: (B, A)."""
@@ -209,24 +201,21 @@ class Agent(nn.Module):
         with torch.no_grad():
             noise = (self.args.target_noise * noise).clamp(-0.5, 0.5)  # (B, A)
             next_actions = (self.actor_target(next_obs) + noise).clamp(-1, 1)
-            next_q = torch.minimum(*(qf(next_obs, next_actions) for qf in self.qf_target))  # (B,)
+            next_q = self.q(self.qf_target, next_obs, next_actions).amin(0)  # (B,)
             # an end would be worth 0 by the paper, and so a fall more than what a person refuses
             target = ends * batch["end_values"] + self.args.gamma * (1 - ends) * next_q  # (B,)
-        loss = 0.0
-        for qf in self.qf:
-            q, refused = qf(obs, batch["actions"]), qf(obs, batch["proposals"])  # (B,) each
-            # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask I within the mean as in the
-            # paper's equation: PVP's code multiplies the batch's mean by I, which masks nothing
-            proxy = batch["by_person"] * (q - 1).pow(2) + batch["refused"] * (refused + 1).pow(2)
-            loss = loss + ((q - target).pow(2) + proxy).mean()
-        return loss
+        q, q_n = (self.q(self.qf, obs, batch[x]) for x in ("actions", "proposals"))  # (2, B) each
+        # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask I within the mean as in the paper's
+        # equation: PVP's code multiplies the batch's mean by I, which masks nothing
+        proxy = batch["by_person"] * (q - 1).pow(2) + batch["refused"] * (q_n + 1).pow(2)
+        return ((q - target).pow(2) + proxy).mean(-1).sum()
 
     def actor_loss(self, batch):
         """The first critic's value; and, for PVP4Real, the distance to what the person did."""
         actions = self.actor(batch["obs"])  # (B, A)
         distance = (batch["actions"] - actions).pow(2).mean(-1)  # (B,)
         imitation = (batch["by_person"] * distance).sum() / (batch["by_person"].sum() + 1e-5)
-        return -self.qf[0](batch["obs"], actions).mean() + self.args.bc_weight * imitation
+        return -self.q(self.qf[:1], batch["obs"], actions).mean() + self.args.bc_weight * imitation
 
     def update(self, batch, number):
         """TD3's update number so-and-so; returns the losses."""
@@ -370,11 +359,11 @@ def main(args):
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and rb.size:
         std = demo_obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
-        for network in (agent.actor, agent.actor_target, *agent.qf, *agent.qf_target):
-            network.obs_mean.copy_(demo_obs.mean(0))
-            network.obs_std.copy_(torch.where((demo_obs == demo_obs[0]).all(0), 1.0, std))
+        for actor in (agent.actor, agent.actor_target):
+            actor.obs_mean.copy_(demo_obs.mean(0))
+            actor.obs_std.copy_(torch.where((demo_obs == demo_obs[0]).all(0), 1.0, std))
     kept = {"agent": agent, "rb": rb, "actor": agent.actor_optimizer, "qf": agent.qf_optimizer}
-    counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0, "updates": 0}
+    counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "updates": 0}
     global_step, next_eval, episode, rows, losses = 0, 0, 0, [], {}  # rows: of eval.csv
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
@@ -402,9 +391,8 @@ def main(args):
         if (global_step >= next_eval or over) and not evaluated:
             row = {"global_step": global_step, **counts}
             before = rows[-1] if rows else row  # the evaluation before this one
-            since = {name: row[name] - before[name] for name in row}
-            row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
-            row["flagged_rate"] = since["flags"] / max(1, since["checks"])
+            steps, acted = (row[x] - before[x] for x in ("global_step", "expert_steps"))
+            row["intervention_rate"] = acted / max(1, steps)
             row |= evaluate(args.env_id, agent.actor, eval_envs, args.seed, 1, global_step)
             rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder, writer, rows)
@@ -430,9 +418,7 @@ def main(args):
                 proposals = agent.actor.act(obs[None])[0]  # (A,)
             started = False
             if t >= next_check:
-                flagged, started, steps = human.check(obs, proposals)
-                counts["checks"] += 1
-                counts["flags"] += flagged
+                _, started, steps = human.check(obs, proposals)
                 if steps:
                     takeovers += started
                     counts["takeovers"] += started

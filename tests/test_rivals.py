@@ -22,12 +22,10 @@ def point(folder):
 
 
 # --- pvp.py ---------------------------------------------------------------------------------------
-def mlp(p, x, prefix=""):
-    """A network's layers on one (input,), ReLU between them."""
-    n = sum(name.startswith(f"{prefix}layers.") and "weight" in name for name in p)
-    for i in range(n):
-        x = p[f"{prefix}layers.{i}.weight"] @ x + p[f"{prefix}layers.{i}.bias"]
-        x = torch.relu(x) if i < len(HIDDEN) else x
+def mlp(p, x, layers):
+    """A network's hidden layers on one (input,)."""
+    for layer in layers:
+        x = torch.relu(p[f"{layer}.weight"] @ x + p[f"{layer}.bias"])
     return x
 
 
@@ -38,13 +36,17 @@ def proxy_losses(agent, batch, noise):
         doubles(x) for x in (agent.qf, agent.qf_target, agent.actor, agent.actor_target)
     )
 
+    def standard(obs):
+        return (obs - actor["obs_mean"]) / actor["obs_std"]
+
     def act(p, obs):
-        x = mlp(p, (obs - p["obs_mean"]) / p["obs_std"])
+        x = mlp(p, standard(obs), [f"layers.{i}" for i in range(len(HIDDEN))])
         return torch.tanh(p["mean.weight"] @ x + p["mean.bias"])
 
     def q(p, k, obs, action):
-        standard = (obs - p[f"{k}.obs_mean"]) / p[f"{k}.obs_std"]
-        return mlp(p, torch.cat([standard, action]), f"{k}.")[0]
+        *hidden, last = (f"{k}.{2 * i}" for i in range(len(HIDDEN) + 1))
+        x = mlp(p, torch.cat([standard(obs), action]), hidden)
+        return (p[f"{last}.weight"] @ x + p[f"{last}.bias"])[0]
 
     critics, climbed, imitated = 0.0, 0.0, 0.0
     for b in range(BATCH):
@@ -73,6 +75,9 @@ def proxy_losses(agent, batch, noise):
 def test_proxy_values_are_masked_within_the_mean(bc_weight):
     args = pvp.Args(hidden_sizes=HIDDEN, gamma=0.9, bc_weight=bc_weight)
     agent, (_, batch, noise, _) = pvp.Agent(OBS, ACT, args, torch.device("cpu")), learner()
+    agent.actor.obs_mean += 0.5
+    agent.actor.obs_std *= 2
+    agent.actor_target.load_state_dict(agent.actor.state_dict())
     for network in (agent.qf_target, agent.actor_target):
         for parameter in network.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
