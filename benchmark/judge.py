@@ -5,7 +5,8 @@
 rlif_rlpd.py's person flags a proposal a in s if Q(s, a) is less than Q(s, a_ref) by a margin. The
 truth can be had from the simulator: put it back into s, do a, let the reference's policy go on, and
 add up the task's rewards, discounted; the same with a_ref first. States are those that a novice
-visits without a person; rows go to benchmark/results/judge/<env_id>-<reference>-<novice>.csv.
+visits without a person. To see what a person would who looks further ahead, the novice also goes on
+for SPANS of steps. Rows go to benchmark/results/judge/<env_id>-<reference>-<novice>.csv.
 """
 
 import mujoco
@@ -24,6 +25,7 @@ REFERENCES += [("Walker2d-v5", "top"), ("AdroitHandPen-v1", "top")]  # those wit
 NOVICES = "early", "middle", "late"  # after 2,000, 8,000 and 20,000 steps of rlif_rlpd.py
 # states and rollouts: one of Walker2d can end in a fall, one of the pen takes long
 SIZES = {"Hopper-v5": (100, 4), "Walker2d-v5": (80, 6), "AdroitHandPen-v1": (80, 2)}
+SPANS = 4, 16, 50  # steps of the novice, beside one, before the reference goes on
 EPISODES = 20  # of the novice; more, if they are too short for so many states
 HORIZON, GAMMA = 500, 0.99  # steps of a rollout that does not end before; the critics' discount
 PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION  # all that a step depends on, but for the model
@@ -66,17 +68,17 @@ def visited(env, novice, states):
     return [seen[i] for i in sorted(chosen)]
 
 
-def act(reference, obs, noise):
+def act(policy, obs, noise):
     """Expert.act, by this standard normal noise: (O,), (A,) -> (A,)."""
-    mean, log_std = reference(obs[None])
+    mean, log_std = policy(obs[None])
     action = (mean + log_std.exp() * torch.as_tensor(noise)).tanh()[0]
     return action.clamp(-MAX_ACTION, MAX_ACTION).numpy()
 
 
-def true_return(env, reference, state, action, noise):
+def true_return(env, policies, state, action, noise):
     """G: the discounted rewards after an action (A,) in a state, by the noise (horizon, A).
 
-    There is no time limit but the horizon; an end of the task is one.
+    policies: who acts in each step after the first. No time limit, but an end of the task is one.
     """
     restore_state(env, state)
     value = 0.0
@@ -85,38 +87,43 @@ def true_return(env, reference, state, action, noise):
         value += GAMMA**t * reward
         if terminated or t + 1 == len(noise):
             return value
-        action = act(reference, obs, noise[t + 1])
+        action = act(policies[t], obs, noise[t + 1])
 
 
-def judge(path, env_id, novice, reference):
+def judge(path, env_id, novice, level):
     """Judge a novice's states by a reference, and write what came out."""
     env, training_env = make_env(env_id), make_env(TRAINING_TASKS.get(env_id, env_id))
     env.reset(seed=0)
-    novice, reference = (load_expert(env_id, policy, env) for policy in (novice, reference))
+    novice, reference = (load_expert(env_id, policy, env) for policy in (novice, level))
     states, rollouts = SIZES[env_id]
     sample, rows = visited(training_env, novice, states), []
     obs, proposals = (np.stack(values) for values in list(zip(*sample))[2:4])  # (S, O), (S, A)
     answers = reference.act(obs).numpy()  # (S, A), a_ref
     q = [reference.q(obs, actions).numpy() for actions in (proposals, answers)]
+    spans = {"novice": 1, "reference": 0} | {f"novice{k}": k for k in SPANS if level == "top"}
     for s, (episode, t, _, _, state) in enumerate(tqdm(sample, desc=path.stem)):
         rows.append({"episode": episode, "t": t, "q_novice": q[0][s], "q_reference": q[1][s]})
         shape = HORIZON, len(answers[s])
-        for name, action in (("novice", proposals[s]), ("reference", answers[s])):
-            for r in range(rollouts):  # with the same noise for both actions
+        for name, k in spans.items():
+            action = proposals[s] if k else answers[s]
+            policies = [novice] * (k - 1) + [reference] * HORIZON
+            for r in range(rollouts):  # with the same noise for all
                 noise = np.random.default_rng((1, s, r)).standard_normal(shape, np.float32)
-                rows[-1][f"{name}_{r}"] = true_return(env, reference, state, action, noise)
+                rows[-1][f"{name}_{r}"] = true_return(env, policies, state, action, noise)
     write_rows(path, [{name: round(float(x), 4) for name, x in row.items()} for row in rows])
 
 
 # --- what the files of results say ----------------------------------------------------------------
-def read(paths):
-    """States of several files: episode (S,), Q (2, S) and G (2, S, R), of novice and reference."""
+def read(paths, arms=("novice", "reference")):
+    """States of several files: episode (S,), Q (2, S), and G (2, S, R) of these arms."""
     parts = []
     for i, path in enumerate(paths):
-        rows = [list(map(float, row.values())) for row in read_rows(path)]
-        episode, _, q_novice, q_reference, *returns = np.array(rows).T  # (S,) each
-        g = np.reshape(returns, (2, -1, len(rows))).transpose(0, 2, 1)
-        parts.append((episode + 1e6 * i, np.array([q_novice, q_reference]), g))
+        rows = read_rows(path)
+        data = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}  # (S,) each
+        names = [[name for name in data if name.startswith(f"{arm}_")] for arm in arms]
+        g = np.array([[data[name] for name in of_arm] for of_arm in names]).transpose(0, 2, 1)
+        q = np.array([data["q_novice"], data["q_reference"]])
+        parts.append((data["episode"] + 1e6 * i, q, g))
     return [np.concatenate(values, axis) for axis, values in zip((0, 1, 1), zip(*parts))]
 
 
@@ -171,12 +178,31 @@ def summary(paths):
     yield f"{np.corrcoef(q[1], values[1])[0, 1]:.2f}"
 
 
-def table():
-    """The rows under HEADER: a judge each, over all novices."""
+def cost(paths, arm):
+    """How much less G is than the reference's where the novice acts first, and its interval."""
+    episode, _, g = read(paths, (arm, "reference"))
+    gap = (g[1] - g[0]).mean(1)  # (S,)
+    return resampled(episode, lambda rows: gap[rows].mean())
+
+
+def judged():
+    """The judges whose files are there: (title, files of all novices) of each."""
     for env_id, level in REFERENCES:
         paths = [RESULTS / "judge" / f"{env_id}-{level}-{name}.csv" for name in NOVICES]
         if all(path.exists() for path in paths):
-            yield [f"{env_id}, {level}", *summary(paths)]
+            yield f"{env_id}, {level}", paths
+
+
+def tables():
+    """(header, rows) of two: of single actions, and of what several steps of a novice cost."""
+    yield HEADER, [[title, *summary(paths)] for title, paths in judged()]
+    rows = []
+    for title, paths in judged():
+        arms, value = ["novice", *(f"novice{k}" for k in SPANS)], read(paths)[2][1].mean()
+        if "top" in title:
+            rows.append([title, f"{value:.0f}", *(cost(paths, arm) for arm in arms)])
+    header = ["what a novice's steps cost: task, reference", "G of the reference", "1 step"]
+    yield [*header, *(f"{k} steps" for k in SPANS)], rows
 
 
 def main():

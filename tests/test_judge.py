@@ -15,6 +15,9 @@ sys.path.insert(0, str(ROOT / "benchmark"))
 import judge
 
 
+LEVELS = "top", "low"
+
+
 def walk(env, policy, steps):
     """Some steps from a fresh episode; the last observation."""
     obs, _ = env.reset(seed=3)
@@ -45,20 +48,21 @@ def test_a_restored_state_leads_to_the_same_next_steps_to_the_bit(env_id):
 @pytest.mark.parametrize("env_id", judge.SIZES)
 def test_the_true_return_is_a_sum_by_hand(env_id, monkeypatch):
     monkeypatch.setattr(judge, "GAMMA", 0.5)
-    env, expert = rlif_rlpd.make_env(env_id), load_expert(env_id, "top")
+    env, (expert, novice) = rlif_rlpd.make_env(env_id), (load_expert(env_id, x) for x in LEVELS)
     obs = walk(env, expert, 5)
-    state, first = judge.save_state(env), expert.act(obs[None])[0].numpy()
+    state, first = judge.save_state(env), novice.act(obs[None])[0].numpy()
     noise = np.random.default_rng(0).standard_normal((4, len(first)), np.float32)
     action, expected = first, 0.0
     for t in range(4):
         obs, reward, *_ = env.step(action)
         expected += 0.5**t * reward
-        mean, log_std = expert(obs[None])
+        mean, log_std = (novice if t == 0 else expert)(obs[None])  # two steps are the novice's
         if t < 3:
             action = (mean + log_std.exp() * torch.as_tensor(noise[t + 1])).tanh()[0]
             action = action.clamp(-0.999, 0.999).numpy()
     walk(env, expert, 3)  # elsewhere
-    assert judge.true_return(env, expert, state, first, noise) == pytest.approx(expected)
+    policies = [novice, expert, expert]
+    assert judge.true_return(env, policies, state, first, noise) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("alpha", [0.9, 0.995])
@@ -101,6 +105,7 @@ def test_files_of_results_are_read_and_summed_up(tmp_path):
     assert (found["flagged if bad (%)"], found["bad if flagged (%)"]) == ("100", "67")
     assert found["true gap if flagged"].startswith("3.4 (") and found["if not"].startswith("0.0 (")
     assert found["and more than if not"].startswith("67 (")
+    assert judge.cost([path], "novice").startswith("2.5 (")
 
 
 def test_one_command_judges_what_is_not_there(tmp_path, monkeypatch):
@@ -109,6 +114,7 @@ def test_one_command_judges_what_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "SIZES", {"Hopper-v5": (9, 2)})
     monkeypatch.setattr(judge, "EPISODES", 3)
     monkeypatch.setattr(judge, "HORIZON", 3)
+    monkeypatch.setattr(judge, "SPANS", (2,))
     novices = tmp_path / "judge" / "novices" / "Hopper-v5"
     novices.mkdir(parents=True)
     for name in judge.NOVICES:
@@ -118,7 +124,7 @@ def test_one_command_judges_what_is_not_there(tmp_path, monkeypatch):
     states, returns, visited, true_return = [], [], judge.visited, judge.true_return
 
     def keep(*given):
-        returns.append((*given[3:], true_return(*given)))
+        returns.append((*given[3:], given[1][:2], true_return(*given)))
         return returns[-1][-1]
 
     monkeypatch.setattr(judge, "true_return", keep)
@@ -126,13 +132,16 @@ def test_one_command_judges_what_is_not_there(tmp_path, monkeypatch):
     judge.main()
     kept = {path.stem[-5:]: path.read_text() for path in (tmp_path / "judge").glob("*.csv")}
     assert kept["-late"] == "kept" and kept["early"] == kept["iddle"]  # the same novice
-    _, q, g = judge.read([tmp_path / "judge" / "Hopper-v5-top-early.csv"])
-    assert g.shape == (2, 9, 2) and {episode for episode, *_ in states[:9]} == {0, 1, 2}
+    arms = "novice", "reference", "novice2"
+    _, q, g = judge.read([tmp_path / "judge" / "Hopper-v5-top-early.csv"], arms)
+    assert g.shape == (3, 9, 2) and {episode for episode, *_ in states[:9]} == {0, 1, 2}
     top = load_expert("Hopper-v5", "top")
     for s, (*_, obs, proposal, _) in enumerate(states[:9]):
-        actions, noises, values = zip(*returns[4 * s : 4 * s + 4])  # two of each, by equal noise
+        actions, noises, policies, values = zip(*returns[6 * s : 6 * s + 6])  # two of each
         assert g[:, s].flatten() == pytest.approx(values, abs=1e-4)
-        assert np.array_equal(noises[:2], noises[2:]) and not np.array_equal(*noises[:2])
+        assert all(reference is policies[0][0] for pair in policies[:4] for reference in pair)
+        assert all(x[0] is not policies[0][0] is x[1] for x in policies[4:])
+        assert np.array_equal(noises[:2] * 2, noises[2:]) and not np.array_equal(*noises[:2])
         assert np.array_equal(actions[0], proposal) and actions[2] is actions[3]
         assert np.abs(actions[2] - top.act(obs[None], deterministic=True)[0].numpy()).max() > 1e-3
         expected = [top.q(obs[None], action[None]).item() for action in actions[1:3]]
