@@ -4,7 +4,8 @@
 
 Here the robot acts as in iwr.py, by its mean action and with the same seeds and person, and between
 two rounds RLPD makes its updates, on the episodes of all rounds. In the first round these are those
-that mile.py, iwr.py, sirius.py see. The actor begins with the initial policy, critics with nothing.
+that mile.py, iwr.py, sirius.py see. The actor begins with the initial policy, critics with nothing;
+with --critics-first they learn first what that policy is worth.
 """
 
 import json
@@ -29,6 +30,7 @@ from experts import load_demonstrations, load_expert, save_expert
 class Args(iwr.Args):
     exp_name: str = "rlif_rounds"
     round_updates: int = 1_000  # of RLPD after a round, each of the critics and of the actor
+    critics_first: bool = False  # as many of the critics alone, before those of the first round
     n_step: int = 3  # as rlif_rlpd.py's
     termination: Literal["mask", "bootstrap"] = "mask"  # an end: a success; or it may be a fall too
 
@@ -102,6 +104,9 @@ def main(args: Args):
         if (e + 1) % args.round_episodes:
             continue
         counts["round"] += 1
+        for _ in range(args.round_updates if args.critics_first and counts["round"] == 1 else 0):
+            batch = rb.sample(rng, options, "cpu")
+            agent.update_critics({name: values[0] for name, values in batch.items()})
         for _ in trange(args.round_updates, desc=f"round {counts['round']}"):
             losses = agent.update(rb.sample(rng, options, "cpu"), 0)  # on (1, B, ...)
             if not math.isfinite(losses["qf_loss"] + losses["actor_loss"]):

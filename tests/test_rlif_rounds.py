@@ -145,6 +145,19 @@ def test_demonstrations_come_first_and_without_rewards(buffers, monkeypatch):
     assert not data["rewards"][:20].any() and data["rewards"][20:].any()
 
 
+def test_critics_may_learn_what_the_initial_policy_is_worth_before_it_changes(monkeypatch):
+    actors, update = [], rlif_rlpd.Agent.update_critics
+
+    def keep(agent, batch):
+        actors.append(agent.actor.mean.bias.tolist())
+        return update(agent, batch)
+
+    monkeypatch.setattr(rlif_rlpd.Agent, "update_critics", keep)
+    run("--critics-first", "--round-updates", 3)
+    initial = load_expert("Walled-v0", "../initial.safetensors").state["mean.bias"].tolist()
+    assert [actor == initial for actor in actors] == [True] * 4 + [False] * 5
+
+
 def test_the_same_seed_is_the_same_run_and_another_seed_another():
     names = {"a": 1, "b": 1, "c": 2}
     same, again, other = (run("--seed", seed, "--exp-name", name) for name, seed in names.items())
