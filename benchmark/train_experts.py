@@ -3,11 +3,12 @@
     python benchmark/train_experts.py --env-id Hopper-v5 --level middle --output middle.safetensors
     python benchmark/train_experts.py --env-id Hopper-v5 --level top --dataset-id <demonstrations>
     python benchmark/train_experts.py --env-id Hopper-v5 --level demonstrations
+    python benchmark/train_experts.py --env-id Hopper-v5 --level middle --policy middle.safetensors
 
 A top expert is cloned from a good agent's demonstrations, the others from a few of its transitions
 (RLIF: policies trained on subsampled datasets); on MILE's tasks all comes from a scripted policy.
 Critics, the reference Q functions, learn from the true reward of disturbed rollouts, so that they
-know what a bad action costs. Demonstrations, the top expert's, differ by processor: keep them.
+know what a bad action costs; a policy that is there gets some by --policy. Demonstrations, the top expert's, differ by processor: keep them.
 """
 
 import math
@@ -31,6 +32,7 @@ from experts.demonstrations import write_dataset
 from rlif_rlpd import MAX_ACTION
 
 NOISE = 0.1  # standard deviation of every policy of RLIF's tasks, before the tanh
+GAMMA = 0.99  # the critics' discount
 POOL = 50_000  # transitions of the top expert, from which the subsamples are taken
 
 
@@ -39,6 +41,7 @@ class Args:
     env_id: str = "Hopper-v5"
     level: str = "low"  # or demonstrations
     dataset_id: str | None = None  # for a top level of RLIF's tasks: Minari demonstrations
+    policy: str | None = None  # a level or file: this policy, with new critics
     output: str | None = None  # default: where the shipped one lies, if there is none yet
 
 
@@ -95,7 +98,9 @@ def rollouts(env_id, act, transitions, seed, disturb, others=()):
         elif left > 0:
             action = action + scale * (drift + rng.normal(size=len(action)))
             action = action.clip(-MAX_ACTION, MAX_ACTION).astype(np.float32)
-        next_obs, reward, terminated, truncated, _ = env.step(action)
+        next_obs, reward, terminated, truncated, info = env.step(action)
+        if terminated and info["success"] == 1:
+            reward /= 1 - GAMMA  # as if it were paid for ever, or an end would be a loss
         rows.append((obs, next_obs, action, reward, terminated))
         obs, ended, left, chance = next_obs, terminated or truncated, max(0, left - 1), 0.02
         bar.update()
@@ -126,6 +131,16 @@ def from_top(args, recipe, env):
     return clone(data, recipe.transitions), note, data
 
 
+def from_file(args, recipe, env):
+    """A policy that is there, what is known of it, and no data."""
+    expert = load_expert(args.env_id, args.policy, env)
+    sizes = expert.facts["obs_dim"], expert.facts["act_dim"], expert.facts["hidden_sizes"]
+    actor = rlif_rlpd.Actor(*sizes)
+    actor.load_state_dict(expert.state)
+    actor.min_log_std = expert.facts.get("min_log_std", actor.min_log_std)
+    return actor, expert.facts.get("trained_by", "from a file"), None
+
+
 # --- critics --------------------------------------------------------------------------------------
 def evaluate_policy(actor, data, recipe):
     """Critics of a fixed actor by RLPD's critic update. Rewards in data are scaled already.
@@ -139,6 +154,7 @@ def evaluate_policy(actor, data, recipe):
         network.obs_mean.copy_(actor.obs_mean)
         network.obs_std.copy_(actor.obs_std)
     agent.actor.load_state_dict(actor.state_dict())
+    agent.actor.min_log_std = actor.min_log_std
     agent.critic_gradients = compiled(agent.critic_gradients)
     for step in trange(recipe.critic_steps, desc="critics"):
         # constant over the first half, then linear down to a hundredth
@@ -146,7 +162,7 @@ def evaluate_policy(actor, data, recipe):
         agent.qf_optimizer.param_groups[0]["lr"] = rate
         i = torch.randint(len(data["rewards"]), (256,))
         batch = {name: values[i] for name, values in data.items()}  # (B, ...)
-        agent.update_critics(batch | {"discounts": torch.full((256,), 0.99)})
+        agent.update_critics(batch | {"discounts": torch.full((256,), GAMMA)})
     return agent.qf.requires_grad_(False)
 
 
@@ -245,8 +261,9 @@ def main(args: Args):
     torch.manual_seed(recipe.seed)
     env, qf = rlif_rlpd.make_env(args.env_id), None
     ways = {"demonstrations": from_demonstrations, "top": from_top}
-    actor, note, data = ways.get(recipe.source, from_teacher)(args, recipe, env)
-    if recipe.critics:
+    way = from_file if args.policy else ways.get(recipe.source, from_teacher)
+    actor, note, data = way(args, recipe, env)
+    if recipe.critics or args.policy:
         others = [clone(data, size).act for size in recipe.weak_clones]
         size, seed = recipe.critic_transitions, recipe.seed + 1
         data = rollouts(args.env_id, actor.act, size, seed, True, others)
