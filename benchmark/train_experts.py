@@ -8,7 +8,8 @@
 A top expert is cloned from a good agent's demonstrations, the others from a few of its transitions
 (RLIF: policies trained on subsampled datasets); on MILE's tasks all comes from a scripted policy.
 Critics, the reference Q functions, learn from the true reward of disturbed rollouts, so that they
-know what a bad action costs; a policy that is there gets some by --policy. Demonstrations, the top expert's, differ by processor: keep them.
+know what a bad action costs; with --policy they are learned for a policy that is there already.
+Demonstrations, the top expert's, differ by processor: keep them.
 """
 
 import math
@@ -148,6 +149,7 @@ def evaluate_policy(actor, data, recipe):
     Their targets take one random critic, no minimum: the value is wanted, not a cautious one.
     """
     options = {"reward": "task", "num_qs": 5, "num_min_qs": 1, "precision": recipe.precision}
+    options["hidden_sizes"] = [layer.out_features for layer in actor.layers]
     obs_dim, act_dim = len(actor.obs_mean), len(actor.mean.bias)
     agent = rlif_rlpd.Agent(obs_dim, act_dim, rlif_rlpd.Args(**options), "cpu")
     for network in (agent.qf, agent.qf_target):

@@ -123,6 +123,32 @@ def test_critics_value_the_tasks_own_reward_whatever_scale_they_learn_in(folder,
     assert scores == [3, 0, 5]
 
 
+def test_a_policy_that_is_there_gets_critics_and_stays_as_it_is(folder):
+    plain = tiny.write_expert("plain.safetensors", [[-5.0, 0.0]], noise=0.3, trained_by="hand")
+    run("low", policy=plain, output="judge.safetensors")
+    before, after = (load_expert("Walled-v0", x) for x in (plain, "judge.safetensors"))
+    tiny.assert_same(before.state, after.state)
+    assert "qf.weights.0" in after.tensors and "qf.weights.0" not in before.tensors
+    assert after.facts["trained_by"] == "hand; critics: policy evaluation"
+
+
+def test_a_success_that_ends_an_episode_is_worth_its_reward_for_ever(monkeypatch):
+    def step(env, action):
+        obs, reward, terminated, *others = tiny.Point.step(env, action)
+        return obs, reward, terminated, False, {"success": obs[0] > 0}
+
+    monkeypatch.setattr(tiny.Walled, "step", step)
+
+    def push(obs):
+        return np.where(obs[:, :1] > 0, 0.9, -0.9).astype(np.float32)
+
+    data = train_experts.rollouts("Walled-v0", push, 200, 1, False)
+    ends, up = data["terminations"] > 0, data["next_obs"][:, 0] > 0
+    paid = ends & up
+    assert data["rewards"].tolist() == pytest.approx([100.0 if x else 1.0 for x in paid], rel=1e-5)
+    assert paid.any() and (ends & ~up).any()
+
+
 def test_episodes_of_the_score_or_better_are_cloned_and_a_worse_set_refused(folder, monkeypatch):
     tiny.write_demonstrations("test/walled-v0", episodes=3, steps=6, env_id="Walled-v0")
     scores = {"found": [60.0, 40.0, 50.0]}
