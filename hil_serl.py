@@ -376,12 +376,11 @@ def main(args):
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
     if args.reward is None:
-        args.reward = "success" if args.env_id.startswith("Meta-World/") else "task"
+        args.reward = "success" if "Meta-World/" in args.env_id else "task"
     if args.precision == "auto":
         can = torch.cpu.get_capabilities()  # {name: yes or no}
         bf16 = args.cuda or can.get("avx512_bf16") or can.get("amx_bf16")
         args.precision = "bf16" if bf16 else "float32"
-
     mode = "rgb_array" if args.capture_video or args.intervention == "human" else None
     task = args.env_id, args.max_episode_steps, mode
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])

@@ -323,7 +323,8 @@ def main(args):
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if args.cuda else "cpu")
     if args.end_value is None:
-        args.end_value = END_VALUES.get(args.env_id.split("/")[0].split("-v")[0])
+        name = args.env_id.removeprefix("Pixels/").split("/")[0].split("-v")[0]
+        args.end_value = END_VALUES.get(name)
     mode = "rgb_array" if args.capture_video or args.intervention == "human" else None
     task = args.env_id, args.max_episode_steps, mode
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])

@@ -18,6 +18,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -369,12 +370,12 @@ class ReplayBuffer:
 
 def usual_termination(args):
     """What --termination is where it is known what the end of an episode means, else None."""
-    if args.reward == "task" or args.env_id.startswith("Meta-World/"):
+    if args.reward == "task" or "Meta-World/" in args.env_id:
         return "mask"  # on Meta-World it is a success
-    if args.env_id.startswith("LunarLander"):  # it comes to rest, or crashes
+    if "LunarLander" in args.env_id:  # it comes to rest, or crashes
         return "bootstrap"
-    falls = ["Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum"]
-    return "penalty" if args.env_id.split("-v")[0] in [*falls, "AdroitHandPen"] else None
+    falls = "Hopper|Walker2d|HalfCheetah|Ant|Humanoid|InvertedPendulum|AdroitHandPen"
+    return "penalty" if re.match(f"(Pixels/)?({falls})-v", args.env_id) else None
 
 
 def end_of_episode(args, human, transition, terminated, success=False):
@@ -442,7 +443,6 @@ def main(args):
         can = torch.cpu.get_capabilities()  # {name: yes or no}
         bf16 = args.cuda or can.get("avx512_bf16") or can.get("amx_bf16")
         args.precision = "bf16" if bf16 else "float32"
-
     mode = "rgb_array" if args.capture_video or args.intervention == "human" else None
     task = args.env_id, args.max_episode_steps, mode
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])

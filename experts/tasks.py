@@ -22,7 +22,7 @@ RETURNS |= {"HalfCheetah": (-280.178953, 12135.0), "AdroitHandPen": (96.262799, 
 
 def normalized_score(env_id, returns):
     """D4RL's score of returns: 0 is a random policy, 100 an expert, nan where there is none."""
-    low, high = RETURNS.get(env_id.split("-v")[0], (np.nan, np.nan))
+    low, high = RETURNS.get(env_id.removeprefix("Pixels/").split("-v")[0], (np.nan, np.nan))
     return 100 * (np.asarray(returns, dtype=np.float64) - low) / (high - low)
 
 

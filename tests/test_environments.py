@@ -137,7 +137,9 @@ def test_what_the_end_of_an_episode_is_worth_where_that_is_known():
     for options, termination in {
         "Hopper-v5": "penalty", "Walker2d-v4": "penalty", "InvertedPendulum-v5": "penalty",
         "AdroitHandPen-v1": "penalty", "Hopper-v5 --termination mask": "mask",
-        "Meta-World/drawer-open-v3": "mask", "LunarLanderContinuous-v3": "bootstrap",
+        "Meta-World/drawer-open-v3": "mask", "Pixels/Meta-World/drawer-open-v3": "mask",
+        "Pixels/Hopper-v5": "penalty", "Pixels/LunarLanderContinuous-v3": "bootstrap",
+        "LunarLanderContinuous-v3": "bootstrap",
         "Pendulum-v1 --reward task": "mask", "Pendulum-v1 --termination bootstrap": "bootstrap",
         "MountainCarContinuous-v0": None, "HumanoidStandup-v5": None,
     }.items():  # fmt: skip
