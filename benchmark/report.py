@@ -363,19 +363,31 @@ def speed_table():
     return markdown(header, [row.values() for row in rows])
 
 
+def compared():
+    """The tables of commands: (first cell, folders of results) of each."""
+    for corner, methods in (("", COMPARED), ("controls: ", CONTROLS), ("fewer: ", FEWER)):
+        yield f"{corner}command", [f"hopper/{method}" for method in methods]
+    for task, name in (("Walker2d-v5", "walker2d"), ("AdroitHandPen-v1", "pen")):
+        controls = folders_of("controls", f"{task}-low")
+        yield f"controls on {task}: command", [cell_of(task, "low", "rlif"), *controls]
+        fewer = [folder for folder in folders_of("controls", task) if folder not in controls]
+        yield f"fewer on {task}: command", fewer
+        yield f"tuning on {task}: command", folders_of("tuning", name)
+        yield f"on {task}: command", folders_of("tried", name)
+    for task in PAPER["table1"]:
+        yield f"imitators on {task}: command", folders_of("tuning", task)
+    yield "options: command", folders_of("options")
+    yield "one thing at a time: command", folders_of("walker2d")
+    first = folders_of("critics-first")
+    pairs = [(folder.replace("critics-first", "figure3"), folder) for folder in first]
+    yield "critics first: command", sum(map(list, pairs), [])
+
+
 def all_tables():
     """Every table of README.md and docs/, as Markdown."""
     return [
         *(verdicts(), protocol(), *rlif_tables(), aggregate_table(), steadiness()),
-        comparison("command", [f"hopper/{name}" for name in COMPARED]),
-        comparison("controls: command", [f"hopper/{name}" for name in CONTROLS]),
-        comparison("fewer demonstrations: command", [f"hopper/{name}" for name in FEWER]),
-        comparison("options: command", folders_of("options")),
-        comparison("tuning on Walker2d-v5: command", folders_of("tuning", "walker2d")),
-        comparison("tuning on AdroitHandPen-v1: command", folders_of("tuning", "pen")),
-        comparison("on Walker2d-v5: command", folders_of("tried", "walker2d")),
-        comparison("on AdroitHandPen-v1: command", folders_of("tried", "pen")),
-        comparison("one thing at a time: command", folders_of("walker2d")),
+        *(comparison(*given) for given in compared()),
         *(markdown(*table) for table in judge.tables()),
         *(*mile_tables(), study_table(), speed_table()),
         predictions("task", "figure4", ("drawer", "peg")),
