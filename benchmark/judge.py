@@ -197,11 +197,14 @@ def tables():
     """(header, rows) of two: of single actions, and of what several steps of a novice cost."""
     yield HEADER, [[title, *summary(paths)] for title, paths in judged()]
     rows = []
-    for title, paths in judged():
-        arms, value = ["novice", *(f"novice{k}" for k in SPANS)], read(paths)[2][1].mean()
-        if "top" in title:
-            rows.append([title, f"{value:.0f}", *(cost(paths, arm) for arm in arms)])
-    header = ["what a novice's steps cost: task, reference", "G of the reference", "1 step"]
+    for title, paths in [one for one in judged() if "top" in one[0]]:
+        g = read(paths)[2].mean(2)  # (2, S)
+        costs = [cost(paths, arm) for arm in ("novice", *(f"novice{k}" for k in SPANS))]
+        ranges = [np.percentile(g[1] - g[0], ends) for ends in ((25, 75), (5, 95))]
+        texts = ["{:.0f} to {:.0f}".format(*ends) for ends in ranges]
+        rows.append([title, f"{g[1].mean():.0f}", *texts, *costs])
+    header = ["what a novice's steps cost: task, reference", "G of the reference"]
+    header += ["1 step, half of the states", "9 in 10 states", "1 step, the mean"]
     yield [*header, *(f"{k} steps" for k in SPANS)], rows
 
 
