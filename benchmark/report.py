@@ -29,8 +29,9 @@ PAPER = tomllib.loads((ROOT / "benchmark" / "paper.toml").read_text())
 METHODS = ["rlif", "rlif-random", "hg-dagger", "hg-dagger-85", "dagger", "dagger-85", "bc"]
 # on Hopper-v5, with the low expert
 COMPARED = ["bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif"]
-CONTROLS = ["rlif", "no-labels", "no-charge", "rlpd"]
-FEWER = [f"{method}-5-demos" for method in COMPARED]
+CONTROLS = ["rlif", "rlif-random", "no-labels", "no-charge", "rlpd"]
+FEWER = [f"{method}-5-demos" for method in (*COMPARED, "rlif-random")]
+FEWER += ["rlif-1-demos", "rlif-random-1-demos"]
 LEVELS = [(env_id, level) for env_id, levels in PAPER["table1"].items() for level in levels]
 # of MILE's figures, one round on five tasks and twenty on two: suite, task, rounds
 CLONERS = ["mile", "bc-intervention", "iwr", "sirius", "hg-dagger", "rlif"]
@@ -133,7 +134,8 @@ def comparison(corner, folders):
     commands = [re.sub(" --(env-id Hopper-v5|expert low)", "", cell.command) for cell in cells]
     options = [re.split(" (?=--)", command) for command in commands]
     for cell, (script, *given) in zip(cells, options):
-        command = " ".join([script, *(x for x in given if not all(x in y for y in options))])
+        own = [x for x in given if len(options) == 1 or not all(x in y for y in options)]
+        command = " ".join([script, *own])
         columns = [(cell.last, 1), (cell.at("sampled score", -1), 1), (cell.three, 1)]
         for name in ("global_step", "labels", "expert_steps"):  # bc.py's steps are of its gradient
             columns.append(([] if script == "bc.py" else cell.at(name, -1), 0))
@@ -359,8 +361,9 @@ def study_table():
 def speed_table():
     """benchmark/speed.py: milliseconds of an update, and its share of a plain product's speed."""
     rows = [row for file in sorted(RESULTS.glob("speed*/*.csv")) for row in read_rows(file)]
-    header = [name.replace("_", " ") for name in (rows or [{"device": ""}])[0]]
-    return markdown(header, [row.values() for row in rows])
+    names = list((rows or [{"device": ""}])[0])
+    cells = [[row[name] for name in names] for row in rows]  # files may have more columns
+    return markdown([name.replace("_", " ") for name in names], cells)
 
 
 def compared():
