@@ -9,7 +9,8 @@ A top expert is cloned from a good agent's demonstrations, the others from a few
 (RLIF: policies trained on subsampled datasets); on MILE's tasks all comes from a scripted policy.
 Critics, the reference Q functions, learn from the true reward of disturbed rollouts, so that they
 know what a bad action costs; with --policy they are learned for a policy that is there already.
-Demonstrations, the top expert's, differ by processor: keep them.
+Demonstrations, the top expert's, differ by processor: keep them. In Pixels/<id> an encoder is learned
+first, by cloning from pictures an expert who sees the state; then beginners that see pictures.
 """
 
 import math
@@ -21,15 +22,19 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 from files import ROOT, InputError, command_line, compiled, scores_of, seed_for  # and the scripts
 from gymnasium.spaces import MultiBinary
+from safetensors.torch import save_file
 from tqdm import tqdm, trange
 
 import bc
 import rlif_rlpd
-from experts import TRAINING_TASKS, load_demonstrations, load_expert, normalized_score, record
+from experts import TRAINING_TASKS, Task, load_demonstrations, load_expert, normalized_score, record
 from experts import save_expert
 from experts.demonstrations import write_dataset
+from experts.vision import Learned, Pixels
 from rlif_rlpd import MAX_ACTION
 
 NOISE = 0.1  # standard deviation of every policy of RLIF's tasks, before the tanh
@@ -40,7 +45,7 @@ POOL = 50_000  # transitions of the top expert, from which the subsamples are ta
 @dataclass
 class Args:
     env_id: str = "Hopper-v5"
-    level: str = "low"  # or demonstrations
+    level: str = "low"  # or demonstrations, or encoder
     dataset_id: str | None = None  # for a top level of RLIF's tasks: Minari demonstrations
     policy: str | None = None  # a level or file: this policy, with new critics
     output: str | None = None  # default: where the shipped one lies, if there is none yet
@@ -168,12 +173,12 @@ def evaluate_policy(actor, data, recipe):
     return agent.qf.requires_grad_(False)
 
 
-# --- clones of a scripted policy, on MILE's tasks; and demonstrations -----------------------------
+# --- clones of a scripted policy, on MILE's tasks -------------------------------------------------
 def teacher(env_id, source, env):
-    """Who is cloned, (O,) -> (A,): the library's script, or the beginner's likeliest action."""
-    if source == "initial":
-        beginner = load_expert(env_id, "initial", env)
-        return lambda obs: beginner.act(obs[None], deterministic=True)[0].numpy()
+    """Who is cloned, (O,) -> (A,): the library's script, or a policy's likeliest action."""
+    if source in ("initial", "expert"):
+        policy = load_expert(env_id, "top" if source == "expert" else source, env)
+        return lambda obs: policy.act(obs[None], deterministic=True)[0].numpy()
     if env_id.startswith("Meta-World/"):
         from metaworld.policies import ENV_POLICY_MAP
 
@@ -186,12 +191,8 @@ def teacher(env_id, source, env):
     return lambda obs: heuristic(env.unwrapped, obs).clip(-0.95, 0.95)
 
 
-def from_teacher(args, recipe, env):
-    """An expert or a beginner, cloned from the scripted policy, or what is expected of it.
-
-    They learn their noise as well, for MILE's person compares log-probabilities; what is expected
-    of the beginner has next to none, being cloned from likeliest actions.
-    """
+def lessons(args, recipe, env):
+    """What a teacher saw in disturbed episodes, and what is to be done there: (n, O), (n, A)."""
     rng, discrete = np.random.default_rng(recipe.seed), isinstance(env.action_space, MultiBinary)
     act = teacher(args.env_id, recipe.source, env)
 
@@ -213,7 +214,16 @@ def from_teacher(args, recipe, env):
             done.append(disturbed(action, recipe.label_noise))
             obs, _, *ends, _ = env.step(disturbed(action, noise).astype(np.float32))
             ended = any(ends)
-    obs, actions = (torch.tensor(np.array(x), dtype=torch.float32) for x in (seen, done))
+    return [torch.tensor(np.array(x), dtype=torch.float32) for x in (seen, done)]
+
+
+def from_teacher(args, recipe, env):
+    """An expert or a beginner, cloned from the scripted policy, or what is expected of it.
+
+    They learn their noise as well, for MILE's person compares log-probabilities; what is expected
+    of the beginner has next to none, being cloned from likeliest actions.
+    """
+    obs, actions = lessons(args, recipe, env)
     torch.manual_seed(recipe.seed)
     actor = bc.Actor(env, (256, 256))
     if args.level == "top":  # labels have noise everywhere: it is not to vanish where it saw little
@@ -226,6 +236,47 @@ def from_teacher(args, recipe, env):
     return fit(actor, obs, loss, recipe.updates, 256, 0.05), f"cloned from {note}", None
 
 
+# --- eyes -----------------------------------------------------------------------------------------
+class Album(gym.Wrapper):
+    """Keeps the pictures on which actions were chosen, (1, 3, 84, 84) each."""
+
+    def step(self, action):
+        self.pages.append((255 * self.get_wrapper_attr("pictures")).byte())
+        return super().step(action)
+
+
+def learn_to_see(args, recipe):
+    """The encoder of experts/vision.py, with a head that clones the expert and is thrown away."""
+    torch.manual_seed(recipe.seed)
+    net, own = Learned(), args.env_id.removeprefix("Pixels/")
+    env = gym.wrappers.FlattenObservation(Pixels(Task(own, None, "rgb_array"), own, net))
+    env = Album(gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1)))
+    env.pages = []
+    obs, actions = lessons(args, recipe, env)
+    pictures, felt = torch.cat(env.pages), obs[:, 64:]  # (n, 3, 84, 84), (n, P)
+    felt = (felt - felt.mean(0)) / felt.std(0, correction=0).clamp_min(0.01)
+    sizes = [64 + felt.shape[1], 256, 256]
+    layers = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:])]
+    head = nn.Sequential(*layers, nn.Linear(256, actions.shape[1]), nn.Tanh())
+    optimizer = torch.optim.AdamW([*net.parameters(), *head.parameters()], 1e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, recipe.updates)
+    for _ in trange(recipe.updates, desc="cloning"):
+        i = torch.randint(len(pictures), (128,))  # (B,)
+        padded = F.pad(pictures[i].float() / 255, (4, 4, 4, 4), mode="replicate")
+        corners = torch.randint(9, (128, 2)).tolist()  # each picture moves by up to 4 pixels
+        seen = [x[:, y : y + 84, z : z + 84] for x, (y, z) in zip(padded, corners)]
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = head(torch.cat([net(torch.stack(seen)), felt[i]], 1))  # (B, A)
+        loss = (mean.float() - actions[i]).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    print(f"the head's squared error is {loss.item():.4f} at the end")
+    return net.state_dict()
+
+
+# --- demonstrations -------------------------------------------------------------------------------
 class Driver(gym.Wrapper):
     """The top expert, with noise on its actions, as somebody who drives all of an episode."""
 
@@ -260,6 +311,9 @@ def main(args: Args):
         raise InputError(f"{path} is there; give --output a new path, or this one to replace it")
     if args.level == "demonstrations":
         return demonstrate(args.env_id, recipe, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if args.level == "encoder":
+        return save_file(learn_to_see(args, recipe), path)
     torch.manual_seed(recipe.seed)
     env, qf = rlif_rlpd.make_env(args.env_id), None
     ways = {"demonstrations": from_demonstrations, "top": from_top}
@@ -279,7 +333,6 @@ def main(args: Args):
     facts = {"env_id": args.env_id, "level": args.level, "trained_by": note}
     facts |= {"score_mean": scores.mean(), "score_std": scores.std(), "score_episodes": 100}
     facts["score_of_mean_action"] = np.mean([scores_of(row) for row in episodes])
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_expert(path, actor, qf, **facts)
     print(f"{path}: score {scores.mean():.1f} ± {scores.std():.1f} over 100 episodes")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import torch
 
-from experts.policies import FOLDER, MAX_ACTION, InputError
+from experts.policies import FOLDER, MAX_ACTION, InputError, load_expert
 
 
 def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
@@ -22,9 +23,7 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
     if episodes == 0:
         return {key: np.zeros((0, *shape), np.float32) for key, shape in shapes.items()}
     if env_id.startswith("Pixels/") and dataset_id is None:  # the pictures are taken now
-        from experts.vision import demonstrate
-
-        return demonstrate(env_id, env, episodes, seed)[0]
+        return demonstrate(env_id, env, episodes, seed)
     shipped, data = FOLDER / env_id / "demonstrations" / "data", {}
     name = f"dataset {dataset_id or shipped}"
     if dataset_id is None and not shipped.exists():
@@ -45,6 +44,23 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
         hint = "is it of this environment? Ids end with a version, -v0; see `minari list local`"
         raise InputError(f"{name} for {env_id}, {why}: {hint}") from None
     return data
+
+
+def demonstrate(env_id, env, episodes, seed):
+    """Episodes of the top expert, who sees the state, as load_demonstrations returns them."""
+    expert, rows = load_expert(env_id, "top", env), []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for key in np.random.SeedSequence((seed, 5)).generate_state(episodes):
+            (obs, _), ended = env.reset(seed=int(key)), False
+            while not ended:
+                action = expert.act(obs[None])[0].numpy()
+                next_obs, reward, terminated, truncated, _ = env.step(action)
+                ended = terminated or truncated
+                rows.append((obs, next_obs, action, reward, terminated, ended))
+                obs = next_obs
+    names = "obs", "next_obs", "actions", "rewards", "terminations", "ends"
+    return dict(zip(names, (np.array(column, dtype=np.float32) for column in zip(*rows))))
 
 
 def open_dataset(dataset_id, folder):

@@ -107,7 +107,9 @@ def load_expert(env_id, level, env=None, with_q=False):
 
     env: as the scripts' make_env makes it, which the policy has to fit; with_q: it needs critics.
     """
-    folder = FOLDER / env_id.removeprefix("Pixels/")
+    state_id = env_id.removeprefix("Pixels/")
+    # a person sees more than pictures, unlike the robot and what is expected of it (MILE)
+    folder = FOLDER / (env_id if level in ("initial", "mental") else state_id)
     known = sorted(path.stem for path in folder.glob("*.safetensors"))
     if level not in known and not str(level).endswith(".safetensors"):
         there = f"there are {', '.join(known)}" if known else "none is shipped"
@@ -125,12 +127,12 @@ def load_expert(env_id, level, env=None, with_q=False):
         discrete = isinstance(env.action_space, MultiBinary)
         own = *env.observation_space.shape, *env.action_space.shape, discrete
         has = expert.facts["obs_dim"], expert.facts["act_dim"], expert.discrete
-        if level in known and env_id.startswith("Pixels/"):
-            expert.eyes = env.get_wrapper_attr("eyes")()  # a person sees more than the robot
+        if level in known and folder != FOLDER / env_id:
+            expert.eyes = env.get_wrapper_attr("eyes")()
         elif has != own:
             raise InputError(f"{level} has (observations, actions, discrete) {has}, {env_id} {own}")
     if with_q and "qf.weights.0" not in expert.tensors:
         raise InputError(f"{level} has no critics: one of rlif_rlpd.py --reward task has some")
-    if expert.facts.get("env_id", env_id) not in (env_id, env_id.removeprefix("Pixels/")):
+    if expert.facts.get("env_id", env_id) not in (env_id, state_id):
         print(f"{level} is of {expert.facts['env_id']}, not of {env_id}", file=sys.stderr)
     return expert

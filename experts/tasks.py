@@ -67,7 +67,8 @@ class Task(gym.Wrapper):
             raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
         space = self.observation_space
         if len(space.shape or ()) > 2 or not space.is_np_flattenable:
-            raise InputError(f"--env-id {env_id}: it must show vectors, not images or lists")
+            say = f"vectors, not images (for these: --env-id Pixels/{own}) or lists"
+            raise InputError(f"--env-id {env_id}: it must show {say}")
         self.metadata = {"render_fps": 30} | {k: x for k, x in self.env.metadata.items() if x}
 
     def reset(self, *, seed=None, options=None):
