@@ -108,6 +108,8 @@ class Pixels(gym.ObservationWrapper):
             camera, angle, self.felt = VIEWS[start]
             renderer.camera_id = task.model.camera(camera).id
             task.model.cam_fovy[renderer.camera_id] = angle
+            w, x, y, z = task.model.cam_quat[renderer.camera_id]
+            task.model.cam_quat[renderer.camera_id] = -z, y, -x, w  # it hangs upside down
 
     @torch.no_grad()
     def observation(self, observation):
