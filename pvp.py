@@ -45,7 +45,7 @@ from experts.human import Person
 MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
 FALLS = ["Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum"]
 # what an early end is worth where it is known to be a fall; a success; or a landing or a crash
-END_VALUES = dict.fromkeys([*FALLS, "AdroitHandPen"], -1.0)
+END_VALUES = dict.fromkeys([*FALLS, "AdroitHandPen", "gym_hil"], -1.0)
 END_VALUES |= {"Meta-World": 1.0, "LunarLanderContinuous": 0.0}
 
 

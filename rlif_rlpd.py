@@ -374,7 +374,7 @@ def usual_termination(args):
         return "mask"  # on Meta-World it is a success
     if "LunarLander" in args.env_id:  # it comes to rest, or crashes
         return "bootstrap"
-    falls = "Hopper|Walker2d|HalfCheetah|Ant|Humanoid|InvertedPendulum|AdroitHandPen"
+    falls = "Hopper|Walker2d|HalfCheetah|Ant|Humanoid|InvertedPendulum|AdroitHandPen|gym_hil/.*"
     return "penalty" if re.match(f"(Pixels/)?({falls})-v", args.env_id) else None
 
 

@@ -184,11 +184,24 @@ def teacher(env_id, source, env):
 
         policy = ENV_POLICY_MAP[env_id.removeprefix("Meta-World/")]()
         return lambda obs: policy.get_action(obs[-39:]).clip(-0.95, 0.95)  # the last of four seen
+    if env_id.startswith("gym_hil/"):
+        return lambda obs: pick(obs).astype(np.float32).clip(-0.95, 0.95)
     from gymnasium.envs.box2d.lunar_lander import heuristic
 
     if isinstance(env.action_space, MultiBinary):
         return lambda obs: np.eye(4)[heuristic(env.unwrapped, obs)]
     return lambda obs: heuristic(env.unwrapped, obs).clip(-0.95, 0.95)
+
+
+def pick(obs):
+    """Picks gym-hil's cube up, by its state (21,): open above it, down, close, up; -> (4,)."""
+    closed, hand, cube = obs[14] / 255, obs[15:18], obs[18:21]
+    way = (cube - hand) / 0.025  # (3,), in largest steps
+    if np.abs(way[:2]).max() > 0.4 and closed < 0.8:  # not yet above it
+        return np.array([way[0], way[1], way[2] + 3, -1])
+    if way[2] < -0.4 and closed < 0.4:
+        return np.array([*way, -1])
+    return np.array([0, 0, 1 if closed > 0.8 else 0, 1])
 
 
 def lessons(args, recipe, env):

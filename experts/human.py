@@ -142,8 +142,8 @@ class Keys:
         self.size, self.discrete = space.shape[0], isinstance(space, gym.spaces.MultiBinary)
         try:
             tables = tomllib.loads(Path(file).read_text())
-            env_id = args.env_id.removeprefix("Pixels/")
-            found = [tables[name] for name in tables if fnmatch(env_id, name)]
+            ids = args.env_id, args.env_id.removeprefix("Pixels/")
+            found = [tables[name] for name in tables if any(fnmatch(x, name) for x in ids)]
             table = found[0] if found else {}
             self.rate, self.camera = float(table["rate"]), table.get("camera")
             self.still = self.action(table.get("still", 0 if self.discrete else [0] * self.size))

@@ -27,10 +27,12 @@ def normalized_score(env_id, returns):
 
 
 def find(env_id):
-    """What gym.make takes: for Meta-World a spec, else an id, with the module that knows it."""
+    """What gym.make takes: for two libraries a spec, else an id, with the module that knows it."""
     if env_id.startswith("Meta-World/"):
         task = {"task": env_id.removeprefix("Meta-World/")}
         return EnvSpec(env_id, "experts.tasks:MetaWorld", max_episode_steps=500, kwargs=task)
+    if env_id == "gym_hil/PandaPickCube-v0":
+        return EnvSpec(env_id, "experts.tasks:PandaPickCube", max_episode_steps=100)
     if ":" in env_id and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a module may lie in the user's folder
     if ":" in env_id or env_id in gym.registry:
@@ -83,7 +85,7 @@ class Task(gym.Wrapper):
         info = info or {}
         if terminated or truncated:
             obs = info.get("final_obs", obs)  # of some that reset themselves
-        success = info.get("success", info.get("is_success"))
+        success = info.get("success", info.get("is_success", info.get("succeed")))
         if success is not None:
             parts = list(success.values()) if isinstance(success, dict) else success
             before = np.nan if "AdroitHandPen" in self.env_id else self.success
@@ -107,6 +109,8 @@ class Task(gym.Wrapper):
         picture = self.env.render()
         if picture is None:
             raise InputError(f"{self.env_id}: there is no picture of it")
+        if isinstance(picture, list):  # of several cameras
+            picture = np.concatenate(picture, axis=1)
         return (picture * (255 if picture.dtype.kind == "f" else 1)).astype(np.uint8)
 
 
@@ -136,3 +140,23 @@ class MetaWorld(gym.wrappers.FrameStackObservation):
     def step(self, action):
         obs, reward, _, truncated, info = super().step(action)
         return obs, reward, bool(info["success"]), truncated, info
+
+
+class PandaPickCube(gym.ActionWrapper):
+    """gym-hil's task, with the cube anywhere; actions (4,): the hand's way, 1 is 25 mm, and gripper."""
+
+    def __init__(self, render_mode=None):
+        from gym_hil.envs import PandaPickCubeGymEnv
+        from mujoco import Renderer, mjtRndFlag
+
+        super().__init__(PandaPickCubeGymEnv(random_block_position=True))
+        self.action_space = gym.spaces.Box(-1, 1, (4,), np.float32)
+        task = self.unwrapped
+        task.model.vis.quality.offsamples = 0  # a picture takes 20 ms instead of 300
+        task._viewer.close()
+        task._viewer = Renderer(task.model, 128, 128)
+        for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE", "FOG"):
+            task._viewer.scene.flags[getattr(mjtRndFlag, f"mjRND_{flag}")] = 0
+
+    def action(self, action):
+        return np.array([*(0.025 * action[:3]), 0, 0, 0, action[3]])

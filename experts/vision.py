@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 
 from experts.policies import FOLDER, InputError
 
-# Where a task observes no pictures: the camera, its angle of view in degrees, and what a robot
-# feels of itself in a state (on Meta-World its hand and gripper).
-VIEWS = {"Meta-World/": ("corner", 30.0, slice(-39, -35))}
+# what a robot feels of itself in a state, where a task observes no pictures: its hand and gripper
+FELT = {"Meta-World/": slice(-39, -35), "gym_hil/PandaPickCube": slice(14, 18)}
 
 
 class Learned(nn.Sequential):
@@ -82,40 +81,39 @@ def split(space, observation):
 class Pixels(gym.ObservationWrapper):
     """Observes (F + P,): F features of the pictures, and P numbers that the robot feels.
 
-    The pictures are those of the observation; all else in it is felt. Where it has none, the
-    picture is what the environment draws, and VIEWS says what is felt.
+    The pictures are those of the observation; all else in it is felt. Where it has none, they are
+    those that the environment draws, and FELT says what is felt.
     """
 
     def __init__(self, env, env_id, net=None):
         """net: the encoder; default: that of the task. Raises InputError."""
         super().__init__(env)
         self.encoder, self.states = net or encoder(env_id), None
-        pictures, state = split(env.observation_space, env.observation_space.sample())
-        self.felt = slice(None) if pictures else slice(0, 0)
-        if not pictures:
+        observation, _ = env.reset(seed=0)
+        self.felt = slice(None)
+        if not split(env.observation_space, observation)[0]:
             self._set_camera(env.unwrapped, env_id)
-        with torch.no_grad():
-            size = self.encoder(torch.zeros(1, 3, self.encoder.size, self.encoder.size)).numel()
-        size = size * max(1, len(pictures)) + len(state[self.felt])
+        size = len(self.observation(observation))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
     def _set_camera(self, task, env_id):
+        self.felt = next((FELT[name] for name in FELT if env_id.startswith(name)), slice(0, 0))
         if renderer := getattr(task, "mujoco_renderer", None):  # small and quick
             renderer.model.vis.quality.offsamples = renderer.model.vis.quality.shadowsize = 0
             renderer.model.mat_reflectance[:] = 0
             renderer.width = renderer.height = self.encoder.size
-        for start in filter(env_id.startswith, VIEWS):
-            camera, angle, self.felt = VIEWS[start]
-            renderer.camera_id = task.model.camera(camera).id
-            task.model.cam_fovy[renderer.camera_id] = angle
+        if env_id.startswith("Meta-World/"):
+            renderer.camera_id = task.model.camera("corner").id
+            task.model.cam_fovy[renderer.camera_id] = 30
             w, x, y, z = task.model.cam_quat[renderer.camera_id]
             task.model.cam_quat[renderer.camera_id] = -z, y, -x, w  # it hangs upside down
 
     @torch.no_grad()
     def observation(self, observation):
         pictures, state = split(self.env.observation_space, observation)
+        pictures = pictures or self.env.render()  # one, or those of several cameras
         seen, size = [], (self.encoder.size, self.encoder.size)
-        for picture in pictures or [self.env.render()]:  # (height, width, 3), uint8
+        for picture in pictures if isinstance(pictures, list) else [pictures]:  # (h, w, 3), uint8
             picture = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
             seen.append(F.interpolate(picture, size, mode="area"))
         self.pictures = torch.cat(seen)  # (pictures, 3, size, size)
