@@ -46,7 +46,7 @@ class Args:
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
-    env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
+    env_id: str = "Hopper-v5"  # any Gymnasium environment, or Pixels/<its id>
     max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
     total_timesteps: int = 20_000  # gradient steps: cloning takes no steps in the environment
     eval_frequency: int = 2_000  # gradient steps between evaluations

@@ -47,7 +47,7 @@ class Args:
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
-    env_id: str = "Hopper-v5"  # any Gymnasium environment, but for images
+    env_id: str = "Hopper-v5"  # any Gymnasium environment, or Pixels/<its id>
     max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
     total_timesteps: int = 50_000  # environment steps; the round that reaches them is the last
     eval_frequency: int = 5_000  # steps: evaluated after the round that passes a multiple of this

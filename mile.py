@@ -50,7 +50,7 @@ class Args:
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
-    env_id: str = "Meta-World/peg-insert-side-v3"  # any Gymnasium environment, but for images
+    env_id: str = "Meta-World/peg-insert-side-v3"  # any Gymnasium environment, or Pixels/<its id>
     max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
     rounds: int = 20  # N: a round is some watched episodes, then training
     round_episodes: int = 1  # k: episodes of a round

@@ -54,7 +54,7 @@ class Args:
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
-    env_id: str = "Hopper-v5"  # any Gymnasium environment with continuous actions, but for images
+    env_id: str = "Hopper-v5"  # a Gymnasium environment with continuous actions, or Pixels/<its id>
     max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
     total_timesteps: int = 25_000  # environment steps
     eval_frequency: int = 2_500  # steps: evaluated after the episode that passes a multiple of it

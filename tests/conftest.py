@@ -4,10 +4,13 @@ import importlib
 import os
 import sys
 import textwrap
+from ctypes.util import find_library
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # minari would try to download a dataset that is not there
 os.environ["OMP_NUM_THREADS"] = "1"
+if find_library("OSMesa"):  # Debian's libosmesa6: MuJoCo's pictures without a screen
+    os.environ.setdefault("MUJOCO_GL", "osmesa")
 
 import pytest
 import torch

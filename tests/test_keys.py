@@ -18,7 +18,7 @@ import rlif_rlpd
 from experts import InputError, human
 from tests import tiny
 from tests.test_human import column
-from tests.tiny import ROOT
+from tests.tiny import ROOT, draws
 
 real = pytest.mark.skipif(
     not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs xvfb and xdotool"
@@ -67,6 +67,23 @@ def test_meta_worlds_hand_goes_where_the_key_points():
     # away is -x, to the right is y, up is z: see the camera in keys.toml
     for hand, (axis, sign) in zip(hands, ((0, -1), (0, 1), (1, -1), (1, 1), (2, 1), (2, -1))):
         assert sign * (hand - still)[axis] > 0.03
+
+
+@draws
+def test_the_hand_goes_where_the_key_points_in_the_picture_that_the_robot_sees():
+    env_id = "Pixels/Meta-World/button-press-v3"
+    env, of = bc.make_env(env_id), keys_of(env_id)
+    task, hands = env.unwrapped, []
+    for key in ("c", "up", "down", "left", "right", "w", "s"):
+        env.reset(seed=3)
+        for _ in range(10):
+            env.step(of.motion([key], {}))
+        hands.append(task.data.body("hand").xpos.copy())
+    right, up, near = task.data.cam("corner").xmat.reshape(3, 3).T
+    assert up[2] > 0.5  # the picture is not upside down
+    still, *hands = hands
+    for hand, way in zip(hands, (-near, near, -right, right, up, -up)):
+        assert (hand - still) @ way > 0.03
 
 
 def test_a_fall_costs_as_if_help_were_needed_once_a_second(monkeypatch):

@@ -18,6 +18,9 @@ import rlif_rlpd
 from experts import TRAINING_TASKS, InputError, Task, normalized_score
 from tests import tiny
 
+sys.path.insert(0, str(tiny.ROOT / "benchmark"))
+import train_experts
+
 PEN, NAN = "AdroitHandPen-v1", math.nan
 
 
@@ -189,6 +192,32 @@ def test_an_episode_ends_with_success_or_after_500_steps(drawer, monkeypatch):
 
 def test_an_unknown_task_is_refused_in_one_line(ending):
     assert ending(bc, "--env-id Meta-World/fly-v3") == (2, "bc.py: Meta-World has no task fly-v3")
+
+
+# --- gym-hil --------------------------------------------------------------------------------------
+
+
+@tiny.draws
+def test_a_hand_picks_up_a_cube_that_the_seed_has_put_anywhere():
+    pytest.importorskip("gym_hil")
+    env, starts = bc.make_env("gym_hil/PandaPickCube-v0"), []
+    act = train_experts.teacher("gym_hil/PandaPickCube-v0", "scripted", env)
+    for seed in (1, 2, 1):
+        (obs, _), ended, before = env.reset(seed=seed), False, None
+        starts.append(obs)
+        while not ended:
+            before, action = obs, np.float32(act(obs))
+            obs, reward, terminated, truncated, info = env.step(action)
+            ended = terminated or truncated
+        assert terminated and reward == info["success"] == 1 and obs[20] > before[20] > 0.05
+    assert np.array_equal(starts[0], starts[2]) and not np.array_equal(starts[0], starts[1])
+    moved = env.reset(seed=1)[0][15:18]
+    for _ in range(5):
+        obs, *_ = env.step(np.float32([0, 1, 0, -1]))
+    assert 0.08 < obs[16] - moved[1] < 0.13  # five steps of 25 mm to the side
+    assert env.render().shape == (128, 256, 3)  # two cameras
+    robot = bc.make_env("Pixels/gym_hil/PandaPickCube-v0")
+    assert robot.reset(seed=1)[0].shape in ((2 * 64 + 4,), (2 * 448 + 4,))
 
 
 # --- every task and strategy ----------------------------------------------------------------------

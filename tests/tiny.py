@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 import tyro
 from safetensors.torch import load_file
@@ -20,6 +22,8 @@ from experts import load_demonstrations, save_expert
 ROOT = Path(__file__).parent.parent
 EXPERTS = ROOT / "experts"
 RLIF_TASKS = "AdroitHandPen-v1", "Hopper-v5", "Walker2d-v5"  # those of its paper
+blind = sys.platform == "linux" and not {"DISPLAY", "MUJOCO_GL"} & os.environ.keys()
+draws = pytest.mark.skipif(blind, reason="MuJoCo draws on a screen, or by Debian's libosmesa6")
 
 # --- the scripts ----------------------------------------------------------------------------------
 
