@@ -9,8 +9,8 @@ A top expert is cloned from a good agent's demonstrations, the others from a few
 (RLIF: policies trained on subsampled datasets); on MILE's tasks all comes from a scripted policy.
 Critics, the reference Q functions, learn from the true reward of disturbed rollouts, so that they
 know what a bad action costs; with --policy they are learned for a policy that is there already.
-Demonstrations, the top expert's, differ by processor: keep them. In Pixels/<id> an encoder is learned
-first, by cloning from pictures an expert who sees the state; then beginners that see pictures.
+Demonstrations, the top expert's, differ by processor: keep them. In Pixels/<id> an encoder is
+learned first, by cloning from pictures an expert who sees the state; then beginners that see by it.
 """
 
 import math

@@ -143,7 +143,7 @@ class MetaWorld(gym.wrappers.FrameStackObservation):
 
 
 class PandaPickCube(gym.ActionWrapper):
-    """gym-hil's task, with the cube anywhere; actions (4,): the hand's way, 1 is 25 mm, and gripper."""
+    """gym-hil's, with the cube anywhere; actions (4,): the hand's way, 1 is 25 mm, and gripper."""
 
     def __init__(self, render_mode=None):
         from gym_hil.envs import PandaPickCubeGymEnv

@@ -42,7 +42,7 @@ gym.register("Watched-v0", "tests.test_vision:Watched", max_episode_steps=50)
 
 @pytest.fixture
 def seeing(people, monkeypatch, tmp_path):
-    """Pixels/Shown-v0: with a top expert who sees the state, a beginner and eyes that know nothing."""
+    """Pixels/Shown-v0: an expert who sees the state, a beginner, and eyes that know nothing."""
     for module in (policies, vision):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
     for folder in ("Shown-v0", "Pixels/Shown-v0"):
