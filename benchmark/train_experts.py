@@ -251,7 +251,7 @@ def from_teacher(args, recipe, env):
 
 # --- eyes -----------------------------------------------------------------------------------------
 class Album(gym.Wrapper):
-    """Keeps the pictures on which actions were chosen, (1, 3, 84, 84) each."""
+    """Keeps the pictures on which actions were chosen, (V, 3, 84, 84), of V cameras each."""
 
     def step(self, action):
         self.pages.append((255 * self.get_wrapper_attr("pictures")).byte())
@@ -266,20 +266,24 @@ def learn_to_see(args, recipe):
     env = Album(gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1)))
     env.pages = []
     obs, actions = lessons(args, recipe, env)
-    pictures, felt = torch.cat(env.pages), obs[:, 64:]  # (n, 3, 84, 84), (n, P)
+    pictures = torch.stack(env.pages)  # (n, V, 3, 84, 84)
+    views = 64 * pictures.shape[1]
+    felt = obs[:, views:]  # (n, P)
     felt = (felt - felt.mean(0)) / felt.std(0, correction=0).clamp_min(0.01)
-    sizes = [64 + felt.shape[1], 256, 256]
+    sizes = [views + felt.shape[1], 256, 256]
     layers = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:])]
     head = nn.Sequential(*layers, nn.Linear(256, actions.shape[1]), nn.Tanh())
     optimizer = torch.optim.AdamW([*net.parameters(), *head.parameters()], 1e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, recipe.updates)
     for _ in trange(recipe.updates, desc="cloning"):
         i = torch.randint(len(pictures), (128,))  # (B,)
-        padded = F.pad(pictures[i].float() / 255, (4, 4, 4, 4), mode="replicate")
-        corners = torch.randint(9, (128, 2)).tolist()  # each picture moves by up to 4 pixels
+        batch = pictures[i].flatten(0, 1).float() / 255  # (B * V, 3, 84, 84)
+        padded = F.pad(batch, (4, 4, 4, 4), mode="replicate")
+        corners = torch.randint(9, (len(batch), 2)).tolist()  # each moves by up to 4 pixels
         seen = [x[:, y : y + 84, z : z + 84] for x, (y, z) in zip(padded, corners)]
         with torch.autocast("cpu", torch.bfloat16):
-            mean = head(torch.cat([net(torch.stack(seen)), felt[i]], 1))  # (B, A)
+            features = net(torch.stack(seen)).view(128, views)  # (B, F)
+            mean = head(torch.cat([features, felt[i]], 1))  # (B, A)
         loss = (mean.float() - actions[i]).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
