@@ -358,10 +358,10 @@ def study_table():
     return markdown(header, rows)
 
 
-def speed_table():
-    """benchmark/speed.py: milliseconds of an update, and its share of a plain product's speed."""
-    rows = [row for file in sorted(RESULTS.glob("speed*/*.csv")) for row in read_rows(file)]
-    names = list((rows or [{"device": ""}])[0])
+def speed_table(folders="speed*", first="device"):
+    """What benchmark/speed.py has measured of updates, or of pictures."""
+    rows = [row for file in sorted(RESULTS.glob(f"{folders}/*.csv")) for row in read_rows(file)]
+    names = list((rows or [{first: ""}])[0])
     cells = [[row[name] for name in names] for row in rows]  # files may have more columns
     return markdown([name.replace("_", " ") for name in names], cells)
 
@@ -392,7 +392,7 @@ def all_tables():
         *(verdicts(), protocol(), *rlif_tables(), aggregate_table(), steadiness()),
         *(comparison(*given) for given in compared()),
         *(markdown(*table) for table in judge.tables()),
-        *(*mile_tables(), study_table(), speed_table()),
+        *(*mile_tables(), study_table(), speed_table(), speed_table("pictures", "pictures of")),
         predictions("task", "figure4", ("drawer", "peg")),
         predictions("a scripted person: takeovers", "study", ("lander", "button")),
     ]

@@ -3,6 +3,7 @@
     python benchmark/speed.py                    # on one core
     python benchmark/speed.py --threads 2        # on two
     python benchmark/speed.py --device cuda      # on the GPU
+    python benchmark/speed.py --pictures         # what a step costs where the robot sees pictures
 
 One RLPD update (batches of 256, 17 observations, 6 actions), and its floating-point operations per
 second as a share of those of a plain product of 256 x 256 matrices in the same precision. Machines
@@ -14,11 +15,15 @@ from itertools import product
 from statistics import median
 from typing import Literal
 
+import numpy as np
 import torch
 from files import RESULTS, InputError, command_line, compiled, write_rows  # and the scripts
 
 import rlif_rlpd
+from experts.vision import Pixels
 
+SEEN = [f"Meta-World/{x}-v3" for x in ("button-press", "peg-insert-side", "drawer-open")]
+SEEN += ["gym_hil/PandaPickCube-v0"]
 OBS, ACT, BATCH, HIDDEN = 17, 6, 256, 256
 ROUNDS = 15  # of all settings in turn
 
@@ -33,10 +38,35 @@ def gflop(num_qs, utd):
     return 2 * BATCH * HIDDEN / 1e9 * (utd * critic_step + actor_step)
 
 
+@torch.no_grad()
+def of_pictures(env_id, steps=100):
+    """What a step with pictures takes beside an update, in milliseconds."""
+    env = eyes = rlif_rlpd.make_env(f"Pixels/{env_id}")
+    while not isinstance(eyes, Pixels):
+        eyes = eyes.env
+    env.reset(seed=0)
+    still = np.zeros(env.action_space.shape, np.float32)  # (A,)
+    functions = {"simulation": lambda: eyes.env.step(still), "picture": eyes.env.render}
+    functions["network"] = lambda: eyes.encoder(eyes.pictures)
+    row = {"pictures of": env_id}
+    for name, function in functions.items():
+        times = []
+        for _ in range(steps):
+            start = time.perf_counter()
+            function()
+            times.append(1e3 * (time.perf_counter() - start))
+        row[name] = f"{median(times):.1f}"
+    return row
+
+
 def main(
     device: Literal["cpu", "cuda"] = "cpu",
     threads: int = 1,  # of torch on the CPU
+    pictures: bool = False,
 ):
+    if pictures:
+        torch.set_num_threads(threads)
+        return write_rows(RESULTS / "pictures" / "cpu.csv", [*map(of_pictures, SEEN)])
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no GPU here")
     torch.set_num_threads(threads)

@@ -13,6 +13,7 @@ from experts import InputError, Task, load_expert, policies, save_expert, vision
 from tests import tiny
 
 sys.path.insert(0, str(tiny.ROOT / "benchmark"))
+import speed
 import train_experts
 
 
@@ -141,3 +142,9 @@ def test_an_encoder_is_learned_by_cloning(seeing, capsys):
     state = train_experts.learn_to_see(args, recipe)
     assert float(capsys.readouterr().out.split()[-4]) < 0.1
     vision.Learned().load_state_dict(state)
+
+
+def test_what_a_step_with_pictures_takes_is_measured(seeing):
+    row = speed.of_pictures("Shown-v0", steps=3)
+    assert row.pop("pictures of") == "Shown-v0"
+    assert list(row) == ["simulation", "picture", "network"] and float(row["network"]) > 0
