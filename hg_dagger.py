@@ -312,7 +312,7 @@ def main(args):
     elif args.intervention == "random":
         human = RandomHuman(args, rng)
     if args.initial_policy:
-        initial = load_expert(args.env_id, args.initial_policy, env)
+        initial = load_expert(args.env_id, args.initial_policy, env, robot=True)
         args.hidden_sizes = initial.facts["hidden_sizes"]
 
     # The run's folder, a new one or that of --resume

@@ -262,7 +262,7 @@ def main(args):
     task = args.env_id, args.max_episode_steps, mode
     env = make_env(*task)
     eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
-    initial = load_expert(args.env_id, args.initial_policy, env)
+    initial = load_expert(args.env_id, args.initial_policy, env, robot=True)
     actor = Actor(env, initial.facts["hidden_sizes"]).to(device)  # pi_theta
     actor.load_state_dict(initial.state)
     actor.min_log_std = max(initial.facts.get("min_log_std", -20.0), math.log(args.min_std))

@@ -34,7 +34,7 @@ import rlif_rlpd
 from experts import TRAINING_TASKS, Task, load_demonstrations, load_expert, normalized_score, record
 from experts import save_expert
 from experts.demonstrations import write_dataset
-from experts.vision import Learned, Pixels
+from experts.vision import Learned
 from rlif_rlpd import MAX_ACTION
 
 NOISE = 0.1  # standard deviation of every policy of RLIF's tasks, before the tanh
@@ -261,15 +261,16 @@ class Album(gym.Wrapper):
 def learn_to_see(args, recipe):
     """The encoder of experts/vision.py, with a head that clones the expert and is thrown away."""
     torch.manual_seed(recipe.seed)
-    net, own = Learned(), args.env_id.removeprefix("Pixels/")
-    env = gym.wrappers.FlattenObservation(Pixels(Task(own, None, "rgb_array"), own, net))
+    net = Learned()
+    env = gym.wrappers.FlattenObservation(Task(args.env_id, encoder=net))
     env = Album(gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1)))
     env.pages = []
     obs, actions = lessons(args, recipe, env)
-    pictures = torch.stack(env.pages)  # (n, V, 3, 84, 84)
+    pictures, env.pages = torch.stack(env.pages), []  # (n, V, 3, 84, 84)
     views = 64 * pictures.shape[1]
     felt = obs[:, views:]  # (n, P)
-    felt = (felt - felt.mean(0)) / felt.std(0, correction=0).clamp_min(0.01)
+    felt = felt - felt.mean(0)
+    felt = felt / felt.pow(2).mean(0).sqrt().clamp_min(0.01)
     sizes = [views + felt.shape[1], 256, 256]
     layers = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:])]
     head = nn.Sequential(*layers, nn.Linear(256, actions.shape[1]), nn.Tanh())

@@ -7,6 +7,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from experts.policies import FOLDER, MAX_ACTION, InputError, load_expert
 
@@ -48,10 +49,15 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
 
 def demonstrate(env_id, env, episodes, seed):
     """Episodes of the top expert, who sees the state, as load_demonstrations returns them."""
+    if not (FOLDER / env_id.removeprefix("Pixels/") / "top.safetensors").exists():
+        raise InputError(
+            f"{env_id} has no expert who demonstrates: --dataset-id or --demo-episodes 0"
+        )
     expert, rows = load_expert(env_id, "top", env), []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for key in np.random.SeedSequence((seed, 5)).generate_state(episodes):
+        keys = np.random.SeedSequence((seed, 5)).generate_state(episodes)
+        for key in tqdm(keys, desc="demonstrations"):
             (obs, _), ended = env.reset(seed=int(key)), False
             while not ended:
                 action = expert.act(obs[None])[0].numpy()

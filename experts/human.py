@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from experts.policies import MAX_ACTION, InputError
+from experts.tasks import draw_quickly
 
 HYSTERESIS = 0.3  # seconds of control after the last key: a chain of taps is one takeover
 ABSENCE = 2.0  # seconds of learning, or of a test, after which the robot waits for P
@@ -184,9 +185,6 @@ class Window:
         self.pygame, self.help = pygame, keys.help
         self.rate, self.paused, self.gamepads, self.axes = keys.rate, True, [], {}
         self.held, self.tapped = [], []  # keys that are down; that were pressed since the last step
-        task = getattr(env.unwrapped, "point_env", env.unwrapped)  # PointMaze has one inside
-        sees = env.has_wrapper_attr("encoder")  # then both see the same, by experts/vision.py
-        renderer = None if sees else getattr(task, "mujoco_renderer", None)  # small and quick
         try:
             # keys are known by their place, which is the same on a keyboard with other letters
             names = [*keys.moves, "c", "space", "p", "r", "q", "y", "return"]
@@ -196,10 +194,8 @@ class Window:
                 raise OSError("there is no screen (is DISPLAY set?); --replay needs none")
             pygame.font.init()
             pygame._sdl2.controller.init()
-            if renderer:
-                renderer.model.vis.quality.offsamples = renderer.model.vis.quality.shadowsize = 0
-                renderer.model.mat_reflectance[:] = 0
-                renderer.width = renderer.height = 320
+            # where the robot sees pictures, by experts/vision.py, the person sees the same
+            renderer = None if env.has_wrapper_attr("eyes") else draw_quickly(env, 320)
             if renderer and keys.camera:
                 renderer.default_cam_config, renderer.camera_id = keys.camera, -1
             env.reset(seed=0)

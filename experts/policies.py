@@ -102,20 +102,21 @@ class Expert(nn.Module):
         return x.squeeze(-1).mean(0)  # (B,)
 
 
-def load_expert(env_id, level, env=None, with_q=False):
+def load_expert(env_id, level, env=None, with_q=False, robot=False):
     """The shipped expert of a level, e.g. "top", or that of a .safetensors file. Raises InputError.
 
     env: as the scripts' make_env makes it, which the policy has to fit; with_q: it needs critics.
+    In Pixels/<id> a policy of <id> sees the state there; no robot does.
     """
-    state_id = env_id.removeprefix("Pixels/")
-    # a person sees more than pictures, unlike the robot and what is expected of it (MILE)
-    folder = FOLDER / (env_id if level in ("initial", "mental") else state_id)
-    known = sorted(path.stem for path in folder.glob("*.safetensors"))
+    state_id, known = env_id.removeprefix("Pixels/"), {}
+    for name in (state_id, env_id):  # of the same level, the one that sees pictures
+        known |= {path.stem: path for path in (FOLDER / name).glob("*.safetensors")}
+    known.pop("encoder", None)  # of experts/vision.py
     if level not in known and not str(level).endswith(".safetensors"):
-        there = f"there are {', '.join(known)}" if known else "none is shipped"
+        there = f"there are {', '.join(sorted(known))}" if known else "none is shipped"
         options = "--expert, --reference, --initial-policy, --human-model"
         raise InputError(f"no expert {level!r} for {env_id}, {there}; {options} take .safetensors")
-    path = folder / f"{level}.safetensors" if level in known else level
+    path = known.get(level, level)
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -127,7 +128,7 @@ def load_expert(env_id, level, env=None, with_q=False):
         discrete = isinstance(env.action_space, MultiBinary)
         own = *env.observation_space.shape, *env.action_space.shape, discrete
         has = expert.facts["obs_dim"], expert.facts["act_dim"], expert.discrete
-        if level in known and folder != FOLDER / env_id:
+        if expert.facts.get("env_id") == state_id != env_id and not robot:
             expert.eyes = env.get_wrapper_attr("eyes")()
         elif has != own:
             raise InputError(f"{level} has (observations, actions, discrete) {has}, {env_id} {own}")

@@ -14,6 +14,7 @@ from experts.policies import InputError
 
 # What is learned in, where that is not what is evaluated in: RLIF learned in D4RL's pen.
 TRAINING_TASKS = {"AdroitHandPen-v1": "D4RL/AdroitHandPen-v1"}
+TRAINING_TASKS |= {f"Pixels/{own}": f"Pixels/{other}" for own, other in TRAINING_TASKS.items()}
 
 # D4RL's returns of a random policy and of an expert
 RETURNS = {"Hopper": (-20.272305, 3234.3), "Walker2d": (1.629008, 4592.3)}
@@ -41,6 +42,46 @@ def find(env_id):
     return "gymnasium_robotics:" + env_id.removeprefix("D4RL/")
 
 
+def shows_pictures(space):
+    """Is it, or a part of it, uint8 of two dimensions or more?"""
+    if isinstance(space, gym.spaces.Dict):
+        return any(map(shows_pictures, space.values()))
+    return space.dtype == np.uint8 and len(space.shape or ()) > 1
+
+
+def renderer_of(env):
+    """Gymnasium's renderer of MuJoCo, or None."""
+    task = getattr(env.unwrapped, "point_env", env.unwrapped)  # PointMaze has one inside
+    return getattr(task, "mujoco_renderer", None)
+
+
+def draw_quickly(env, size):
+    """Its renderer, if it has one, at so many pixels a side and without what takes long; or None."""
+    if renderer := renderer_of(env):
+        renderer.model.vis.quality.offsamples = renderer.model.vis.quality.shadowsize = 0
+        renderer.model.mat_reflectance[:] = 0
+        renderer.width = renderer.height = size
+    return renderer
+
+
+def draw(env):
+    """What each camera of an environment shows, (height, width, 3), uint8. Raises InputError."""
+    renderer = renderer_of(env)
+    try:
+        if (
+            renderer and renderer.viewer
+        ):  # or it would draw with what another environment has loaded
+            renderer.viewer.make_context_current()
+        drawn = env.render()
+        pictures = np.array(drawn if isinstance(drawn, list) else [drawn])  # of one size
+        if pictures.dtype.kind == "f":
+            pictures = pictures * 255
+        return list(pictures.astype(np.uint8)[:, :, :, :3])
+    except Exception as error:  # whatever graphics libraries raise
+        how = "without a screen put MUJOCO_GL=osmesa before the command"
+        raise InputError(f"there is no picture of {env.spec.id} ({error}); {how}") from None
+
+
 class Task(gym.Wrapper):
     """An environment of Gymnasium that has a time limit, one reward, and info["success"].
 
@@ -48,29 +89,30 @@ class Task(gym.Wrapper):
     else 0; nan where nobody says it. D4RL's pen ends after 100 steps, or when it is dropped.
     """
 
-    def __init__(self, env_id, max_episode_steps=None, render_mode=None):
-        """Raises what gym.make raises; and InputError for what nobody could learn from."""
-        self.env_id, self.d4rl = env_id, env_id == "D4RL/AdroitHandPen-v1"
-        limit = max_episode_steps or (100 if self.d4rl else None)
+    def __init__(self, env_id, max_episode_steps=None, render_mode=None, encoder=None):
+        """encoder: of pictures; default: the task's. Raises what gym.make raises, and InputError."""
         own = env_id.removeprefix("Pixels/")
+        self.env_id, self.d4rl = env_id, own == "D4RL/AdroitHandPen-v1"
+        limit = max_episode_steps or (100 if self.d4rl else None)
         mode = render_mode or ("rgb_array" if own != env_id else None)
         options = {"render_mode": mode} if mode else {}  # some take no render_mode
         env = gym.make(find(own), limit, disable_env_checker=True, **options)
+        # a robot is switched off once, by close(), with this wrapper or when Python ends
+        self.close = weakref.finalize(self, env.close)
+        space = env.observation_space
+        if own == env_id and shows_pictures(space):
+            raise InputError(f"{env_id} shows pictures: --env-id Pixels/{env_id} learns from them")
+        if not space.is_np_flattenable:
+            raise InputError(f"--env-id {env_id}: it must show vectors or pictures, not {space}")
+        if render_mode and not env.render_mode:
+            raise InputError(f"--env-id {env_id} has no pictures, as films and the window need")
+        if env.spec.max_episode_steps is None:
+            raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
         if own != env_id:
             from experts.vision import Pixels
 
-            env = Pixels(env, own)
+            env = Pixels(env, own, encoder)
         super().__init__(env)
-        # a robot is switched off once, by close(), with this wrapper or when Python ends
-        self.close = weakref.finalize(self, self.env.close)
-        if render_mode and not self.env.render_mode:
-            raise InputError(f"--env-id {env_id} has no pictures, as films and the window need")
-        if self.spec.max_episode_steps is None:
-            raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
-        space = self.observation_space
-        if len(space.shape or ()) > 2 or not space.is_np_flattenable:
-            say = f"vectors, not images (for these: --env-id Pixels/{own}) or lists"
-            raise InputError(f"--env-id {env_id}: it must show {say}")
         self.metadata = {"render_fps": 30} | {k: x for k, x in self.env.metadata.items() if x}
 
     def reset(self, *, seed=None, options=None):
@@ -106,12 +148,7 @@ class Task(gym.Wrapper):
         return obs
 
     def render(self):
-        picture = self.env.render()
-        if picture is None:
-            raise InputError(f"{self.env_id}: there is no picture of it")
-        if isinstance(picture, list):  # of several cameras
-            picture = np.concatenate(picture, axis=1)
-        return (picture * (255 if picture.dtype.kind == "f" else 1)).astype(np.uint8)
+        return np.concatenate(draw(self.env), axis=1)  # of several cameras side by side
 
 
 class MetaWorld(gym.wrappers.FrameStackObservation):
@@ -146,7 +183,10 @@ class PandaPickCube(gym.ActionWrapper):
     """gym-hil's, with the cube anywhere; actions (4,): the hand's way, 1 is 25 mm, and gripper."""
 
     def __init__(self, render_mode=None):
-        from gym_hil.envs import PandaPickCubeGymEnv
+        try:
+            from gym_hil.envs import PandaPickCubeGymEnv
+        except ModuleNotFoundError:
+            raise InputError("for this: python -m pip install gym-hil==0.1.14") from None
         from mujoco import Renderer, mjtRndFlag
 
         super().__init__(PandaPickCubeGymEnv(random_block_position=True))

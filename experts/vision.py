@@ -4,6 +4,9 @@ What the scripts learn from, store and save is a vector, so they need not know o
 person is another who looks at the robot: simulated ones see the state, which the robot never gets.
 """
 
+import functools
+import os
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -12,9 +15,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from experts.policies import FOLDER, InputError
+from experts.tasks import draw, draw_quickly, shows_pictures
 
+os.environ.setdefault("LP_NUM_THREADS", "0")  # pictures in software, on the one thread of a run
 # what a robot feels of itself in a state, where a task observes no pictures: its hand and gripper
 FELT = {"Meta-World/": slice(-39, -35), "gym_hil/PandaPickCube": slice(14, 18)}
+STATES = 200_000  # of which a person knows what the robot saw there
 
 
 class Learned(nn.Sequential):
@@ -52,30 +58,32 @@ class ImageNet(nn.Module):
         return F.adaptive_avg_pool2d(seen, 2).flatten(1)  # 112 means of each quarter
 
 
+@functools.cache
 def encoder(env_id):
     """The network that was learned for this task, or else ImageNet's. Raises InputError."""
     path = FOLDER / "Pixels" / env_id / "encoder.safetensors"
-    if path.exists():
-        net = Learned()
-        net.load_state_dict(load_file(path))
-        return net
     try:
-        return ImageNet()
+        with torch.random.fork_rng():  # the numbers drawn for it are not those of the run
+            net = Learned() if path.exists() else ImageNet()
     except ModuleNotFoundError:
-        how = "python -m pip install -r requirements-vision.txt"
-        raise InputError(
-            f"no network has learned to see in {env_id}; for ImageNet's: {how}"
-        ) from None
+        how = "for ImageNet's: python -m pip install -r requirements-vision.txt"
+        raise InputError(f"no network has learned to see in {env_id}; {how}") from None
+    if path.exists():
+        net.load_state_dict(load_file(path))
+    print(f"pictures are seen by {path if path.exists() else 'EfficientNet-Lite0'}")
+    return net
 
 
 def split(space, observation):
     """The pictures of an observation, (height, width, 3) each, and all else as a vector."""
     if isinstance(space, gym.spaces.Dict):
-        parts = [split(space[name], observation[name]) for name in space]
+        parts = [split(space[key], observation[key]) for key in space]
         return sum((pictures for pictures, _ in parts), []), np.concatenate([x for _, x in parts])
-    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,):
-        return [observation], np.zeros(0, np.float32)
-    return [], gym.spaces.flatten(space, observation).astype(np.float32)
+    if not shows_pictures(space):
+        return [], gym.spaces.flatten(space, observation).astype(np.float32)
+    if space.shape[2:] != (3,):
+        raise InputError(f"a picture has to be (height, width, 3), not {space.shape}")
+    return [observation], np.zeros(0, np.float32)
 
 
 class Pixels(gym.ObservationWrapper):
@@ -89,31 +97,26 @@ class Pixels(gym.ObservationWrapper):
         """net: the encoder; default: that of the task. Raises InputError."""
         super().__init__(env)
         self.encoder, self.states = net or encoder(env_id), None
+        self.shown, self.felt = shows_pictures(env.observation_space), slice(None)
+        if not self.shown:
+            self.felt = next((FELT[x] for x in FELT if env_id.startswith(x)), slice(0, 0))
+            self._set_camera(draw_quickly(env, self.encoder.size), env_id)
         observation, _ = env.reset(seed=0)
-        self.felt = slice(None)
-        if not split(env.observation_space, observation)[0]:
-            self._set_camera(env.unwrapped, env_id)
-        size = len(self.observation(observation))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        size = self.observation(observation).shape
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, size, np.float32)
 
-    def _set_camera(self, task, env_id):
-        self.felt = next((FELT[name] for name in FELT if env_id.startswith(name)), slice(0, 0))
-        if renderer := getattr(task, "mujoco_renderer", None):  # small and quick
-            renderer.model.vis.quality.offsamples = renderer.model.vis.quality.shadowsize = 0
-            renderer.model.mat_reflectance[:] = 0
-            renderer.width = renderer.height = self.encoder.size
+    def _set_camera(self, renderer, env_id):
         if env_id.startswith("Meta-World/"):
-            renderer.camera_id = task.model.camera("corner").id
-            task.model.cam_fovy[renderer.camera_id] = 30
-            w, x, y, z = task.model.cam_quat[renderer.camera_id]
-            task.model.cam_quat[renderer.camera_id] = -z, y, -x, w  # it hangs upside down
+            model, camera = renderer.model, renderer.model.camera("corner").id
+            renderer.camera_id, model.cam_fovy[camera] = camera, 30  # degrees
+            w, x, y, z = model.cam_quat[camera]
+            model.cam_quat[camera] = -z, y, -x, w  # it hangs upside down
 
     @torch.no_grad()
     def observation(self, observation):
         pictures, state = split(self.env.observation_space, observation)
-        pictures = pictures or self.env.render()  # one, or those of several cameras
         seen, size = [], (self.encoder.size, self.encoder.size)
-        for picture in pictures if isinstance(pictures, list) else [pictures]:  # (h, w, 3), uint8
+        for picture in pictures if self.shown else draw(self.env):  # (height, width, 3), uint8
             picture = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
             seen.append(F.interpolate(picture, size, mode="area"))
         self.pictures = torch.cat(seen)  # (pictures, 3, size, size)
@@ -121,6 +124,8 @@ class Pixels(gym.ObservationWrapper):
         obs = np.concatenate([features, state[self.felt]])
         if self.states is not None:
             self.states[obs.tobytes()] = state
+            if len(self.states) > STATES:
+                del self.states[next(iter(self.states))]  # the oldest
         return obs
 
     def render(self):
@@ -130,4 +135,14 @@ class Pixels(gym.ObservationWrapper):
     def eyes(self):
         """From now on states are remembered; returns what a person sees: (B, F + P) -> (B, S)."""
         self.states = self.states or {}
-        return lambda obs: np.stack([self.states[x.tobytes()] for x in np.asarray(obs, "f")])
+
+        def see(obs):
+            try:
+                return np.stack([self.states[x.tobytes()] for x in np.asarray(obs, np.float32)])
+            except KeyError:
+                how = "leave --dataset-id out, or give --threshold"
+                raise InputError(
+                    f"nobody knows the state where the robot saw this: {how}"
+                ) from None
+
+        return see

@@ -1,6 +1,7 @@
 """Eyes: the robot sees pictures, the simulated person the state; all else is as before."""
 
 import sys
+import gc
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -9,7 +10,10 @@ import pytest
 from safetensors.torch import save_file
 
 import bc
-from experts import InputError, Task, load_expert, policies, save_expert, vision
+import dagger
+import rlif_rlpd
+from experts import InputError, Task, demonstrations, load_demonstrations, load_expert, policies
+from experts import save_expert, vision
 from tests import tiny
 
 sys.path.insert(0, str(tiny.ROOT / "benchmark"))
@@ -41,21 +45,32 @@ class Watched(tiny.Shown):
 gym.register("Watched-v0", "tests.test_vision:Watched", max_episode_steps=50)
 
 
+@pytest.fixture(autouse=True)
+def forgotten():
+    """No test sees by the network of another."""
+    forget = vision.encoder.cache_clear
+    forget()
+    yield
+    forget()
+
+
 @pytest.fixture
 def seeing(people, monkeypatch, tmp_path):
     """Pixels/Shown-v0: an expert who sees the state, a beginner, and eyes that know nothing."""
-    for module in (policies, vision):
+    for module in (policies, vision, demonstrations):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
     for folder in ("Shown-v0", "Pixels/Shown-v0"):
         (tmp_path / folder).mkdir(parents=True)
     qf = tiny.critics(2, 1)
-    tiny.write_expert(tmp_path / "Shown-v0" / "top.safetensors", [[-5.0, 0.0]], noise=0.1, qf=qf)
+    top, facts = tmp_path / "Shown-v0" / "top.safetensors", {"env_id": "Shown-v0", "noise": 0.1}
+    tiny.write_expert(top, [[-5.0, 0.0]], qf=qf, **facts)
     save_file(
         vision.Learned().state_dict(), tmp_path / "Pixels" / "Shown-v0" / "encoder.safetensors"
     )
     for level in ("initial", "mental"):
         actor = bc.Actor(bc.make_env("Pixels/Shown-v0"), (8,))
-        save_expert(tmp_path / "Pixels" / "Shown-v0" / f"{level}.safetensors", actor)
+        path = tmp_path / "Pixels" / "Shown-v0" / f"{level}.safetensors"
+        save_expert(path, actor, env_id="Pixels/Shown-v0")
     return "Pixels/Shown-v0"
 
 
@@ -95,9 +110,36 @@ def test_a_task_may_observe_its_pictures_and_what_is_felt(monkeypatch):
     assert abs(pictures[0, 0, 0].argmax().item() / 84 - white / 41) < 0.05
 
 
-def test_a_picture_alone_asks_for_eyes(ending, people):
-    code, line = ending(bc, "--env-id Picture-v0")
-    assert code == 2 and "--env-id Pixels/Picture-v0" in line
+def test_pictures_ask_for_eyes_wherever_they_are(ending, people):
+    for env_id in ("Picture-v0", "Watched-v0"):
+        code, line = ending(bc, f"--env-id {env_id}")
+        assert code == 2 and f"--env-id Pixels/{env_id}" in line
+
+
+def test_what_is_no_picture_is_refused_in_one_line(ending, people, monkeypatch):
+    monkeypatch.setattr(vision, "encoder", lambda _: vision.Learned())
+    for env_id, wrong in (
+        ("Walled-v0", "there is no picture of Walled-v0"),
+        ("Text-v0", "vectors or pictures"),
+        ("Grey-v0", "(height, width, 3), not (8, 8)"),
+    ):
+        code, line = ending(bc, f"--env-id Pixels/{env_id}")
+        assert code == 2 and wrong in line
+
+
+def test_floats_are_seen_as_bytes_are_and_a_robot_is_switched_off(monkeypatch):
+    monkeypatch.setattr(vision, "encoder", lambda _: vision.Learned())
+    robot = Task("Pixels/Robot-v0", 10)  # its pictures are 0 to 1
+    robot.reset(seed=1)
+    assert robot.get_wrapper_attr("pictures").max() == 1
+    monkeypatch.setattr(tiny.Robot, "render", lambda _: None)
+    closed = []
+    monkeypatch.setattr(tiny.Robot, "close", lambda _: closed.append(1))
+    monkeypatch.setattr(tiny.Robot, "in_use", False)
+    with pytest.raises(InputError, match="no picture"):
+        Task("Pixels/Robot-v0", 10)
+    gc.collect()
+    assert closed
 
 
 def test_scripts_learn_from_pictures_the_same_to_the_bit(script, seeing):
@@ -111,11 +153,36 @@ def test_scripts_learn_from_pictures_the_same_to_the_bit(script, seeing):
     tiny.assert_same_run(*(tiny.short_run(script, options) for _ in range(2)))
 
 
-def test_a_beginner_that_sees_the_state_is_no_robot_here(seeing, tmp_path, people):
-    (tmp_path / "Pixels" / "Shown-v0" / "initial.safetensors").rename("seeing.safetensors")
-    tiny.write_expert(tmp_path / "Shown-v0" / "initial.safetensors", [[0.0, 0.0]])
-    with pytest.raises(InputError, match="no expert 'initial' for Pixels/Shown-v0"):
-        load_expert(seeing, "initial", bc.make_env(seeing))
+def test_a_policy_that_sees_the_state_is_no_robot_here(seeing):
+    env = bc.make_env(seeing)
+    for robot in (True, False):  # a file that sees pictures, either way
+        assert load_expert(seeing, "initial", env, robot=robot).facts["obs_dim"] == 64
+    with pytest.raises(InputError, match="top has"):
+        load_expert(seeing, "top", env, robot=True)
+    with pytest.raises(InputError, match="there are initial, mental, top;"):
+        load_expert(seeing, "encoder", env)
+
+
+@pytest.mark.parametrize("script", [bc, dagger, rlif_rlpd])
+def test_the_expert_demonstrates_in_pictures_and_a_run_goes_on(script, seeing, ending):
+    own = f"--env-id {seeing} --demo-episodes 2" + " --reference top" * (script is rlif_rlpd)
+    own = own if script is bc else f"{own} --expert top"
+    whole, half = (tiny.short_run(script, own) for _ in range(2))
+    assert int(tiny.rows(whole)[0]["demo_transitions"]) == 20
+    longer = "--total-timesteps 120"
+    assert ending(script, "--resume", half, longer)[0] == 0
+    assert ending(script, "--resume", whole, longer)[0] == 0
+    tiny.assert_same_run(whole, half)
+
+
+def test_who_demonstrates_and_what_was_seen_has_to_be_known(seeing, tmp_path):
+    env = bc.make_env(seeing)
+    eyes = env.get_wrapper_attr("eyes")()
+    with pytest.raises(InputError, match="--threshold"):
+        eyes(np.zeros((1, 64)))
+    (tmp_path / "Shown-v0" / "top.safetensors").unlink()
+    with pytest.raises(InputError, match="--demo-episodes 0"):
+        load_demonstrations(seeing, env, 2, 1)
 
 
 def test_imagenet_sees_where_nothing_was_learned():
@@ -135,13 +202,29 @@ def test_without_any_network_nobody_sees(ending, people, monkeypatch):
     assert code == 2 and "python -m pip install -r requirements-vision.txt" in line
 
 
-def test_an_encoder_is_learned_by_cloning(seeing, capsys):
-    args = SimpleNamespace(env_id=seeing)
+@pytest.mark.parametrize("cameras", [1, 2])
+def test_an_encoder_is_learned_by_cloning(cameras, seeing, capsys, monkeypatch):
+    render = tiny.Shown.render
+    monkeypatch.setattr(tiny.Shown, "render", lambda self: [render(self)] * cameras)
     facts = {"seed": 1, "source": "expert", "lessons": 4, "disturbances": [0.0, 0.6]}
-    recipe = SimpleNamespace(**facts, label_noise=0, updates=40)
-    state = train_experts.learn_to_see(args, recipe)
-    assert float(capsys.readouterr().out.split()[-4]) < 0.1
+    recipe = SimpleNamespace(**facts, label_noise=0, updates=60)
+    pages, lessons = [], train_experts.lessons
+    monkeypatch.setattr(train_experts, "lessons", lambda *x: pages.append(lessons(*x)) or pages[0])
+    state = train_experts.learn_to_see(SimpleNamespace(env_id=seeing), recipe)
+    (obs, actions), error = pages[0], float(capsys.readouterr().out.split()[-4])
+    assert obs.shape[1] == 64 * cameras and error < actions.var().item() / 3
     vision.Learned().load_state_dict(state)
+
+
+@tiny.draws
+@pytest.mark.parametrize("task", ["button-press-v3", "peg-insert-side-v3"])
+def test_a_shipped_encoder_shows_where_the_thing_lies(task):
+    seen, state = Task(f"Pixels/Meta-World/{task}"), Task(f"Meta-World/{task}")
+    features = np.array([[*seen.reset(seed=seed)[0][:64], 1] for seed in range(60)])  # (60, 65)
+    places = np.array([state.reset(seed=seed)[0][-1, 4:7] for seed in range(60)])  # (60, 3)
+    x, y = features[:45], places[:45]  # a linear fit, and what it says of others
+    errors = features[45:] @ np.linalg.solve(x.T @ x + 0.1 * np.eye(65), x.T @ y) - places[45:]
+    assert errors.var() < 0.1 * places[45:].var(0).sum() / 3
 
 
 def test_what_a_step_with_pictures_takes_is_measured(seeing):

@@ -448,11 +448,12 @@ REFUSED = {  # Walled with spaces that no script takes
     "MatrixActions": gym.spaces.Box(-2.0, 2.0, (2, 2), np.float32),
     "ManyChoices": gym.spaces.MultiDiscrete([2, 3]),
     "Unbounded": gym.spaces.Box(-np.inf, np.inf, (1,), np.float32),
-    "Picture": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),  # observations, as the next one
+    "Picture": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),  # observations, as the next ones
+    "Grey": gym.spaces.Box(0, 255, (8, 8), np.uint8),
     "Text": gym.spaces.Sequence(gym.spaces.Discrete(2)),
 }
 for name, space in REFUSED.items():
-    kind = "observation_space" if name in ("Picture", "Text") else "action_space"
+    kind = "observation_space" if name in ("Picture", "Grey", "Text") else "action_space"
     globals()[name] = type(name, (Walled,), {kind: space})
 ALL = "Point Walled Shown ShownSwitched Switched SwitchedFrom5 OneArray Loose Parts NoRenderMode"
 for name in (*words(ALL, "DoubleActions Robot Broken"), *REFUSED):
