@@ -14,7 +14,6 @@ from experts.policies import InputError
 
 # What is learned in, where that is not what is evaluated in: RLIF learned in D4RL's pen.
 TRAINING_TASKS = {"AdroitHandPen-v1": "D4RL/AdroitHandPen-v1"}
-TRAINING_TASKS |= {f"Pixels/{own}": f"Pixels/{other}" for own, other in TRAINING_TASKS.items()}
 
 # D4RL's returns of a random policy and of an expert
 RETURNS = {"Hopper": (-20.272305, 3234.3), "Walker2d": (1.629008, 4592.3)}
@@ -73,6 +72,8 @@ def draw(env):
         ):  # or it would draw with what another environment has loaded
             renderer.viewer.make_context_current()
         drawn = env.render()
+        if drawn is None:
+            raise ValueError("it draws nothing")
         pictures = np.array(drawn if isinstance(drawn, list) else [drawn])  # of one size
         if pictures.dtype.kind == "f":
             pictures = pictures * 255
@@ -92,7 +93,7 @@ class Task(gym.Wrapper):
     def __init__(self, env_id, max_episode_steps=None, render_mode=None, encoder=None):
         """encoder: of pictures; default: the task's. Raises what gym.make raises, and InputError."""
         own = env_id.removeprefix("Pixels/")
-        self.env_id, self.d4rl = env_id, own == "D4RL/AdroitHandPen-v1"
+        self.env_id, self.d4rl = env_id, env_id == "D4RL/AdroitHandPen-v1"
         limit = max_episode_steps or (100 if self.d4rl else None)
         mode = render_mode or ("rgb_array" if own != env_id else None)
         options = {"render_mode": mode} if mode else {}  # some take no render_mode

@@ -79,7 +79,7 @@ def test_what_is_seen_and_earned_is_of_this_episode_and_sound(monkeypatch):
         monkeypatch.setattr(Odd, "render", lambda _: picture)
         assert env.render().tobytes() == b"\xff" * 12 and env.metadata == {"render_fps": 30}
     monkeypatch.setattr(Odd, "render", lambda _: None)
-    with pytest.raises(InputError, match="Odd-v0: there is no picture"):
+    with pytest.raises(InputError, match="there is no picture of Odd-v0 .it draws nothing"):
         env.render()
     with pytest.raises(InputError, match="Odd-v0: 2 rewards a step, it must be one"):
         env.step((SEEN, np.array([5.0, -5.0]), False, False, {}))
