@@ -98,9 +98,10 @@ def transitions(episode, dataset, env):
         actions = 2 * (np.asarray(episode.actions) - own.low) / (own.high - own.low) - 1
         actions = actions.clip(-MAX_ACTION, MAX_ACTION)
     space = env.env.env.observation_space  # before it was flat
-    rows = gym.vector.utils.iterate(
-        gym.vector.utils.batch_space(space, n + 1), episode.observations
-    )
+    if dataset.observation_space.shape == env.observation_space.shape:  # flat, as in write_dataset
+        space = dataset.observation_space
+    batch = gym.vector.utils.batch_space(space, n + 1)
+    rows = gym.vector.utils.iterate(batch, episode.observations)
     obs = np.array([gym.spaces.flatten(space, row) for row in rows])  # (n + 1, O)
     if len(obs) != n + 1 or len(actions) != n or len(episode.terminations) != n:
         raise ValueError(f"an episode of {n} steps has {len(obs)} observations")

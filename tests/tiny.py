@@ -184,6 +184,14 @@ def assert_same_run(a, b):
 # --- files ----------------------------------------------------------------------------------------
 
 
+def skip_without(env_id):
+    """gym-hil is not in requirements.txt, and draws when it begins."""
+    if env_id.startswith("gym_hil/"):
+        pytest.importorskip("gym_hil")
+        if blind:
+            pytest.skip(draws.kwargs["reason"])
+
+
 def list_experts():
     """The shipped policies: {env_id: [level, ...]}."""
     found = {}
