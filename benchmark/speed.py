@@ -64,7 +64,9 @@ def main(
     threads: int = 1,  # of torch on the CPU
     pictures: bool = False,
 ):
-    if pictures and device == "cpu":
+    if pictures and device == "cuda":
+        raise InputError("--pictures is about the CPU")
+    if pictures:
         torch.set_num_threads(threads)
         return write_rows(RESULTS / "pictures" / "cpu.csv", [*map(of_pictures, SEEN)])
     if device == "cuda" and not torch.cuda.is_available():

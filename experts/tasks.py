@@ -55,7 +55,7 @@ def renderer_of(env):
 
 
 def draw_quickly(env, size):
-    """Its renderer, if it has one, at so many pixels a side and without what takes long; or None."""
+    if renderer and renderer.viewer:  # or it would draw by what others have loaded
     if renderer := renderer_of(env):
         renderer.model.vis.quality.offsamples = renderer.model.vis.quality.shadowsize = 0
         renderer.model.mat_reflectance[:] = 0
@@ -91,7 +91,7 @@ class Task(gym.Wrapper):
     """
 
     def __init__(self, env_id, max_episode_steps=None, render_mode=None, encoder=None):
-        """encoder: of pictures; default: the task's. Raises what gym.make raises, and InputError."""
+        """encoder: of pictures, if not the task's. Raises what gym.make raises, and InputError."""
         own = env_id.removeprefix("Pixels/")
         self.env_id, self.d4rl = env_id, env_id == "D4RL/AdroitHandPen-v1"
         limit = max_episode_steps or (100 if self.d4rl else None)
