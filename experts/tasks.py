@@ -55,7 +55,7 @@ def renderer_of(env):
 
 
 def draw_quickly(env, size):
-    if renderer and renderer.viewer:  # or it would draw by what others have loaded
+    """Its renderer, at so many pixels a side and without what takes long; None if it has none."""
     if renderer := renderer_of(env):
         renderer.model.vis.quality.offsamples = renderer.model.vis.quality.shadowsize = 0
         renderer.model.mat_reflectance[:] = 0
@@ -67,9 +67,7 @@ def draw(env):
     """What each camera of an environment shows, (height, width, 3), uint8. Raises InputError."""
     renderer = renderer_of(env)
     try:
-        if (
-            renderer and renderer.viewer
-        ):  # or it would draw with what another environment has loaded
+        if renderer and renderer.viewer:  # or it would draw by what others have loaded
             renderer.viewer.make_context_current()
         drawn = env.render()
         if drawn is None:
