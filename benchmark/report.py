@@ -377,6 +377,7 @@ def compared():
         yield f"fewer on {task}: command", fewer
         yield f"tuning on {task}: command", folders_of("tuning", name)
         yield f"on {task}: command", folders_of("tried", name)
+    yield "tuning on the peg: command", folders_of("tuning", "peg")
     for task in PAPER["table1"]:
         yield f"imitators on {task}: command", folders_of("tuning", task)
     yield "options: command", folders_of("options")
