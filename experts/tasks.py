@@ -12,6 +12,8 @@ from gymnasium.envs.registration import EnvSpec
 
 from experts.policies import InputError
 
+os.environ.setdefault("LP_NUM_THREADS", "0")  # pictures in software are drawn by a run's one thread
+
 # What is learned in, where that is not what is evaluated in: RLIF learned in D4RL's pen.
 TRAINING_TASKS = {"AdroitHandPen-v1": "D4RL/AdroitHandPen-v1"}
 

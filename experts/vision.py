@@ -5,7 +5,6 @@ person is another who looks at the robot: simulated ones see the state, which th
 """
 
 import functools
-import os
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +16,6 @@ from safetensors.torch import load_file
 from experts.policies import FOLDER, InputError
 from experts.tasks import draw, draw_quickly, shows_pictures
 
-os.environ.setdefault("LP_NUM_THREADS", "0")  # pictures in software, on the one thread of a run
 # what a robot feels of itself in a state, where a task observes no pictures: its hand and gripper
 FELT = {"Meta-World/": slice(-39, -35), "gym_hil/PandaPickCube": slice(14, 18)}
 STATES = 200_000  # of which a person knows what the robot saw there
