@@ -217,7 +217,7 @@ def test_an_encoder_is_learned_by_cloning(cameras, seeing, capsys, monkeypatch):
 
 
 @tiny.draws
-@pytest.mark.parametrize("task", ["button-press-v3", "peg-insert-side-v3"])
+@pytest.mark.parametrize("task", ["button-press-v3", "peg-insert-side-v3", "drawer-open-v3"])
 def test_a_shipped_encoder_shows_where_the_thing_lies(task):
     seen, state = Task(f"Pixels/Meta-World/{task}"), Task(f"Meta-World/{task}")
     features = np.array([[*seen.reset(seed=seed)[0][:64], 1] for seed in range(60)])  # (60, 65)
