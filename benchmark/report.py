@@ -378,6 +378,8 @@ def compared():
         yield f"tuning on {task}: command", folders_of("tuning", name)
         yield f"on {task}: command", folders_of("tried", name)
     yield "tuning on the peg: command", folders_of("tuning", "peg")
+    for task in ("button", "peg"):
+        yield f"{task}, from pictures and from the state: command", folders_of("eyes", task)
     for task in PAPER["table1"]:
         yield f"imitators on {task}: command", folders_of("tuning", task)
     yield "options: command", folders_of("options")
