@@ -331,7 +331,8 @@ def main(args: Args):
         return demonstrate(args.env_id, recipe, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if args.level == "encoder":
-        return save_file(learn_to_see(args, recipe), path)
+        save_file(learn_to_see(args, recipe), f"{path}.tmp")
+        return Path(f"{path}.tmp").replace(path)
     torch.manual_seed(recipe.seed)
     env, qf = rlif_rlpd.make_env(args.env_id), None
     ways = {"demonstrations": from_demonstrations, "top": from_top}
