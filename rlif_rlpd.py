@@ -62,11 +62,13 @@ class Args:
     single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
     # --- person ---
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
-    # when: by Eq. 1, at random, never, or when you do, in a window (docs/keys.md)
-    intervention: Literal["value", "random", "none", "human"] = "value"
+    # when: by Eq. 1, when nothing gets better, at random, never, or when you do (docs/keys.md)
+    intervention: Literal["value", "progress", "random", "none", "human"] = "value"
     reference: str = "top"  # value: whose policy and Q function judge, a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
     intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
+    progress_steps: int = 10  # progress: bad if the state's value is not above that so many ago
+    progress_share: float = -0.05  # by this share of it; below 0: bad if it has fallen by more
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
     random_rate: float = 0.5  # random: share of the steps under expert control
@@ -98,7 +100,7 @@ class Args:
     precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 where the processor can
 
     def check(self):
-        signed = "target_entropy", "intervention_delta"
+        signed = "target_entropy", "intervention_delta", "progress_share"
         for name, value in vars(self).items():
             least = 1 if type(value) is int and name not in ("seed", "demo_episodes") else 0
             most = 1 if name in ("intervention_beta", "random_rate", "offline_ratio") else math.inf
@@ -143,17 +145,32 @@ class ValueHuman:
         # E[gamma^m], m steps between two takeovers' starts if every check leads to one
         self.discount = args.gamma ** (args.takeover_steps + self.grace_steps)
 
-    def check(self, obs, proposal):
-        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
-        obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
+    def is_bad(self, obs, proposal, t):
+        """Eq. 1: is the proposal's Q below that of the reference's action? (1, O), (A,) -> bool."""
         actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
         q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
         # relative to |Q|, for alpha * Q would turn its meaning round where Q < 0
         margin = (1 - self.args.intervention_alpha) * abs(q_reference)
-        flagged = q_novice < q_reference - margin - self.args.intervention_delta  # Eq. 1
+        return q_novice < q_reference - margin - self.args.intervention_delta
+
+    def check(self, obs, proposal, t):
+        """Flagged as bad? Does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
+        flagged = self.is_bad(torch.as_tensor(obs, dtype=torch.float32)[None], proposal, t)
         chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
         started = self.rng.random() < chance
         return flagged, started, self.args.takeover_steps if started else 0
+
+
+class ProgressHuman(ValueHuman):
+    """Takes over where it gets no better, as people do: they see what a few steps have led to."""
+
+    def is_bad(self, obs, proposal, t):
+        """Has the state's value not risen by the share since k steps ago? (1, O), (A,) -> bool."""
+        if t == 0:
+            self.values = {}  # of this episode, by the step: {t: V(s_t)}
+        self.values[t] = self.reference.q(obs, self.reference.act(obs, deterministic=True)).item()
+        before = self.values.get(t - self.args.progress_steps, math.nan)  # nan: nobody looked
+        return self.values[t] < before + self.args.progress_share * abs(before)
 
 
 class RandomHuman:
@@ -169,7 +186,7 @@ class RandomHuman:
         # E[gamma^m] as above: m is k and a geometric number of the novice's steps
         self.discount = args.gamma**k * self.chance / (1 - (1 - self.chance) * args.gamma)
 
-    def check(self, obs, proposal):
+    def check(self, obs, proposal, t):
         """Flags nothing; does a takeover start, and how long? (O,), (A,) -> bool, bool, steps."""
         started = self.rng.random() < self.chance
         return False, started, self.takeover_steps if started else 0
@@ -454,8 +471,10 @@ def main(args):
     if env.spec.max_episode_steps > args.eval_frequency:
         print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
-    if args.intervention == "value":
-        human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
+    if args.intervention in ("value", "progress"):
+        reference = load_expert(args.env_id, args.reference, env, with_q=True)
+        judge = ValueHuman if args.intervention == "value" else ProgressHuman
+        human = judge(args, reference, rng)
     if human:
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
@@ -546,7 +565,7 @@ def main(args):
             actions = agent.actor.act(obs[None])[0]  # (A,)
             started = False
             if human and t >= next_check:
-                flagged, started, steps = human.check(obs, actions)
+                flagged, started, steps = human.check(obs, actions, t)
                 counts["checks"] += 1
                 counts["flags"] += flagged
                 if steps:

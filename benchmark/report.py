@@ -358,6 +358,22 @@ def study_table():
     return markdown(header, rows)
 
 
+def person_tables():
+    """What a person does, one thing changed: what RLIF reaches, and what it takes of them."""
+    header = ["seeds", "last", "last, sampled actions", "takeovers", "steps of the expert"]
+    for task in ("Hopper-v5-1-demos-low", "Hopper-v5-1-demos-top", "button-state-1-demos-top"):
+        rows = []
+        for folder in folders_of("when", task):
+            cell = Cell(folder)
+            minutes = cell.at("expert_steps", -1, 1 / 1_200)  # at 20 steps a second
+            columns = [(cell.last, 0), (cell.at("sampled score", -1), 0)]
+            columns += [(cell.at(name, -1), 0) for name in ("takeovers", "expert_steps")]
+            columns.append(([x / y for x, y in zip(cell.last, minutes)], 1))
+            texts = (mean_of(values, digits, len(cell.seeds)) for values, digits in columns)
+            rows.append([folder.removeprefix(f"when/{task}-"), listed(cell.seeds), *texts])
+        yield markdown([f"the person, {task}", *header, "score per minute of control"], rows)
+
+
 def speed_table(folders="speed*", first="device"):
     """What benchmark/speed.py has measured of updates, or of pictures."""
     rows = [row for file in sorted(RESULTS.glob(f"{folders}/*.csv")) for row in read_rows(file)]
@@ -395,7 +411,7 @@ def all_tables():
         *(verdicts(), protocol(), *rlif_tables(), aggregate_table(), steadiness()),
         *(comparison(*given) for given in compared()),
         *(markdown(*table) for table in judge.tables()),
-        *(*mile_tables(), study_table(), speed_table(), speed_table("pictures", "pictures of")),
+        *(*mile_tables(), *person_tables(), study_table(), speed_table(), speed_table("pictures", "pictures of")),
         predictions("task", "figure4", ("drawer", "peg")),
         predictions("a scripted person: takeovers", "study", ("lander", "button")),
     ]
@@ -441,7 +457,7 @@ def play(run):
         value = policy.q(obs[None], policy.act(obs[None], deterministic=True)).item()
         actions = policy.act(obs[None])[0].numpy()
         if t >= next_check:
-            flagged, started, length = human.check(obs, actions)
+            flagged, started, length = human.check(obs, actions, t)
             if length:
                 expert_until, next_check = t + length, t + length + human.grace_steps
         if t < expert_until:

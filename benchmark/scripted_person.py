@@ -124,14 +124,14 @@ class ScriptedPerson(human.Person):
         self.seen = deque(maxlen=1 + round(REACTION * self.keys.rate))  # the first is seen now
         return super().reset(seed=seed, options=options)
 
-    def check(self, obs, proposal):
+    def check(self, obs, *_):
         self.seen.append(obs)
         seen = self.seen[0]  # (O,)
         if self.path:  # also while a record is gone through, for the mind has to go along
             self.driving = not self.mind.good(seen) if self.driving else self.mind.bad(seen)
         if self.window:
             self.window.held = (self.mind.keys(seen) or ["c"]) if self.driving else []
-        return super().check(obs, proposal)
+        return super().check(obs)
 
 
 def study(

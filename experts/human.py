@@ -45,7 +45,7 @@ class Person(gym.Wrapper):
             os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         return self.env.reset(seed=seed, options=options)
 
-    def check(self, obs, _):
+    def check(self, obs, *_):
         """Flagged? Does an intervention start? Does the person act? (O,) -> bool, bool, 0/1."""
         line = self.recorded.get((self.seed, self.t))
         if line is None and self.replay:

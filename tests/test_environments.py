@@ -193,6 +193,7 @@ def test_bad_input_is_one_message_and_exit_code_2_before_anything_is_begun(peopl
 def test_a_number_that_is_too_small_or_none_is_refused_by_every_script(script, ending):
     """Every option that is a number: a negative one; what is no number is loud at least."""
     free = {"intervention_alpha", "intervention_delta", "intervention_cost", "target_entropy"}
+    free |= {"progress_share"}
     taken = []
     for field in dataclasses.fields(script.Args):
         option = f"--{field.name.replace('_', '-')}"

@@ -76,7 +76,7 @@ def test_flags_are_those_of_the_person(alpha, monkeypatch):
         reference = SimpleNamespace(act=lambda obs: torch.zeros(1, 1), q=lambda obs, actions: q)
         args = rlif_rlpd.Args(intervention_alpha=alpha)
         human = rlif_rlpd.ValueHuman(args, reference, np.random.default_rng(0))
-        flags.append(human.check(np.zeros(2), np.zeros(1, np.float32))[0])
+        flags.append(human.check(np.zeros(2), np.zeros(1, np.float32), 0)[0])
     assert judge.worse(q_novice, q_reference).tolist() == flags and 0 < sum(flags) < len(flags)
 
 

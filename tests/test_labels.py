@@ -28,7 +28,7 @@ def script_person(monkeypatch, starts, grace_steps=0):
     """Let both people take over where starts(obs) says; the list of all obs they look at."""
     looked = []
 
-    def check(self, obs, proposal):
+    def check(self, obs, proposal, t):
         looked.append(int(obs[0]))
         started = starts(looked[-1])
         of = self if isinstance(self, rlif_rlpd.RandomHuman) else self.args
@@ -231,8 +231,8 @@ class Reference:
     def __init__(self, value, noise=0.0):
         self.value, self.noise = value, noise
 
-    def act(self, obs):
-        return self.noise * torch.randn(len(obs), 1)
+    def act(self, obs, deterministic=False):
+        return self.noise * torch.randn(len(obs), 1) * (not deterministic)
 
     def q(self, obs, actions):
         return self.value(obs[:, 0], actions[:, 0])
@@ -245,7 +245,7 @@ def person(value=None, noise=0.0, **options):
 
 
 def flags(human, proposal, obs=0.0):
-    return human.check(np.full(1, obs, dtype=np.float32), np.full(1, proposal, dtype=np.float32))[0]
+    return human.check(np.full(1, obs, np.float32), np.full(1, proposal, np.float32), 0)[0]
 
 
 def test_what_is_flagged_is_worse_than_the_references_action_by_more_than_the_margin():
@@ -271,13 +271,31 @@ def test_what_is_flagged_is_worse_than_the_references_action_by_more_than_the_ma
 def test_takeover_with_probability_beta_if_flagged_and_one_minus_beta_if_not():
     human, obs = person(intervention_beta=0.8), np.zeros(1, dtype=np.float32)
     for proposal, rate in ((1.0, 0.8), (0.0, 0.2)):
-        checks = (human.check(obs, np.full(1, proposal, np.float32)) for _ in range(5_000))
+        checks = (human.check(obs, np.full(1, proposal, np.float32), 1) for _ in range(5_000))
         flagged, started, steps = zip(*checks)
         assert set(flagged) == {proposal == 1.0} and human.grace_steps == 1
         assert set(zip(started, steps)) == {(True, 4), (False, 0)}
         assert np.mean(started) == pytest.approx(rate, abs=0.025)  # 4 sigma
     # a fall costs as much as takeovers for ever, of four steps and one of grace
     assert human.discount == pytest.approx(0.99**5)
+
+
+def test_lack_of_progress_is_flagged_by_the_value_of_so_many_steps_ago():
+    options = {"progress_steps": 2, "progress_share": -0.1, "intervention_beta": 1.0}
+    reference = Reference(lambda s, a: s + 1000 * a)  # V is s, for the reference acts at 0
+    human = rlif_rlpd.ProgressHuman(rlif_rlpd.Args(**options), reference, np.random.default_rng(0))
+
+    def flagged(values):
+        steps = ((np.full(1, v, np.float32), np.ones(1, np.float32), t) for t, v in values.items())
+        return [human.check(*step) for step in steps]
+
+    yes, no = (True, True, 4), (False, False, 0)
+    # it may fall by a tenth of its amount in two steps; what an earlier episode was worth is gone
+    assert flagged(dict(enumerate([10, 9, 9.1, 8.2, 8]))) == [no, no, no, no, yes]
+    assert flagged(dict(enumerate([-10, 0, -10.9, 0, -12]))) == [no, no, no, no, yes]
+    assert flagged({0: 10, 1: 10, 6: 1, 7: 1, 8: 0.8}) == [no, no, no, no, yes]  # a takeover
+    human.args.progress_share = 0.05  # it has to rise
+    assert flagged(dict(enumerate([10, 10, 10.6, 10.4, 11]))) == [no, no, no, yes, yes]
 
 
 @pytest.mark.parametrize("kind", ["value", "random"])
