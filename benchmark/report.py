@@ -411,7 +411,8 @@ def all_tables():
         *(verdicts(), protocol(), *rlif_tables(), aggregate_table(), steadiness()),
         *(comparison(*given) for given in compared()),
         *(markdown(*table) for table in judge.tables()),
-        *(*mile_tables(), *person_tables(), study_table(), speed_table(), speed_table("pictures", "pictures of")),
+        *(*mile_tables(), *person_tables(), study_table()),
+        *(speed_table(), speed_table("pictures", "pictures of")),
         predictions("task", "figure4", ("drawer", "peg")),
         predictions("a scripted person: takeovers", "study", ("lander", "button")),
     ]
