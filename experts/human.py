@@ -3,6 +3,7 @@
 import os
 import time
 import tomllib
+from collections import deque
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Person(gym.Wrapper):
         if self.replay and (n := len(self.recorded)) < getattr(args, "total_timesteps", 1):
             raise InputError(f"{n} steps are too few; finish that session: --resume {self.replay}")
         self.keys, self.interventions = Keys(env, args), 0
+        # of each step of two minutes: in control? did an intervention start?
+        self.work = deque(maxlen=round(120 * self.keys.rate))
         # by the clock: when keys are due; when the robot moved; when the space bar was heard
         self.due, self.moved, self.heard = 0.0, 0.0, 0.0
         # rlif_rlpd.py's E[gamma^m], as if a robot that always needs help were helped every second
@@ -54,6 +57,7 @@ class Person(gym.Wrapper):
         self.control, started = bool(self.line["control"]), bool(self.line["started"])
         self.began = self.control and started
         self.interventions += started
+        self.work.append((self.control, started))
         return self.control or started, started, int(self.control)
 
     def takes_over(self, obs, _):
@@ -90,6 +94,14 @@ class Person(gym.Wrapper):
             self.window.draw(self, f"{self.ending}: one moment, please" if self.ending else heard)
         self.moved = time.perf_counter()
         return obs, reward, terminated, truncated, info
+
+    def minutes(self):
+        """What the person did in the last minute, and how much of the one before it."""
+        minute, work = round(60 * self.keys.rate), np.array(self.work, dtype=bool).reshape(-1, 2)
+        text = f"last minute: {work[-minute:, 1].sum()} interventions"
+        for what, part in ((", you act in ", work[-minute:]), ("; before: ", work[:-minute])):
+            text += f"{what}{part[:, 0].mean():.0%}" if len(part) else ""
+        return text
 
     def _decide(self, obs):
         """This step's line of the record, by the keys that are down when it is due."""
@@ -202,9 +214,9 @@ class Window:
             height, width, _ = env.render().shape
         except Exception as error:  # whatever SDL and the graphics libraries raise
             raise InputError(f"no window, or no picture for it: {error}") from None
-        tall = min(640, pygame.display.get_desktop_sizes()[0][1] - 180)  # pixels
+        tall = min(640, pygame.display.get_desktop_sizes()[0][1] - 200)  # pixels
         self.size = tall * width // height, tall
-        self.screen = pygame.display.set_mode((self.size[0], tall + 90))
+        self.screen = pygame.display.set_mode((self.size[0], tall + 108))
         self.fonts = pygame.font.Font(None, 40), pygame.font.Font(None, 20)
 
     def hear(self):
@@ -234,12 +246,13 @@ class Window:
         pygame, picture = self.pygame, person.env.render()  # (height, width, 3)
         picture = pygame.surfarray.make_surface(picture.swapaxes(0, 1))
         self.screen.fill((190, 40, 40) if person.control else (40, 80, 170))
-        self.screen.blit(pygame.transform.smoothscale(picture, self.size), (0, 90))
+        self.screen.blit(pygame.transform.smoothscale(picture, self.size), (0, 108))
         real, rate = person.env.metadata.get("render_fps"), f"{self.rate:.0f} steps a second"
         status = f"step {person.t}   {person.interventions} interventions   {rate} (real: {real})"
         commands = "C still  SPACE bad  ENTER success  P pause  + - speed  R give up  Q stop"
         who = "YOU" if person.control else "the robot"
-        lines = (f"{who}   {message}", 6), (status, 38), (self.help, 56), (commands, 72)
+        lines = [(f"{who}   {message}", 6), (person.minutes(), 56)]
+        lines += [(status, 38), (self.help, 74), (commands, 90)]
         for text, y in lines:
             self.screen.blit(self.fonts[y > 6].render(text, True, (255, 255, 255)), (12, y))
         pygame.display.flip()

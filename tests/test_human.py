@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pygame
@@ -312,6 +313,18 @@ def test_the_window_shows_the_picture_the_rate_and_who_is_in_control(at_keys, mo
     assert min(brightest) > 150  # the white point
     assert bars[30] == [40, 80, 170] and bars[-1] == [190, 40, 40]
     assert 600 < pygame.display.get_surface().get_height() < 700  # with what is around a window
+
+
+def test_the_window_says_what_the_last_two_minutes_took():
+    def said(work):
+        """At a step a second."""
+        return human.Person.minutes(SimpleNamespace(keys=SimpleNamespace(rate=1.0), work=work))
+
+    robot, start, on = (False, False), (True, True), (True, False)
+    assert said([]) == "last minute: 0 interventions"
+    assert said([robot, start, on, robot]) == "last minute: 1 interventions, you act in 50%"
+    work = [start, *[on] * 29, *[robot] * 30, start, robot, start, *[robot] * 57]
+    assert said(work) == "last minute: 2 interventions, you act in 3%; before: 50%"
 
 
 # --- nothing is lost ------------------------------------------------------------------------------

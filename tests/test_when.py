@@ -73,7 +73,7 @@ def test_errors_are_in_size_and_direction():
 @pytest.mark.usefixtures("people")
 def test_it_runs_a_script_with_these_persons_and_experts(monkeypatch):
     patched = {x: getattr(rlif_rlpd, x) for x in ("make_env", "load_expert", "ValueHuman")}
-    # each proposal is flagged: in an episode of ten steps two takeovers of four, and a step after each
+    # each proposal is flagged: four steps of the expert, one of the robot, in episodes of ten
     options = f"{tiny.SHORT['rlif_rlpd']} --intervention-beta 1 --intervention-delta -99"
     takeovers, saturated = {}, {}
     for name, limits in (("until", "--look-until 0.5"), ("errs", "--error 100")):
