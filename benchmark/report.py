@@ -358,6 +358,32 @@ def study_table():
     return markdown(header, rows)
 
 
+def progress_table():
+    """RLIF in Table 1 with a person who goes by Eq. 1, and with one who looks for progress."""
+    rows = []
+    for env_id, level in LEVELS:
+        cells = [Cell(cell_of(env_id, level, method)) for method in ("rlif", "rlif-progress")]
+        row = [f"{env_id}, {level}"]
+        for cell in cells:
+            names = "score", "sampled score", "takeovers"
+            texts = [mean_of(cell.at(name, -1), planned=len(cell.seeds)) for name in names]
+            row += [f"{texts[0]} / {texts[1]} n = {len(cell.seeds)}", texts[2]]
+        if min(len(cell.seeds) for cell in cells) > 2:
+            pairs = [
+                difference(cells[1:], cells[:1], score) for score in ("score", "sampled score")
+            ]
+            row.append(" / ".join(f"{x:.0f} ± {half:.0f}" for x, half in pairs))
+        rows.append(row)
+    header = [
+        "Eq. 1 or progress: task, expert",
+        "by value",
+        "takeovers",
+        "by progress",
+        "takeovers",
+    ]
+    return markdown([*header, "difference"], rows)
+
+
 def person_tables():
     """What a person does, one thing changed: what RLIF reaches, and what it takes of them."""
     header = ["seeds", "last", "last, sampled actions", "takeovers", "steps of the expert"]
@@ -411,7 +437,7 @@ def all_tables():
         *(verdicts(), protocol(), *rlif_tables(), aggregate_table(), steadiness()),
         *(comparison(*given) for given in compared()),
         *(markdown(*table) for table in judge.tables()),
-        *(*mile_tables(), *person_tables(), study_table()),
+        *(*mile_tables(), progress_table(), *person_tables(), study_table()),
         *(speed_table(), speed_table("pictures", "pictures of")),
         predictions("task", "figure4", ("drawer", "peg")),
         predictions("a scripted person: takeovers", "study", ("lander", "button")),
