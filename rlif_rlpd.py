@@ -67,8 +67,8 @@ class Args:
     reference: str = "top"  # value: whose policy and Q function judge, a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
     intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
-    progress_steps: int = 10  # progress: bad if the state's value is not above that so many ago
-    progress_share: float = -0.05  # by this share of it; below 0: bad if it has fallen by more
+    progress_steps: int = 10  # progress: the state's value is compared with that so many steps ago
+    progress_share: float = -0.05  # bad if it has not risen by this share; below 0: fell by more
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
     random_rate: float = 0.5  # random: share of the steps under expert control
@@ -162,10 +162,10 @@ class ValueHuman:
 
 
 class ProgressHuman(ValueHuman):
-    """Takes over where it gets no better, as people do: they see what a few steps have led to."""
+    """Takes over where it gets no better: not by an action, but by what some steps have led to."""
 
     def is_bad(self, obs, proposal, t):
-        """Has the state's value not risen by the share since k steps ago? (1, O), (A,) -> bool."""
+        """Has V(s_t) not risen above V(s_(t-k)) by the share? (1, O), (A,) -> bool."""
         if t == 0:
             self.values = {}  # of this episode, by the step: {t: V(s_t)}
         self.values[t] = self.reference.q(obs, self.reference.act(obs, deterministic=True)).item()
