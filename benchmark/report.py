@@ -364,24 +364,18 @@ def progress_table():
     for env_id, level in LEVELS:
         cells = [Cell(cell_of(env_id, level, method)) for method in ("rlif", "rlif-progress")]
         row = [f"{env_id}, {level}"]
+        if not cells[1].seeds:
+            continue
         for cell in cells:
             names = "score", "sampled score", "takeovers"
             texts = [mean_of(cell.at(name, -1), planned=len(cell.seeds)) for name in names]
             row += [f"{texts[0]} / {texts[1]} n = {len(cell.seeds)}", texts[2]]
         if min(len(cell.seeds) for cell in cells) > 2:
-            pairs = [
-                difference(cells[1:], cells[:1], score) for score in ("score", "sampled score")
-            ]
+            pairs = (difference(cells[1:], cells[:1], x) for x in ("score", "sampled score"))
             row.append(" / ".join(f"{x:.0f} ± {half:.0f}" for x, half in pairs))
         rows.append(row)
-    header = [
-        "Eq. 1 or progress: task, expert",
-        "by value",
-        "takeovers",
-        "by progress",
-        "takeovers",
-    ]
-    return markdown([*header, "difference"], rows)
+    header = ["Eq. 1 or progress: task, expert", "by value", "takeovers"]
+    return markdown([*header, "by progress", "takeovers", "difference"], rows)
 
 
 def person_tables():
@@ -391,6 +385,8 @@ def person_tables():
         rows = []
         for folder in folders_of("when", task):
             cell = Cell(folder)
+            if not cell.seeds:
+                continue
             minutes = cell.at("expert_steps", -1, 1 / 1_200)  # at 20 steps a second
             columns = [(cell.last, 0), (cell.at("sampled score", -1), 0)]
             columns += [(cell.at(name, -1), 0) for name in ("takeovers", "expert_steps")]

@@ -83,14 +83,18 @@ def erring(act, error):
     return act_with_errors
 
 
+def parsed(words):
+    """The script, the limits and the script's options of a command line. Raises InputError."""
+    if not words or words[0] not in SCRIPTS:
+        raise InputError(f"give {', '.join(SCRIPTS)}, then options, not {' '.join(words[:1])!r}")
+    script = importlib.import_module(words[0])
+    limits, rest = tyro.cli(Limits, args=words[1:], return_unknown_args=True)
+    return script, limits, tyro.cli(script.Args, args=rest)
+
+
 def main():
-    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if name not in SCRIPTS:
-        raise InputError(f"give {', '.join(SCRIPTS)} and options, not {name!r}")
-    script, clocks = importlib.import_module(name), []
+    (script, limits, args), clocks = parsed(sys.argv[1:]), []
     make_env, load_expert = script.make_env, script.load_expert
-    limits, rest = tyro.cli(Limits, return_unknown_args=True)
-    args = tyro.cli(script.Args, args=rest)
     args.check()
     if args.intervention != "value":
         raise InputError("these persons are those of --intervention value")
