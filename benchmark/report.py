@@ -86,13 +86,6 @@ def folders_of(suite, start=""):
     return [f"{suite}/{name}" for name in suites()[suite] if name.startswith(start)]
 
 
-def judged_by(expert, reference):
-    """The folder of a cell of Table 3; what Table 1 has is not repeated."""
-    if reference == "top" and expert in ("top", "low"):
-        return cell_of("Walker2d-v5", expert, "rlif")
-    return f"table3/{expert}-{reference}"
-
-
 # --- what stands in a table -----------------------------------------------------------------------
 def markdown(header, rows):
     """A Markdown table; short rows end with empty cells."""
@@ -170,7 +163,7 @@ def rlif_tables():
         rows.append([env_id, *map(costs, cells)])
     yield markdown(header, rows)
     papers, references = PAPER["table3"], ["poor", "high", "top"]
-    folders = {expert: [judged_by(expert, x) for x in references] for expert in papers}
+    folders = {expert: [f"table3/{expert}-{x}" for x in references] for expert in papers}
     rows = [[x, *ends(zip(map(Cell, folders[x]), papers[x]))] for x in papers]
     cells = [Cell(*column) for column in zip(*folders.values())]
     rows.append(["all", *ends(zip(cells, np.mean(list(papers.values()), axis=0)))])
@@ -237,7 +230,7 @@ def verdicts():
             if method in ("rlif-random", "hg-dagger", "dagger", "bc"):
                 ours = [difference(rlif, others, score) for score in scores]
                 found.append([f"rlif ends above {method}", env_id, f"{paper:.0f}", ours])
-    top, poor = ([Cell(judged_by(x, who)) for x in PAPER["table3"]] for who in ("top", "poor"))
+    top, poor = ([Cell(f"table3/{x}-{who}") for x in PAPER["table3"]] for who in ("top", "poor"))
     paper = f"{np.mean([x[-1] - x[0] for x in PAPER['table3'].values()]):.0f}"
     ours = [difference(top, poor, score) for score in scores]
     found.append(["rlif ends higher with a better judge", "Walker2d-v5", paper, ours])
