@@ -124,7 +124,7 @@ def make_env(env_id, max_episode_steps=None, render_mode=None):
 class ThresholdHuman:
     """Takes over where the novice's proposal is far from what the expert would do."""
 
-    grace_steps = 1  # steps of the novice after a takeover that are not checked (official code)
+    grace_steps = 1  # steps of the novice after a takeover that are not checked (RLIF's code)
 
     def __init__(self, args, expert, rng):
         self.args, self.expert, self.rng = args, expert, rng
@@ -150,7 +150,7 @@ def own_spread(expert, obs):
 class ValueHuman:
     """Takes over where a reference Q function finds the novice's proposal bad (Eq. 1)."""
 
-    grace_steps = 1  # steps of the novice after a takeover that are not checked (official code)
+    grace_steps = 1  # steps of the novice after a takeover that are not checked (RLIF's code)
 
     def __init__(self, args, reference, rng):
         self.args, self.reference, self.rng = args, reference, rng

@@ -1,19 +1,20 @@
 """HIL-SERL: RL from a reward, with demonstrations and takeovers. One file.
 
 A person demonstrates the task, watches the robot learn it by RL, and takes over when it gets stuck.
-All steps go into one replay buffer. A second one holds the demonstrations, and the steps that the
-person took once more; half of each batch comes from there. In the paper the reward is 1 at a
-success (--reward success).
+All steps go into one replay buffer. A second one holds the demonstrations and, once more, the steps
+that the person took; half of each batch comes from there. In the paper the reward is 1 at a success
+(--reward success).
 
 Paper: Luo et al., HIL-SERL, Science Robotics 2025, https://arxiv.org/abs/2410.21845. Learner: RLPD
 (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948) as in rlif_rlpd.py: diff the two. The
-paper's constants: --gamma 0.97 --num-qs 2 --utd-ratio 2, a target entropy of -A / 2. Its classifier
-of pictures that tells a success, and its Q-learning of the gripper, are not here.
+official code has --gamma 0.97 --num-qs 2 --utd-ratio 2 --final-lr-fraction 1, a target entropy of
+-A / 2, a first temperature of 0.01 (here 0.1), tanh for ReLU and LayerNorm in the actor, too. Its
+classifier of pictures that tells a success, and its Q-learning of the gripper, are not here.
 
     python hil_serl.py                      # Hopper-v5, its own reward
     python hil_serl.py --resume runs/<run>  # go on after a stop, to the bit
 
-Read the loop in main() first. Shapes: O observation, A action, B batch, G updates, N critics.
+Read main() first. Shapes: O observation, A action, B batch, G updates, N critics, E episodes.
 """
 
 import csv
@@ -129,7 +130,7 @@ def make_env(env_id, max_episode_steps=None, render_mode=None):
 class ValueHuman:
     """Takes over where a reference Q function finds the novice's proposal bad (Eq. 1)."""
 
-    grace_steps = 1  # steps of the novice after a takeover that are not checked (official code)
+    grace_steps = 1  # steps of the novice after a takeover that are not checked (RLIF's code)
 
     def __init__(self, args, reference, rng):
         self.args, self.reference, self.rng = args, reference, rng
@@ -394,8 +395,8 @@ def main(args):
         human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
-    if args.reward == "success":  # which every demonstration ends with
-        demos["rewards"] = demos["terminations"] = demos["ends"]
+    if args.reward == "success":  # which ends a demonstration, unless its time was up
+        demos["rewards"] = demos["terminations"]
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     rb = ReplayBuffer(args.total_timesteps, obs_dim, act_dim)
@@ -490,7 +491,7 @@ def main(args):
             if by_person := t < expert_until:
                 actions = expert.act(obs[None])[0].numpy()  # (A,)
                 counts["expert_steps"] += 1
-            elif human_rb.size:  # no return of n steps may go on in the next takeover
+            elif human_rb.size:  # or n-step returns would go on in a row of some later takeover
                 human_rb.data["ends"][human_rb.size - 1] = 1.0
 
             next_obs, task_reward, terminated, truncated, info = env.step(actions)
@@ -508,8 +509,7 @@ def main(args):
 
             # RLPD, at every step; n rows of a minibatch are the person's, the others of all steps
             if rb.size >= args.batch_size:
-                n = round(args.offline_ratio * args.batch_size)
-                n = n if human_rb.size >= n else 0
+                n = round(args.offline_ratio * args.batch_size) if human_rb.size else 0
                 batches = rb.sample(rng, args, args.batch_size - n, device)  # (G, B - n, ...)
                 if n:
                     own = human_rb.sample(rng, args, n, device)  # (G, n, ...)

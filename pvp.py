@@ -24,7 +24,6 @@ import time
 import zlib
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -79,14 +78,12 @@ class Args:
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     bc_weight: float = 0.0  # of imitating the person in the actor's loss: 0 is PVP, 1 is PVP4Real
-    end_value: float | None = None  # of an early end: -1 a fall, 1 a success, 0 both (the papers)
+    end_value: float | None = None  # of an early end: a fall -1, a success 1; the papers: always 0
     # --- learner ---
-    batch_size: int = 256  # transitions per update (PVP: 128), in equal parts by who did what
+    batch_size: int = 256  # transitions per update (PVP: 128, PVP4Real: 1024), in equal parts
     gamma: float = 0.99  # discount
     tau: float = 0.005  # step of the target critics, and of the target actor
     learning_rate: float = 1e-4  # Adam's, for actor and critics
-    target_noise: float = 0.2  # on the target's actions, cut off at 0.5 (TD3)
-    policy_delay: int = 2  # critic updates per update of actor and targets (TD3)
     random_steps: int = 100  # of random proposals at first; a robot may need 0
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
@@ -128,7 +125,7 @@ def make_env(env_id, max_episode_steps=None, render_mode=None):
 class ValueHuman:
     """Takes over where a reference Q function finds the novice's proposal bad (Eq. 1)."""
 
-    grace_steps = 1  # steps of the novice after a takeover that are not checked (official code)
+    grace_steps = 1  # steps of the novice after a takeover that are not checked (RLIF's code)
 
     def __init__(self, args, reference, rng):
         self.args, self.reference, self.rng = args, reference, rng
@@ -175,15 +172,15 @@ class Actor(nn.Module):
 
 
 class Agent(nn.Module):
-    """TD3 whose only rewards are the proxy values: actor, two critics, their targets, updates."""
+    """TD3 with proxy values and no reward: actor, two critics, their targets, and updates."""
 
     def __init__(self, obs_dim, act_dim, args, device):
         super().__init__()
         self.args, self.actor = args, Actor(obs_dim, act_dim, args.hidden_sizes)
-        sizes, self.qf = [obs_dim + act_dim, *args.hidden_sizes], nn.ModuleList()
+        sizes, self.qf = [obs_dim + act_dim, *args.hidden_sizes, 1], nn.ModuleList()
         for _ in range(2):
-            hidden = [(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:])]
-            self.qf.append(nn.Sequential(*chain(*hidden), nn.Linear(sizes[-1], 1)))
+            pairs = [(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:])]
+            self.qf.append(nn.Sequential(*sum(pairs, ())[:-1]))  # the last layer has no ReLU
         self.actor_target, self.qf_target = deepcopy(self.actor), deepcopy(self.qf)
         self.to(device)
         learned = [x for x in self.actor.parameters() if x.requires_grad]
@@ -199,14 +196,15 @@ class Agent(nn.Module):
         """TD error and proxy values, summed over the two critics; noise: (B, A)."""
         obs, next_obs, ends = batch["obs"], batch["next_obs"], batch["terminations"]
         with torch.no_grad():
-            noise = (self.args.target_noise * noise).clamp(-0.5, 0.5)  # (B, A)
+            noise = (0.2 * noise).clamp(-0.5, 0.5)  # (B, A), as in TD3
             next_actions = (self.actor_target(next_obs) + noise).clamp(-1, 1)
             next_q = self.q(self.qf_target, next_obs, next_actions).amin(0)  # (B,)
             # an end would be worth 0 by the paper, and so a fall more than what a person refuses
             target = ends * batch["end_values"] + self.args.gamma * (1 - ends) * next_q  # (B,)
         q, q_n = (self.q(self.qf, obs, batch[x]) for x in ("actions", "proposals"))  # (2, B) each
         # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask I within the mean as in the paper's
-        # equation: PVP's code multiplies the batch's mean by I, which masks nothing
+        # equation. PVP's code multiplies the batch's mean by I, which masks nothing; it halves the
+        # TD error, and drops it where a takeover starts
         proxy = batch["by_person"] * (q - 1).pow(2) + batch["refused"] * (q_n + 1).pow(2)
         return ((q - target).pow(2) + proxy).mean(-1).sum()
 
@@ -224,7 +222,7 @@ class Agent(nn.Module):
         loss.backward()
         self.qf_optimizer.step()
         losses = {"qf_loss": loss.detach()}
-        if number % self.args.policy_delay == 0:
+        if number % 2 == 0:  # TD3's delay
             loss = self.actor_loss(batch)
             self.actor_optimizer.zero_grad()
             loss.backward()
@@ -232,8 +230,8 @@ class Agent(nn.Module):
             losses["actor_loss"] = loss.detach()
             with torch.no_grad():
                 for net, target in ((self.actor, self.actor_target), (self.qf, self.qf_target)):
-                    pair = list(target.parameters()), list(net.parameters())
-                    torch._foreach_lerp_(*pair, self.args.tau)
+                    for x, y in zip(net.parameters(), target.parameters()):
+                        y.lerp_(x, self.args.tau)
         return losses
 
 
@@ -263,14 +261,13 @@ class ReplayBuffer:
         self.size += 1
 
     def sample(self, rng, batch_size, device):
-        """A minibatch, a dict of tensors (B, ...), or None while there are too few steps.
-
-        Equal parts are demonstrations, steps in which a proposal was refused, and all others (the
-        paper, without demonstrations: half and half); a kind of too few steps is left out.
+        """A dict of tensors (B, ...), or None at first: as many demonstrations, steps in which a
+        proposal was refused, and others (the papers, without demonstrations: half and half).
         """
         by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
-        kinds = [np.flatnonzero(x) for x in (by_person & ~refused, refused, ~by_person & ~refused)]
-        kinds = [rows for rows in kinds if len(rows) > batch_size // 2]
+        demos, *kinds = map(np.flatnonzero, (by_person & ~refused, refused, ~by_person & ~refused))
+        kinds = [rows for rows in kinds if len(rows) > batch_size // 2]  # there are more and more
+        kinds = [demos, *kinds] if len(demos) else kinds
         if not kinds:
             return None
         i = np.concatenate([rng.choice(rows, batch_size // len(kinds)) for rows in kinds])  # (B,)
@@ -332,7 +329,7 @@ def main(args):
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: TD3 needs continuous actions")
     if args.end_value is None:
-        raise InputError("an early end: --end-value -1 (a fall), 1 (a success) or 0 (both)")
+        raise InputError("an early end: --end-value -1 (a fall), 1 (a success) or 0 (either)")
     if env.spec.max_episode_steps > args.eval_frequency:
         print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
     if args.intervention == "value":
@@ -354,9 +351,10 @@ def main(args):
     args.resume = str(folder)  # from now on
     print(f"in {folder}: evaluations, checkpoint, policy")
     agent = Agent(obs_dim, act_dim, args, device)
-    for i in range(len(demos["obs"])):
-        transition = {x: demos[x][i] for x in ("obs", "next_obs", "actions", "terminations")}
-        rb.add(transition | {"by_person": 1.0, "end_values": args.end_value})
+    # gym-hil's reward of 1 is a success; nothing was refused in a demonstration
+    ends = np.where(demos["rewards"] * ("gym_hil/" in args.env_id) == 1, 1.0, args.end_value)
+    own = {"by_person": 1.0, "refused": 0.0, "proposals": 0.0, "end_values": ends}
+    rb.load_state_dict(demos | own)
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and rb.size:
         std = demo_obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
@@ -413,10 +411,9 @@ def main(args):
         ended, episodic_return = False, 0.0
         while not ended:
             # The novice proposes a_n, without noise; does the person take over and do a_h?
+            proposals = agent.actor.act(obs[None])[0]  # (A,)
             if global_step < args.random_steps:
                 proposals = rng.uniform(-MAX_ACTION, MAX_ACTION, act_dim).astype(np.float32)
-            else:
-                proposals = agent.actor.act(obs[None])[0]  # (A,)
             started = False
             if t >= next_check:
                 _, started, steps = human.check(obs, proposals)

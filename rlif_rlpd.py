@@ -138,7 +138,7 @@ def make_env(env_id, max_episode_steps=None, render_mode=None):
 class ValueHuman:
     """Takes over where a reference Q function finds the novice's proposal bad (Eq. 1)."""
 
-    grace_steps = 1  # steps of the novice after a takeover that are not checked (official code)
+    grace_steps = 1  # steps of the novice after a takeover that are not checked (RLIF's code)
 
     def __init__(self, args, reference, rng):
         self.args, self.reference, self.rng = args, reference, rng
@@ -478,6 +478,7 @@ def main(args):
     if human:
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
+    successes = (demos["rewards"] == 1) & ("gym_hil/" in args.env_id)  # (n,), of ends: no falls
     if args.reward != "task":
         demos["rewards"][:] = 0  # nobody tells RLIF how good a demonstration is
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
@@ -497,7 +498,7 @@ def main(args):
     agent = Agent(obs_dim, act_dim, args, device)
     for i, terminated in enumerate(demos["terminations"]):
         transition = {name: values[i] for name, values in demos.items()}
-        rb.add(end_of_episode(args, human, transition, terminated))
+        rb.add(end_of_episode(args, human, transition, terminated, successes[i]))
     rb.apart = rb.size if args.offline_ratio else 0
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and rb.size:

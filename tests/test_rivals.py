@@ -1,11 +1,14 @@
 """pvp.py and hil_serl.py: their losses in float64, what their buffers hold, and that they learn."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 import hil_serl
 import pvp
+import rlif_rlpd
 from tests import tiny
 from tests.test_learning import analytic_critics
 from tests.test_networks import ACT, BATCH, HIDDEN, OBS, doubles, learner
@@ -51,7 +54,7 @@ def proxy_losses(agent, batch, noise):
     critics, climbed, imitated = 0.0, 0.0, 0.0
     for b in range(BATCH):
         one = {name: values[b] for name, values in batch.items()}
-        wiggle = (args.target_noise * noise[b].double()).clamp(-0.5, 0.5)
+        wiggle = (0.2 * noise[b].double()).clamp(-0.5, 0.5)
         action = (act(actor_target, one["next_obs"]) + wiggle).clamp(-1, 1)
         target = min(q(qf_target, k, one["next_obs"], action) for k in (0, 1)).detach()
         target = one["end_values"] if one["terminations"] else args.gamma * target
@@ -98,7 +101,7 @@ def test_a_batch_has_equal_parts_of_each_kind_of_which_there_are_enough():
     rb, rng = pvp.ReplayBuffer(30, 1, 1), np.random.default_rng(0)
     kinds = [(1, 0), (1, 1), (0, 1), (0, 0)]  # demonstrations, takeovers, said to be bad, others
     for i in range(26):
-        assert (rb.sample(rng, 9, "cpu") is None) == (i < 5)
+        assert (rb.sample(rng, 9, "cpu") is None) == (i < 1)  # even one demonstration is drawn
         by_person, refused = kinds[(i > 5) + (i > 11) + (i > 19)]
         rb.add({"obs": i, "by_person": by_person, "refused": refused})
     drawn = np.array([rb.sample(rng, 9, "cpu")["obs"][:, 0].tolist() for _ in range(50)])
@@ -195,4 +198,35 @@ def test_a_success_is_the_only_reward_where_it_is_asked_for(people, monkeypatch)
 
     monkeypatch.setattr(tiny.Walled, "step", step)
     rb = tiny.checkpoint(tiny.short_run(hil_serl, "--reward success"))["rb"]
-    assert rb["rewards"][rb["next_obs"][:, 0] > 0.3].all() and 0 < rb["rewards"].mean() < 1
+    assert torch.equal(rb["rewards"] > 0, rb["next_obs"][:, 0] > 0.3)
+    assert torch.equal(rb["rewards"], rb["terminations"]) and 0 < rb["rewards"].mean() < 1
+
+
+# --- demonstrations -------------------------------------------------------------------------------
+def demonstrated(monkeypatch, script):
+    """What a run of gym-hil stores of two demonstrations, a success and one whose time was up."""
+    task = EnvSpec("gym_hil/Walled-v0", gym.spec("Walled-v0").entry_point, max_episode_steps=50)
+    monkeypatch.setitem(gym.registry, task.id, task)
+
+    def load(*given):
+        demos = tiny.demonstrations(*given)
+        demos["rewards"][9] = demos["terminations"][9] = 1.0
+        return demos
+
+    monkeypatch.setattr(script, "load_demonstrations", load)
+    own = "--reward success" if script == hil_serl else ""
+    folder = tiny.short_run(script, f"--demo-episodes 2 --env-id {task.id}", own)
+    rb = tiny.checkpoint(folder)["human_rb" if script == hil_serl else "rb"]
+    return {name: values[:20] for name, values in rb.items()}
+
+
+def test_a_demonstrated_success_is_no_fall(people, monkeypatch):
+    rb = demonstrated(monkeypatch, rlif_rlpd)
+    assert not rb["rewards"].any() and rb["terminations"].nonzero().tolist() == [[9]]
+    ends = demonstrated(monkeypatch, pvp)["end_values"]
+    assert ends[9] == 1 and (ends[:9] == -1).all() and (ends[10:] == -1).all()
+
+
+def test_only_a_demonstrated_success_is_rewarded(people, monkeypatch):
+    rb = demonstrated(monkeypatch, hil_serl)
+    assert rb["rewards"].nonzero().tolist() == rb["terminations"].nonzero().tolist() == [[9]]
