@@ -198,7 +198,7 @@ def main(args):
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         actor.load_state_dict(state["actor"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         torch.set_rng_state(state["torch_rng"])
         global_step, rows = state["global_step"], state["rows"]
     (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))

@@ -1,7 +1,7 @@
 """DAgger: the novice acts, the expert says afterwards what it would have done; that is cloned.
 
 Paper: Ross, Gordon and Bagnell, AISTATS 2011, https://arxiv.org/abs/1011.0686; "Alg. 3.1" is its.
-Labels as in RLIF's baseline (https://arxiv.org/abs/2311.12996): where both differ, or at random.
+Labels as in RLIF's baseline (https://arxiv.org/abs/2311.12996): where actions differ, or at random.
 
     python dagger.py                      # Hopper-v5, an expert of 16 %: about four minutes
     python dagger.py --resume runs/<run>  # go on after a stop, to the bit
@@ -255,7 +255,7 @@ def main(args):
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
         actor.load_state_dict(state["actor"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         rng.bit_generator.state = state["rng"]
         torch.set_rng_state(state["torch_rng"].cpu())
         global_step, rounds, next_eval = state["global_step"], state["rounds"], state["next_eval"]
@@ -333,7 +333,7 @@ def main(args):
 
     bar.close()
     writer.close()
-    save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
+    save_expert(folder / "model.safetensors", actor, env_id=args.env_id)  # Alg. 3.1: the best one
     if args.capture_video:
         film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
         evaluate(args.env_id, actor, [film], args.seed, 2)

@@ -62,7 +62,7 @@ class Args:
     # when: where the two actions differ, by value (Eq. 1), at random, or when you do
     intervention: Literal["threshold", "value", "random", "human"] = "threshold"
     threshold: float | None = None  # tau, in L1; default: 95 % of the expert's own pairs are nearer
-    reference: str = "top"  # value: whose policy and Q function judge, a level or a file
+    reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
     intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
@@ -345,9 +345,9 @@ def main(args):
     global_step, rounds, next_eval = 0, 0, 0
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
-        for m, novice in enumerate(novices):
+        for m, (novice, x) in enumerate(zip(novices, optimizers)):
             novice.load_state_dict(state["novices"][m])
-            optimizers[m].load_state_dict(state["optimizers"][m])
+            x.load_state_dict(x.state_dict() | {"state": state["optimizers"][m]["state"]})
         rng.bit_generator.state = state["rng"]
         torch.set_rng_state(state["torch_rng"].cpu())
         global_step, rounds, next_eval = state["global_step"], state["rounds"], state["next_eval"]
@@ -392,7 +392,7 @@ def main(args):
         if over:
             break
 
-        # The novice acts until the expert takes over; its steps are kept. (Alg. 1, the rollouts)
+        # The novice acts until the expert takes over, whose steps are kept. (Alg. 1, the rollouts)
         visited, executed = [], []
         for e in range(rounds * args.round_episodes, (rounds + 1) * args.round_episodes):
             seed = int(np.random.SeedSequence((args.seed, 0, e)).generate_state(1)[0])

@@ -65,7 +65,7 @@ class Args:
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     # when: by value (RLIF's Eq. 1), never, or when you do, in a window (docs/keys.md)
     intervention: Literal["value", "none", "human"] = "value"
-    reference: str = "top"  # value: whose policy and Q function judge, a level or a file
+    reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
     intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
@@ -80,7 +80,7 @@ class Args:
     reward: Literal["task", "success"] | None = None
     # --- learner ---
     batch_size: int = 256  # transitions per update
-    n_step: int = 1  # rewards that are summed before the bootstrap (RLPD: 1)
+    n_step: int = 1  # rewards that are summed, whoever acted, before the bootstrap (RLPD: 1)
     gamma: float = 0.99  # discount
     tau: float = 0.005  # step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
@@ -89,7 +89,7 @@ class Args:
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     num_qs: int = 3  # critics (RLPD: 10)
     num_min_qs: int = 2  # critics drawn for each target, which takes their minimum
-    utd_ratio: int = 1  # critic updates per environment step; the actor gets one
+    utd_ratio: int = 1  # critic updates per environment step (RLPD: 20); the actor gets one
     target_entropy: float | None = None  # default: -A (RLPD: -A / 2)
     cuda: bool = False  # learn on the GPU
     num_threads: int = 1  # of torch on the CPU; more are slower where other programs run
@@ -212,7 +212,7 @@ class QEnsemble(nn.Module):
         x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A)
         for i, norm_weight in enumerate(self.norm_weights):
             x = product(x, self.weights[i][members], bf16) + self.biases[i][members]
-            x = F.layer_norm(x, x.shape[-1:])  # (N, B, hidden)
+            x = F.layer_norm(x, x.shape[-1:])  # (M, B, hidden)
             x = F.relu(torch.addcmul(self.norm_biases[i][members], x, norm_weight[members]))
         return (x * self.weights[-1][members].mT).sum(-1) + self.biases[-1][members].squeeze(-1)
 
@@ -303,7 +303,7 @@ class ReplayBuffer:
 
     def load_state_dict(self, state):
         self.size = len(state["obs"])
-        for name in self.data:  # each as soon as it is copied leaves the memory
+        for name in self.data:  # each leaves the memory as soon as it is copied
             self.data[name][: self.size] = state.pop(name)
 
     def add(self, transition):

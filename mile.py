@@ -298,7 +298,8 @@ def losses(args, actor, mental_model, obs, actions, nu):
 def predict(args, actor, mental_model, estimator, obs, nu, earlier_nu):
     """How likely the interventions nu (n,) at obs (n, O) were, before they are learned from.
 
-    Returns a dict: nu, and ln p(nu=0) and ln p(nu=1), (n, 2), by model, network and majority.
+    Returns a dict: nu, and ln p(nu=0) and ln p(nu=1), (n, 2), by model, network and majority,
+    which is what was more frequent before (the paper's always says no).
     """
     logit = estimator(obs)
     network = torch.stack([F.logsigmoid(-logit), F.logsigmoid(logit)], -1)
@@ -412,7 +413,7 @@ def main(args):
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
         networks.load_state_dict(state["networks"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         torch.set_rng_state(state["torch_rng"].cpu())
         data, counts, rows = state["data"], state["counts"], state["rows"]
         global_step, rounds = rows[-1]["global_step"], rows[-1]["round"]  # it was evaluated there

@@ -67,7 +67,7 @@ class Args:
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     # when: by value (RLIF's Eq. 1), or when you do, in a window (docs/keys.md)
     intervention: Literal["value", "human"] = "value"
-    reference: str = "top"  # value: whose policy and Q function judge, a level or a file
+    reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
     intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
@@ -252,7 +252,7 @@ class ReplayBuffer:
 
     def load_state_dict(self, state):
         self.size = len(state["obs"])
-        for name in self.data:  # each as soon as it is copied leaves the memory
+        for name in self.data:  # each leaves the memory as soon as it is copied
             self.data[name][: self.size] = state.pop(name)
 
     def add(self, transition):
@@ -370,6 +370,8 @@ def main(args):
             raise InputError("--seed, --demo-episodes and --dataset-id must stay those of the run")
         for name, thing in kept.items():
             thing.load_state_dict(state[name])
+        for optimizer in (agent.actor_optimizer, agent.qf_optimizer):
+            optimizer.param_groups[0]["lr"] = args.learning_rate  # as typed
         rng.bit_generator.state = state["rng"]
         torch.set_rng_state(state["torch_rng"])
         global_step, next_eval, episode = state["global_step"], state["next_eval"], state["episode"]

@@ -7,7 +7,7 @@ better than the person's own driving. By default a fall is charged, too (see end
 Paper: Luo et al., RLIF, ICLR 2024, https://arxiv.org/abs/2311.12996; "Alg. 2", "Eq. 1" are its.
 Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948), SAC with many critics.
 
-    python rlif_rlpd.py                      # Hopper-v5: an expert of 16 %, a policy near 110 %
+    python rlif_rlpd.py                      # Hopper-v5: an expert of 16 %, a policy near 105 %
     python rlif_rlpd.py --resume runs/<run>  # go on after a stop, to the bit
 
 Read the loop in main() first: it is Algorithm 2. Then ValueHuman (when to intervene), Agent (RLPD),
@@ -64,7 +64,7 @@ class Args:
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     # when: by Eq. 1, when nothing gets better, at random, never, or when you do (docs/keys.md)
     intervention: Literal["value", "progress", "random", "none", "human"] = "value"
-    reference: str = "top"  # value: whose policy and Q function judge, a level or a file
+    reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
     intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
     progress_steps: int = 10  # progress: the state's value is compared with that so many steps ago
@@ -80,10 +80,11 @@ class Args:
     offline_ratio: float = 0.0  # share of a batch from demonstrations alone; 0: they join the rest
     bc_weight: float = 0.0  # of a pull towards the demonstrated actions in the actor's loss
     reward: Literal["intervention", "task", "none"] = "intervention"  # task: RLPD; none: only falls
-    termination: Literal["penalty", "mask", "bootstrap"] | None = None  # what an early end is worth
+    # what an early end is worth (see end_of_episode); default: by the task (usual_termination)
+    termination: Literal["penalty", "mask", "bootstrap"] | None = None
     # --- learner ---
     batch_size: int = 256  # transitions per update
-    n_step: int = 3  # rewards that are summed before the bootstrap (RLPD: 1)
+    n_step: int = 3  # rewards that are summed, whoever acted, before the bootstrap (RLPD: 1)
     gamma: float = 0.99  # discount
     tau: float = 0.005  # step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
@@ -92,7 +93,7 @@ class Args:
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     num_qs: int = 3  # critics (RLPD: 10)
     num_min_qs: int = 2  # critics drawn for each target, which takes their minimum
-    utd_ratio: int = 1  # critic updates per environment step; the actor gets one
+    utd_ratio: int = 1  # critic updates per environment step (RLPD: 20); the actor gets one
     target_entropy: float | None = None  # default: -A (RLPD: -A / 2)
     cuda: bool = False  # learn on the GPU
     num_threads: int = 1  # of torch on the CPU; more are slower where other programs run
@@ -256,7 +257,7 @@ class QEnsemble(nn.Module):
         x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A)
         for i, norm_weight in enumerate(self.norm_weights):
             x = product(x, self.weights[i][members], bf16) + self.biases[i][members]
-            x = F.layer_norm(x, x.shape[-1:])  # (N, B, hidden)
+            x = F.layer_norm(x, x.shape[-1:])  # (M, B, hidden)
             x = F.relu(torch.addcmul(self.norm_biases[i][members], x, norm_weight[members]))
         return (x * self.weights[-1][members].mT).sum(-1) + self.biases[-1][members].squeeze(-1)
 
@@ -354,7 +355,7 @@ class ReplayBuffer:
 
     def load_state_dict(self, state):
         self.size = len(state["obs"])
-        for name in self.data:  # each as soon as it is copied leaves the memory
+        for name in self.data:  # each leaves the memory as soon as it is copied
             self.data[name][: self.size] = state.pop(name)
 
     def add(self, transition):
@@ -472,13 +473,12 @@ def main(args):
         print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
     if args.intervention in ("value", "progress"):
-        reference = load_expert(args.env_id, args.reference, env, with_q=True)
         judge = ValueHuman if args.intervention == "value" else ProgressHuman
-        human = judge(args, reference, rng)
+        human = judge(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
     if human:
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
-    successes = (demos["rewards"] == 1) & ("gym_hil/" in args.env_id)  # (n,), of ends: no falls
+    successes = (demos["rewards"] == 1) & ("gym_hil/" in args.env_id)  # its reward of 1 is no fall
     if args.reward != "task":
         demos["rewards"][:] = 0  # nobody tells RLIF how good a demonstration is
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}

@@ -297,9 +297,10 @@ def main(args):
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
         actor.load_state_dict(state["actor"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         torch.set_rng_state(state["torch_rng"].cpu())
         data, counts, rows = state["data"], state["counts"], state["rows"]
+        demo_facts = {name: rows[-1][name] for name in demo_facts}  # data holds those
         global_step, rounds = rows[-1]["global_step"], rows[-1]["round"]  # it was evaluated there
     (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
     os.replace(folder / "args.tmp", folder / "args.json")

@@ -21,7 +21,10 @@ from experts import TRAINING_TASKS, load_expert
 from rlif_rlpd import MAX_ACTION, make_env
 
 REFERENCES = [("Hopper-v5", "top"), ("Walker2d-v5", "high"), ("Walker2d-v5", "poor")]
-REFERENCES += [("Walker2d-v5", "top"), ("AdroitHandPen-v1", "top")]  # those with critics
+REFERENCES += [
+    ("Walker2d-v5", "top"),
+    ("AdroitHandPen-v1", "top"),
+]  # of RLIF's tasks, those with critics
 NOVICES = "early", "middle", "late"  # after 2,000, 8,000 and 20,000 steps of rlif_rlpd.py
 # states and rollouts: one of Walker2d can end in a fall, one of the pen takes long
 SIZES = {"Hopper-v5": (100, 4), "Walker2d-v5": (80, 6), "AdroitHandPen-v1": (80, 2)}

@@ -236,8 +236,10 @@ def verdicts():
     found.append(["rlif ends higher with a better judge", "Walker2d-v5", paper, ours])
     for task, paper in PAPER["figure3"].items():
         ours, cells = [], [Cell(f"figure3/{task}-{method}") for method in CLONERS[:-1]]
+        seeds = sorted(set.intersection(*(set(cell.seeds) for cell in cells)))
         for score in scores:
-            mile, *others = np.array([cell.at(score, -1) for cell in cells])  # (seeds,) each
+            known = [dict(zip(cell.seeds, cell.at(score, -1))) for cell in cells]
+            mile, *others = np.array([[one[seed] for seed in seeds] for one in known])  # (seeds,)
             more = mile - np.mean(others, axis=0)
             ours.append((more.mean(), half_interval(more)))
         found.append(["mile ends above the others that clone", task, paper, ours])
@@ -522,9 +524,8 @@ def rewrite(text, tables):
 def main(
     episode: str | None = None,  # a finished run of rlif_rlpd.py: draw an episode, nothing else
 ):
-    name, picture = "hopper", hopper_picture()
-    if episode:
-        name, picture = "episode", episode_picture(play(episode))
+    name = "episode" if episode else "hopper"
+    picture = episode_picture(play(episode)) if episode else hopper_picture()
     picture.savefig(ROOT / "benchmark" / "figures" / f"{name}.png", dpi=130)
     tables = [] if episode else all_tables()
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:

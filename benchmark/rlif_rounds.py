@@ -31,13 +31,16 @@ class Args(iwr.Args):
     exp_name: str = "rlif_rounds"
     round_updates: int = 1_000  # of RLPD after a round, each of the critics and of the actor
     critics_first: bool = False  # as many of the critics alone, before those of the first round
-    n_step: int = 3  # as rlif_rlpd.py's
+    batch_size: int = 256  # this and the next two as in rlif_rlpd.py
+    learning_rate: float = 3e-4
+    n_step: int = 3
     termination: Literal["mask", "bootstrap"] = "mask"  # an end: a success; or it may be a fall too
 
     def check(self):
         super().check()
         others = "resume track capture_video cuda interventions_only single_env max_episode_steps"
-        if any(getattr(self, x) for x in others.split()) or self.intervention != "model":
+        others += " intervention keys replay min_std"
+        if any(getattr(self, x) != getattr(iwr.Args, x) for x in others.split()):
             raise InputError("an option of iwr.py that is not there in this script")
 
 
@@ -74,7 +77,8 @@ def main(args: Args):
     demos = load_demonstrations(args.env_id, env, *wanted)
     demos["rewards"][:] = 0
     sizes = tuple(initial.facts["hidden_sizes"])
-    options = rlif_rlpd.Args(hidden_sizes=sizes, n_step=args.n_step, precision="float32")
+    own = {"batch_size": args.batch_size, "learning_rate": args.learning_rate}
+    options = rlif_rlpd.Args(hidden_sizes=sizes, n_step=args.n_step, precision="float32", **own)
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     agent = rlif_rlpd.Agent(obs_dim, act_dim, options, "cpu")
     agent.actor.load_state_dict(initial.state)

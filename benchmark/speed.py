@@ -1,4 +1,4 @@
-"""How fast rlif_rlpd.py learns, and how far that is from the limit; takes about three minutes.
+"""How fast rlif_rlpd.py learns, and how far that is from the limit; takes a minute or two.
 
     python benchmark/speed.py                    # on one core
     python benchmark/speed.py --threads 2        # on two

@@ -3,7 +3,8 @@
     python benchmark/when.py rlif_rlpd --reaction-steps 5
     python benchmark/when.py hg_dagger --intervention value --until-good
 
-The rest of the command line is the script's own. The table is that of the suite `when`.
+The rest of the command line is the script's own; after --resume all of it is typed again. The
+table is that of the suite `when`.
 """
 
 import importlib

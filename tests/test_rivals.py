@@ -203,30 +203,21 @@ def test_a_success_is_the_only_reward_where_it_is_asked_for(people, monkeypatch)
 
 
 # --- demonstrations -------------------------------------------------------------------------------
-def demonstrated(monkeypatch, script):
-    """What a run of gym-hil stores of two demonstrations, a success and one whose time was up."""
-    task = EnvSpec("gym_hil/Walled-v0", gym.spec("Walled-v0").entry_point, max_episode_steps=50)
-    monkeypatch.setitem(gym.registry, task.id, task)
-
-    def load(*given):
+def test_a_demonstrated_success_is_no_fall_and_an_end_of_time_no_success(people, monkeypatch):
+    def load(*given):  # a success, and one whose time was up
         demos = tiny.demonstrations(*given)
         demos["rewards"][9] = demos["terminations"][9] = 1.0
         return demos
 
-    monkeypatch.setattr(script, "load_demonstrations", load)
-    own = "--reward success" if script == hil_serl else ""
-    folder = tiny.short_run(script, f"--demo-episodes 2 --env-id {task.id}", own)
-    rb = tiny.checkpoint(folder)["human_rb" if script == hil_serl else "rb"]
-    return {name: values[:20] for name, values in rb.items()}
-
-
-def test_a_demonstrated_success_is_no_fall(people, monkeypatch):
-    rb = demonstrated(monkeypatch, rlif_rlpd)
-    assert not rb["rewards"].any() and rb["terminations"].nonzero().tolist() == [[9]]
-    ends = demonstrated(monkeypatch, pvp)["end_values"]
-    assert ends[9] == 1 and (ends[:9] == -1).all() and (ends[10:] == -1).all()
-
-
-def test_only_a_demonstrated_success_is_rewarded(people, monkeypatch):
-    rb = demonstrated(monkeypatch, hil_serl)
-    assert rb["rewards"].nonzero().tolist() == rb["terminations"].nonzero().tolist() == [[9]]
+    task = EnvSpec("gym_hil/Walled-v0", gym.spec("Walled-v0").entry_point, max_episode_steps=50)
+    monkeypatch.setitem(gym.registry, task.id, task)
+    for script, own in ((rlif_rlpd, ""), (pvp, ""), (hil_serl, "--reward success")):
+        monkeypatch.setattr(script, "load_demonstrations", load)
+        folder = tiny.short_run(script, f"--demo-episodes 2 --env-id {task.id} {own}")
+        state = tiny.checkpoint(folder)
+        rb = {name: x[:20] for name, x in (state.get("human_rb") or state["rb"]).items()}
+        assert rb["terminations"].nonzero().tolist() == [[9]]
+        if script == pvp:
+            assert rb["end_values"].tolist() == [*[-1] * 9, 1, *[-1] * 10]
+        else:
+            assert rb["rewards"].nonzero().tolist() == [[9]] * (script == hil_serl)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
@@ -138,6 +139,15 @@ def test_a_finished_run_stays_as_it_is_or_goes_on_longer(script, events, ending)
     assert int(rows[-1]["round" if count == "rounds" else "global_step"]) >= more
     args = json.loads((folder / "args.json").read_text())
     assert args == own | {count: more, "eval_episodes": 1}
+
+
+def test_a_learning_rate_that_is_typed_is_that_of_the_run_that_goes_on(script, ending):
+    folder = tiny.short_run(script)
+    count = "rounds 8" if SCRIPTS[script.__name__].kind == "rounds" else "total-timesteps 150"
+    before = load_file(folder / "model.safetensors")
+    assert ending(script, "--resume", folder, f"--{count} --learning-rate 1e-9")[0] == 0
+    after = load_file(folder / "model.safetensors")
+    assert all((after[name] - before[name]).abs().max() < 1e-6 for name in before)
 
 
 def test_options_are_judged_with_those_of_the_run_that_goes_on(people, ending, monkeypatch):
