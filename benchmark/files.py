@@ -1,7 +1,5 @@
 """What the scripts in benchmark/ have in common: files of results, a command line, seeds."""
 
-import csv
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -16,10 +14,10 @@ sys.path.insert(0, str(ROOT))  # so that whoever imports this can import the scr
 from experts import InputError  # noqa: E402
 
 
-def command_line(main, description):
-    """Run a script's main(); bad input is one line, and exit code 2."""
+def command_line(main, description, args=None):
+    """Run a script's main() by these words, or by those typed; bad input: a line, exit code 2."""
     try:
-        tyro.cli(main, description=description, config=(tyro.conf.OmitArgPrefixes,))
+        tyro.cli(main, args=args, description=description, config=(tyro.conf.OmitArgPrefixes,))
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
@@ -43,7 +41,7 @@ def write(path, text):
     """Write a file that is there as a whole or not at all, and the folder where it lies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{path}.tmp").write_text(text)
-    os.replace(f"{path}.tmp", path)
+    Path(f"{path}.tmp").replace(path)
 
 
 def write_rows(path, rows):
@@ -52,13 +50,8 @@ def write_rows(path, rows):
     write(path, "".join(",".join(map(str, line)) + "\n" for line in lines))
 
 
-def read_rows(path):
-    """The rows of a csv file by their names, as texts."""
-    return list(csv.DictReader(path.read_text().splitlines()))
-
-
-def read_evaluations(path):
-    """The columns of an eval.csv by their names, (evaluations,) each; what is not known is nan."""
+def read_columns(path):
+    """The columns of a csv file of numbers by their names, (rows,) each; nan is not known."""
     return np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
 
 

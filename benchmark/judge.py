@@ -12,7 +12,7 @@ for SPANS of steps. Rows go to benchmark/results/judge/<env_id>-<reference>-<nov
 import mujoco
 import numpy as np
 import torch
-from files import RESULTS, command_line, read_rows, seed_for, write_rows  # and the scripts
+from files import RESULTS, command_line, read_columns, seed_for, write_rows  # and the scripts
 from scipy import stats
 from tqdm import tqdm
 
@@ -20,11 +20,9 @@ import rlif_rlpd
 from experts import TRAINING_TASKS, load_expert
 from rlif_rlpd import MAX_ACTION, make_env
 
+# of RLIF's tasks, those with critics
 REFERENCES = [("Hopper-v5", "top"), ("Walker2d-v5", "high"), ("Walker2d-v5", "poor")]
-REFERENCES += [
-    ("Walker2d-v5", "top"),
-    ("AdroitHandPen-v1", "top"),
-]  # of RLIF's tasks, those with critics
+REFERENCES += [("Walker2d-v5", "top"), ("AdroitHandPen-v1", "top")]
 NOVICES = "early", "middle", "late"  # after 2,000, 8,000 and 20,000 steps of rlif_rlpd.py
 # states and rollouts: one of Walker2d can end in a fall, one of the pen takes long
 SIZES = {"Hopper-v5": (100, 4), "Walker2d-v5": (80, 6), "AdroitHandPen-v1": (80, 2)}
@@ -121,9 +119,8 @@ def read(paths, arms=("novice", "reference")):
     """States of several files: episode (S,), Q (2, S), and G (2, S, R) of these arms."""
     parts = []
     for i, path in enumerate(paths):
-        rows = read_rows(path)
-        data = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}  # (S,) each
-        names = [[name for name in data if name.startswith(f"{arm}_")] for arm in arms]
+        data = read_columns(path)  # (S,) each
+        names = [[x for x in data.dtype.names if x.startswith(f"{arm}_")] for arm in arms]
         g = np.array([[data[name] for name in of_arm] for of_arm in names]).transpose(0, 2, 1)
         q = np.array([data["q_novice"], data["q_reference"]])
         parts.append((data["episode"] + 1e6 * i, q, g))
@@ -133,12 +130,6 @@ def read(paths, arms=("novice", "reference")):
 def worse(novice, reference):
     """ValueHuman's rule, with Q or with the true values."""
     return novice < reference - (1 - rlif_rlpd.Args.intervention_alpha) * np.abs(reference)
-
-
-def spearman(x, y):
-    """The rank correlation of two arrays (n,); nan where all values of one are equal."""
-    ranks = stats.rankdata(x), stats.rankdata(y)
-    return np.corrcoef(*ranks)[0, 1] if min(map(np.ptp, ranks)) else np.nan
 
 
 def resampled(episode, statistic, digits=1):
@@ -164,14 +155,15 @@ def summary(paths):
     gap, flagged, bad = gaps.mean(1), worse(*q), worse(*values)  # (S,) each
     # who knows the truth correlates with a noisy gap by the root of its reliability, which is that
     # of two halves of the rollouts, by Spearman and Brown's formula
-    half = max(0.0, spearman(gaps[:, ::2].mean(1), gaps[:, 1::2].mean(1)))
+    half = max(0.0, stats.spearmanr(gaps[:, ::2].mean(1), gaps[:, 1::2].mean(1)).statistic)
 
     def more(rows):
         one, other = bad[rows][flagged[rows]], bad[rows][~flagged[rows]]
         return 100 * (one.mean() - other.mean()) if len(one) and len(other) else np.nan
 
     yield f"{len(gap)}"
-    yield resampled(episode, lambda rows: spearman((q[1] - q[0])[rows], gap[rows]), 2)
+    by_q = q[1] - q[0]  # (S,)
+    yield resampled(episode, lambda rows: stats.spearmanr(by_q[rows], gap[rows]).statistic, 2)
     yield f"{np.sqrt(2 * half / (1 + half)):.2f}"
     for those in (flagged, ~flagged):
         yield resampled(episode[those], lambda rows: gap[those][rows].mean())

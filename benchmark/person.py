@@ -7,11 +7,10 @@ c is --intervention-cost of mile.py, iwr.py, sirius.py. The paper sets it so tha
 """
 
 import json
-import math
 
 import numpy as np
 import torch
-from files import RESULTS, InputError, command_line, seed_for, write  # makes the scripts importable
+from files import RESULTS, InputError, command_line, scores_of, seed_for, write  # and the scripts
 
 import iwr
 from experts import load_expert
@@ -72,10 +71,8 @@ def main(
     keys = [(1, 5, episode) for episode in range(EPISODES)]
     facts["intervention_rate"], facts["assisted_score"] = watched(env, robot, human, *keys)
     # the robot acts by its mean, the expert by samples
-    for who, actor, prefix in (("initial", robot, ""), ("expert", expert, "stochastic_")):
-        row = iwr.evaluate(env_id, actor, envs, 1, 5)
-        what = "return_mean" if math.isnan(row["success_rate"]) else "success_rate"
-        facts[f"{who}_score"] = row[prefix + what]
+    facts["initial_score"] = scores_of(iwr.evaluate(env_id, robot, envs, 1, 5))
+    facts["expert_score"] = scores_of(iwr.evaluate(env_id, expert, envs, 1, 5), "stochastic_")
     write(RESULTS / "persons" / f"{name}.json", json.dumps(facts, indent=2) + "\n")
     print({what: value for what, value in facts.items() if what != "calibration"})
 

@@ -6,6 +6,7 @@
 It prints every table, and puts it where the one with the same first cell is.
 """
 
+import csv
 import json
 import re
 import tomllib
@@ -18,7 +19,7 @@ import judge
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from files import RESULTS, ROOT, command_line, read_evaluations, read_rows, scores_of, write
+from files import RESULTS, ROOT, command_line, read_columns, scores_of, write
 from run import suites
 from scipy import stats
 
@@ -50,7 +51,7 @@ class Cell:
         self.command = re.sub("^python | --num-threads 1| --cuda", "", facts["command"])
         self.args = facts.get("args", {})  # of the first
         self.seeds = [int(path.stem.removeprefix("seed_")) for path in paths]
-        self.runs = [read_evaluations(path.with_suffix(".csv")) for path in paths]
+        self.runs = [read_columns(path.with_suffix(".csv")) for path in paths]
         self.scores = [scores_of(run) for run in self.runs]  # with the mean action
         self.last = self.at("score", -1)
         self.three = [np.mean(scores[-3:]) for scores in self.scores]
@@ -393,7 +394,8 @@ def person_tables():
 
 def speed_table(folders="speed*", first="device"):
     """What benchmark/speed.py has measured of updates, or of pictures."""
-    rows = [row for file in sorted(RESULTS.glob(f"{folders}/*.csv")) for row in read_rows(file)]
+    texts = [file.read_text() for file in sorted(RESULTS.glob(f"{folders}/*.csv"))]
+    rows = [row for text in texts for row in csv.DictReader(text.splitlines())]
     names = list((rows or [{first: ""}])[0])
     cells = [[row[name] for name in names] for row in rows]  # files may have more columns
     return markdown([name.replace("_", " ") for name in names], cells)

@@ -73,8 +73,7 @@ def main(args: Args):
     names = args.initial_policy, args.expert, args.human_model
     initial, *policies = (load_expert(args.env_id, name, env) for name in names)
     human = iwr.ProbitHuman(args, *policies)
-    wanted = args.demo_episodes, args.seed, args.dataset_id
-    demos = load_demonstrations(args.env_id, env, *wanted)
+    demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
     demos["rewards"][:] = 0
     sizes = tuple(initial.facts["hidden_sizes"])
     own = {"batch_size": args.batch_size, "learning_rate": args.learning_rate}

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import tyro
 from filelock import FileLock, Timeout
-from files import RESULTS, ROOT, InputError, command_line, read_evaluations, scores_of, write
+from files import RESULTS, ROOT, InputError, command_line, read_columns, scores_of, write
 
 RETRIES = 3  # of a run that a dying node takes along, or that is ended for want of memory
 
@@ -133,7 +133,7 @@ def keep(name, command, seed, found):
     write(path.with_suffix(".csv"), found["eval.csv"])
     facts = {"command": f"python {command}", "args": json.loads(found["args.json"])}
     write(path.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
-    scores = scores_of(read_evaluations(path.with_suffix(".csv")))
+    scores = scores_of(read_columns(path.with_suffix(".csv")))
     again = f"; it had finished in {found['run']}, delete both to run it again" * found["before"]
     print(f"{title}: last {scores[-1]:.1f}, best {scores.max():.1f}{again}", flush=True)
     return True

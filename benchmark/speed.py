@@ -11,6 +11,7 @@ are noisy, so all settings take turns, and a figure is a median. In results/spee
 """
 
 import time
+import timeit
 from itertools import product
 from statistics import median
 from typing import Literal
@@ -18,9 +19,10 @@ from typing import Literal
 import numpy as np
 import torch
 from files import RESULTS, InputError, command_line, compiled, write_rows  # and the scripts
+from torch.utils.flop_counter import FlopCounterMode
 
 import rlif_rlpd
-from experts.vision import Pixels
+from experts import Task
 
 SEEN = [f"Meta-World/{x}-v3" for x in ("button-press", "peg-insert-side", "drawer-open")]
 SEEN += ["gym_hil/PandaPickCube-v0"]
@@ -28,34 +30,18 @@ OBS, ACT, BATCH, HIDDEN = 17, 6, 256, 256
 ROUNDS = 15  # of all settings in turn
 
 
-def gflop(num_qs, utd):
-    """10^9 floating-point operations in the matrix products of an update."""
-    actor, critic, inputs = OBS + HIDDEN + 2 * ACT, OBS + ACT + HIDDEN + 1, OBS + ACT
-    # the target; forward, gradients of weights, and of all inputs but the first
-    critic_step = actor + 2 * critic + num_qs * (3 * critic - inputs)
-    # the critics pass the gradient on, their weights get none
-    actor_step = 3 * actor - OBS + num_qs * 2 * critic
-    return 2 * BATCH * HIDDEN / 1e9 * (utd * critic_step + actor_step)
-
-
 @torch.no_grad()
 def of_pictures(env_id, steps=100):
     """What a step with pictures takes beside an update, in milliseconds."""
-    env = eyes = rlif_rlpd.make_env(f"Pixels/{env_id}")
-    while not isinstance(eyes, Pixels):
-        eyes = eyes.env
+    env = Task(f"Pixels/{env_id}")  # closed when nobody holds it
+    eyes = env.env  # Pixels, of experts/vision.py
     env.reset(seed=0)
     still = np.zeros(env.action_space.shape, np.float32)  # (A,)
     functions = {"simulation": lambda: eyes.env.step(still), "picture": eyes.env.render}
     functions["network"] = lambda: eyes.encoder(eyes.pictures)
     row = {"pictures of": env_id}
     for name, function in functions.items():
-        times = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            function()
-            times.append(1e3 * (time.perf_counter() - start))
-        row[name] = f"{median(times):.1f}"
+        row[name] = f"{1e3 * median(timeit.repeat(function, number=1, repeat=steps)):.1f}"
     return row
 
 
@@ -81,16 +67,18 @@ def main(
     for (path, precision), num_qs in product(forms, (3, 10)):
         options = rlif_rlpd.Args(num_qs=num_qs, precision=precision.replace("bfloat16", "bf16"))
         agent = rlif_rlpd.Agent(OBS, ACT, options, torch.device(device))
-        if path == "compiled":
-            agent.critic_gradients = compiled(agent.critic_gradients, needed=True)
-            agent.actor_gradients = compiled(agent.actor_gradients, needed=True)
         for utd in (1, 10):
             sizes = {"obs": [OBS], "next_obs": [OBS], "actions": [ACT]}
             sizes |= {"rewards": [], "discounts": [], "terminations": []}
             batch = {x: torch.rand(utd, BATCH, *n, device=device) for x, n in sizes.items()}
             key = path, precision, num_qs, utd
             functions[key] = lambda agent=agent, batch=batch: agent.update(batch, 0.0)
-            work[key] = gflop(num_qs, utd)
+            with FlopCounterMode(display=False) as counter:  # in the matrix products
+                functions[key]()
+            work[key] = counter.get_total_flops() / 1e9
+        if path == "compiled":
+            agent.critic_gradients = compiled(agent.critic_gradients, needed=True)
+            agent.actor_gradients = compiled(agent.actor_gradients, needed=True)
     times = {key: [] for key in functions}
     for _, (key, function), call in product(range(1 + ROUNDS), functions.items(), range(5)):
         start = time.perf_counter()

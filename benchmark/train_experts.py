@@ -271,9 +271,8 @@ def learn_to_see(args, recipe):
     felt = obs[:, views:]  # (n, P)
     felt = felt - felt.mean(0)
     felt = felt / felt.pow(2).mean(0).sqrt().clamp_min(0.01)
-    sizes = [views + felt.shape[1], 256, 256]
-    layers = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:])]
-    head = nn.Sequential(*layers, nn.Linear(256, actions.shape[1]), nn.Tanh())
+    hidden = [nn.Linear(views + felt.shape[1], 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
+    head = nn.Sequential(*hidden, nn.Linear(256, actions.shape[1]), nn.Tanh())
     optimizer = torch.optim.AdamW([*net.parameters(), *head.parameters()], 1e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, recipe.updates)
     for _ in trange(recipe.updates, desc="cloning"):
@@ -347,14 +346,12 @@ def main(args: Args):
         for last in (qf.weights[-1], qf.biases[-1]):  # Q in the task's own reward
             last.div_(recipe.reward_scale)
         note += "; critics: policy evaluation"
-    episodes = [
-        bc.evaluate(args.env_id, actor, [env], 12345, i) for i in range(recipe.score_episodes)
-    ]
-    scores = np.array([scores_of(row, "stochastic_") for row in episodes])
+    keys = [(12345, i) for i in range(recipe.score_episodes)]
+    rows = [bc.evaluate(args.env_id, actor, [env], *key) for key in keys]
+    scores = np.array([scores_of(row, "stochastic_") for row in rows])
     facts = {"env_id": args.env_id, "level": args.level, "trained_by": note}
-    facts |= {"score_mean": scores.mean(), "score_std": scores.std()}
-    facts["score_episodes"] = len(scores)
-    facts["score_of_mean_action"] = np.mean([scores_of(row) for row in episodes])
+    facts |= {"score_mean": scores.mean(), "score_std": scores.std(), "score_episodes": len(rows)}
+    facts["score_of_mean_action"] = np.mean([scores_of(row) for row in rows])
     save_expert(path, actor, qf, **facts)
     print(f"{path}: score {scores.mean():.1f} ± {scores.std():.1f} over {len(scores)} episodes")
 

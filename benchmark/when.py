@@ -15,7 +15,7 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 import tyro
-from files import InputError, read_evaluations  # and the scripts
+from files import InputError, command_line, read_columns  # and the scripts
 
 SCRIPTS = "rlif_rlpd", "hg_dagger", "pvp", "hil_serl"
 MAX_ACTION = 0.999  # as in the scripts
@@ -49,6 +49,7 @@ def limited(human, limits, clocks):
 
     class Limited(human):
         due, last = None, None  # steps: of the takeover to come, of the last one of control
+        grace_steps = 0 if limits.until_good else human.grace_steps
 
         def check(self, obs, proposal, *given):
             """As in the script."""
@@ -68,8 +69,6 @@ def limited(human, limits, clocks):
             self.due, self.last = None, t
             return flagged, True, 1 if limits.until_good else self.args.takeover_steps
 
-    if limits.until_good:
-        Limited.grace_steps = 0
     return Limited
 
 
@@ -103,7 +102,7 @@ def main():
     def timed(*given):
         clocks.append(Clock(make_env(*given)))
         if args.resume:
-            clocks[-1].total = read_evaluations(Path(args.resume, "eval.csv"))["global_step"][-1]
+            clocks[-1].total = read_columns(Path(args.resume, "eval.csv"))["global_step"][-1]
         return clocks[-1]
 
     def load(env_id, level, env, **how):
@@ -118,8 +117,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"when.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    command_line(main, __doc__, args=[])  # main() reads sys.argv itself

@@ -50,9 +50,7 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
 def demonstrate(env_id, env, episodes, seed):
     """Episodes of the top expert, who sees the state, as load_demonstrations returns them."""
     if not (FOLDER / env_id.removeprefix("Pixels/") / "top.safetensors").exists():
-        raise InputError(
-            f"{env_id} has no expert who demonstrates: --dataset-id or --demo-episodes 0"
-        )
+        raise InputError(f"{env_id}: nobody demonstrates it; --dataset-id or --demo-episodes 0")
     expert, rows = load_expert(env_id, "top", env), []
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -27,10 +27,9 @@ class Learned(nn.Sequential):
     size = 84  # pixels of a side
 
     def __init__(self):
-        layers, channels = [], 3
-        for stride in (2, 2, 1, 1):
+        layers = []
+        for channels, stride in ((3, 2), (32, 2), (32, 1), (32, 1)):
             layers += [nn.Conv2d(channels, 32, 3, stride), nn.ReLU()]
-            channels = 32
         layers += [nn.Flatten(), nn.Linear(32 * 16 * 16, 64), nn.LayerNorm(64), nn.Tanh()]
         super().__init__(*layers)
 
@@ -98,17 +97,15 @@ class Pixels(gym.ObservationWrapper):
         self.shown, self.felt = shows_pictures(env.observation_space), slice(None)
         if not self.shown:
             self.felt = next((FELT[x] for x in FELT if env_id.startswith(x)), slice(0, 0))
-            self._set_camera(draw_quickly(env, self.encoder.size), env_id)
+            renderer = draw_quickly(env, self.encoder.size)
+            if env_id.startswith("Meta-World/"):
+                model, camera = renderer.model, renderer.model.camera("corner").id
+                renderer.camera_id, model.cam_fovy[camera] = camera, 30  # degrees
+                w, x, y, z = model.cam_quat[camera]
+                model.cam_quat[camera] = -z, y, -x, w  # it hangs upside down
         observation, _ = env.reset(seed=0)
         size = self.observation(observation).shape
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, size, np.float32)
-
-    def _set_camera(self, renderer, env_id):
-        if env_id.startswith("Meta-World/"):
-            model, camera = renderer.model, renderer.model.camera("corner").id
-            renderer.camera_id, model.cam_fovy[camera] = camera, 30  # degrees
-            w, x, y, z = model.cam_quat[camera]
-            model.cam_quat[camera] = -z, y, -x, w  # it hangs upside down
 
     @torch.no_grad()
     def observation(self, observation):
@@ -139,8 +136,6 @@ class Pixels(gym.ObservationWrapper):
                 return np.stack([self.states[x.tobytes()] for x in np.asarray(obs, np.float32)])
             except KeyError:
                 how = "leave --dataset-id out, or give --threshold"
-                raise InputError(
-                    f"nobody knows the state where the robot saw this: {how}"
-                ) from None
+                raise InputError(f"nobody knows the state where this was seen: {how}") from None
 
         return see

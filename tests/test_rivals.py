@@ -1,5 +1,7 @@
 """pvp.py and hil_serl.py: their losses in float64, what their buffers hold, and that they learn."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ import rlif_rlpd
 from tests import tiny
 from tests.test_learning import analytic_critics
 from tests.test_networks import ACT, BATCH, HIDDEN, OBS, doubles, learner
+
+sys.path.insert(0, str(tiny.ROOT / "benchmark"))
+import pvp_published
 
 LEARN = "--demo-episodes 0 --eval-episodes 10 --batch-size 64 --hidden-sizes 32 32 --gamma 0.9"
 LEARN += " --eval-frequency 500"
@@ -95,6 +100,24 @@ def test_proxy_values_are_masked_within_the_mean(bc_weight):
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         for a, b in zip(torch.autograd.grad(loss, leaves), gradients):
             assert (a - b).abs().max() <= 1e-4 * b.abs().max() + 1e-6
+
+
+def test_the_published_mask_only_scales_the_means():
+    args, (_, batch, noise, _) = pvp.Args(hidden_sizes=HIDDEN), learner()
+    torch.manual_seed(0)
+    own, agent = (x.Agent(OBS, ACT, args, torch.device("cpu")) for x in (pvp, pvp_published))
+    agent.load_state_dict(own.state_dict())
+    batch |= {"proposals": torch.rand(BATCH, ACT) * 2 - 1, "end_values": torch.rand(BATCH)}
+
+    def losses(mask):
+        told = batch | {"by_person": mask, "refused": mask}
+        return [x.critic_loss(told, noise).item() for x in (own, agent)]
+
+    half = (torch.arange(BATCH) % 2).float()
+    nobody, everybody, some = map(losses, (torch.zeros(BATCH), torch.ones(BATCH), half))
+    assert nobody[0] == nobody[1] and everybody[0] == pytest.approx(everybody[1])
+    expected = nobody[1] + half.mean().item() * (everybody[1] - nobody[1])
+    assert some[1] == pytest.approx(expected, rel=1e-5) and abs(some[0] / some[1] - 1) > 1e-3
 
 
 def test_a_batch_has_equal_parts_of_each_kind_of_which_there_are_enough():
