@@ -3,7 +3,7 @@
 Paper: Ross, Gordon and Bagnell, AISTATS 2011, https://arxiv.org/abs/1011.0686; "Alg. 3.1" is its.
 Labels as in RLIF's baseline (https://arxiv.org/abs/2311.12996): where actions differ, or at random.
 
-    python dagger.py                      # Hopper-v5, an expert of 16 %: about four minutes
+    python dagger.py                      # four minutes; saves the last policy (Alg. 3.1: the best)
     python dagger.py --resume runs/<run>  # go on after a stop, to the bit
 
 Read main() first, then choose_labels(). Shapes: O observation, A action, B batch, E episodes.
@@ -333,7 +333,7 @@ def main(args):
 
     bar.close()
     writer.close()
-    save_expert(folder / "model.safetensors", actor, env_id=args.env_id)  # Alg. 3.1: the best one
+    save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
     if args.capture_video:
         film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
         evaluate(args.env_id, actor, [film], args.seed, 2)
