@@ -388,8 +388,6 @@ def main(args):
     eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
-    if env.spec.max_episode_steps > args.eval_frequency:
-        print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
     human = None
     if args.intervention == "value":
         human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
@@ -435,6 +433,8 @@ def main(args):
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
             raise InputError("--seed, --demo-episodes and --dataset-id must stay those of the run")
+        if state["global_step"] > args.total_timesteps:
+            raise InputError(f"--total-timesteps: {state['global_step']} of them are done already")
         for name, thing in kept.items():
             thing.load_state_dict(state[name])
         rng.bit_generator.state = state["rng"]

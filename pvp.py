@@ -330,8 +330,6 @@ def main(args):
         raise InputError(f"--env-id {args.env_id}: TD3 needs continuous actions")
     if args.end_value is None:
         raise InputError("an early end: --end-value -1 (a fall), 1 (a success) or 0 (either)")
-    if env.spec.max_episode_steps > args.eval_frequency:
-        print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
     if args.intervention == "value":
         human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
         expert = load_expert(args.env_id, args.expert, env)
@@ -368,6 +366,8 @@ def main(args):
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
             raise InputError("--seed, --demo-episodes and --dataset-id must stay those of the run")
+        if state["global_step"] > args.total_timesteps:
+            raise InputError(f"--total-timesteps: {state['global_step']} of them are done already")
         for name, thing in kept.items():
             thing.load_state_dict(state[name])
         for optimizer in (agent.actor_optimizer, agent.qf_optimizer):

@@ -469,8 +469,6 @@ def main(args):
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
     if args.termination is None:
         raise InputError("an early end: --termination penalty (a fall), mask (success), bootstrap")
-    if env.spec.max_episode_steps > args.eval_frequency:
-        print("evaluations wait until an episode ends: they may be rarer than --eval-frequency")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
     if args.intervention in ("value", "progress"):
         judge = ValueHuman if args.intervention == "value" else ProgressHuman
@@ -519,6 +517,8 @@ def main(args):
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
             raise InputError("--seed, --demo-episodes and --dataset-id must stay those of the run")
+        if state["global_step"] > args.total_timesteps:
+            raise InputError(f"--total-timesteps: {state['global_step']} of them are done already")
         for name, thing in kept.items():
             thing.load_state_dict(state[name])
         rng.bit_generator.state = state["rng"]

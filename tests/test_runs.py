@@ -155,8 +155,8 @@ def test_options_are_judged_with_those_of_the_run_that_goes_on(people, ending, m
     folder = tiny.short_run(rlif_rlpd, "--demo-episodes 2 --offline-ratio 0.25")
     again = "--resume", folder, "--total-timesteps 110"
     assert ending(rlif_rlpd, *again, "--bc-weight 0.1")[0] == 0
-    none = "--offline-ratio 0", "--bc-weight 0 --demo-episodes 0"
-    for options, said in ((none[:1], "give both --offline-ratio"), (none, "must stay those of")):
+    none = ("--offline-ratio 0", "--bc-weight 0 --demo-episodes 0"), "must stay those of"
+    for options, said in none, (none[0][:1], "give both"), (["--total-timesteps 5"], "110 of them"):
         code, line = ending(rlif_rlpd, *again, *options)
         assert code == 2 and said in line
 
