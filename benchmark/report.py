@@ -38,6 +38,10 @@ LEVELS = [(env_id, level) for env_id, levels in PAPER["table1"].items() for leve
 CLONERS = ["mile", "bc-intervention", "iwr", "sirius", "hg-dagger", "rlif"]
 FIGURE3 = [("figure3", t, 1) for t in ("lander", "lander_continuous", "drawer", "peg", "button")]
 FIGURE4 = [("figure4", task, rounds) for task in ("drawer", "peg") for rounds in (10, 20)]
+# what uses the same takeovers in other ways, and where it is compared: task, expert
+RIVALS = ["rlif", "hil-serl", "rlpd", "pvp", "pvp4real", "pvp-published", "hg-dagger", "mile", "bc"]
+PLACES = [("Hopper-v5", "low"), ("Hopper-v5", "middle"), ("Hopper-v5", "top")]
+PLACES += [("button-state-1-demos", "top"), ("peg-state", "top"), ("lander", "scripted person")]
 SHOWN = range(20, 80)  # steps of the episode that is drawn
 
 
@@ -80,6 +84,15 @@ def cell_of(env_id, level, method):
     if env_id == "Hopper-v5" and (level == "low" or method == "bc"):
         return f"hopper/{method}"
     return f"table1/{env_id}-bc" if method == "bc" else f"table1/{env_id}-{level}-{method}"
+
+
+def rival_of(task, level, method):
+    """The folder of a cell beside RLIF's; what Table 1 and the controls have is not run again."""
+    if task == "Hopper-v5" and method in ("rlif", "rlpd", "bc"):
+        return "hopper/rlpd" if method == "rlpd" else cell_of(task, level, method)
+    if task == "lander":
+        return f"study/{task}-{method}"
+    return f"rivals/{task}-bc" if method == "bc" else f"rivals/{task}-{level}-{method}"
 
 
 def folders_of(suite, start=""):
@@ -141,12 +154,11 @@ def comparison(corner, folders):
     return markdown([*header, "minutes of the fastest seed"], rows)
 
 
-def ends(pairs):
-    """Of (cell, the paper's figure): the last evaluation by mean / by sampled actions [paper]."""
-    for cell, paper in pairs:
-        n = len(cell.seeds)
-        mean, sampled = (mean_of(cell.at(x, -1), planned=n) for x in ("score", "sampled score"))
-        yield f"{mean} / {sampled} [{paper:.0f}]" + f" n = {n}" * (n > 0)
+def end_of(cell, paper=""):
+    """The last evaluation by mean / by sampled actions, the paper's figure, of how many seeds."""
+    n = len(cell.seeds)
+    texts = [mean_of(cell.at(x, -1), planned=n) for x in ("score", "sampled score")]
+    return " / ".join(texts) + f"{paper} n = {n}" if n else "-"
 
 
 def rlif_tables():
@@ -155,19 +167,21 @@ def rlif_tables():
     for env_id, level in LEVELS:
         score = load_expert(env_id, level).facts["score_mean"]
         cells = [Cell(cell_of(env_id, level, method)) for method in METHODS]
-        pairs = zip(cells, PAPER["table1"][env_id][level])
-        rows.append([f"{env_id}, {level} ({score:.0f})", *ends(pairs)])
+        papers = [f" [{x:.0f}]" for x in PAPER["table1"][env_id][level]]
+        rows.append([f"{env_id}, {level} ({score:.0f})", *map(end_of, cells, papers)])
     yield markdown(["task, expert", *METHODS], rows)
     rows = []
     for env_id, levels in PAPER["table1"].items():
         cells = [Cell(*(cell_of(env_id, x, method) for x in levels)) for method in METHODS[:-1]]
         rows.append([env_id, *map(costs, cells)])
     yield markdown(header, rows)
-    papers, references = PAPER["table3"], ["poor", "high", "top"]
+    papers, references = dict(PAPER["table3"]), ["poor", "high", "top"]
     folders = {expert: [f"table3/{expert}-{x}" for x in references] for expert in papers}
-    rows = [[x, *ends(zip(map(Cell, folders[x]), papers[x]))] for x in papers]
-    cells = [Cell(*column) for column in zip(*folders.values())]
-    rows.append(["all", *ends(zip(cells, np.mean(list(papers.values()), axis=0)))])
+    cells = {expert: [*map(Cell, names)] for expert, names in folders.items()}
+    cells["all"] = [Cell(*column) for column in zip(*folders.values())]
+    papers["all"] = np.mean(list(papers.values()), axis=0)
+    texts = {row: [f" [{x:.0f}]" for x in figures] for row, figures in papers.items()}
+    rows = [[row, *map(end_of, cells[row], texts[row])] for row in cells]
     yield markdown(["expert \\ reference", *references], rows)
 
 
@@ -363,15 +377,25 @@ def progress_table():
         if not cells[1].seeds:
             continue
         for cell in cells:
-            names = "score", "sampled score", "takeovers"
-            texts = [mean_of(cell.at(name, -1), planned=len(cell.seeds)) for name in names]
-            row += [f"{texts[0]} / {texts[1]} n = {len(cell.seeds)}", texts[2]]
+            row += [end_of(cell), mean_of(cell.at("takeovers", -1), planned=len(cell.seeds))]
         if min(len(cell.seeds) for cell in cells) > 2:
             pairs = (difference(cells[1:], cells[:1], x) for x in ("score", "sampled score"))
             row.append(" / ".join(f"{x:.0f} ± {half:.0f}" for x, half in pairs))
         rows.append(row)
     header = ["Eq. 1 or progress: task, expert", "by value", "takeovers"]
     return markdown([*header, "by progress", "takeovers", "difference"], rows)
+
+
+def rival_tables():
+    """Other ways to use the same person: what is reached, and what it cost."""
+    rows, prices = [], []
+    for method in RIVALS:
+        cells = [Cell(rival_of(*place, method)) for place in PLACES]
+        rows.append([method, *map(end_of, cells)])
+        prices.append([method, *map(costs, cells)])
+    places = [f"{task}, {level}" for task, level in PLACES]
+    yield markdown(["rivals: mean / sampled actions", *places], rows)
+    yield markdown(["rivals: environment steps / labels / steps of the expert", *places], prices)
 
 
 def person_tables():
@@ -430,7 +454,7 @@ def all_tables():
         *(verdicts(), protocol(), *rlif_tables(), aggregate_table(), steadiness()),
         *(comparison(*given) for given in compared()),
         *(markdown(*table) for table in judge.tables()),
-        *(*mile_tables(), progress_table(), *person_tables(), study_table()),
+        *(*mile_tables(), progress_table(), *person_tables(), *rival_tables(), study_table()),
         *(speed_table(), speed_table("pictures", "pictures of")),
         predictions("task", "figure4", ("drawer", "peg")),
         predictions("a scripted person: takeovers", "study", ("lander", "button")),
