@@ -158,7 +158,7 @@ def end_of(cell, paper=""):
     """The last evaluation by mean / by sampled actions, the paper's figure, of how many seeds."""
     n = len(cell.seeds)
     texts = [mean_of(cell.at(x, -1), planned=n) for x in ("score", "sampled score")]
-    return " / ".join(texts) + f"{paper} n = {n}" if n else "-"
+    return f"{' / '.join(texts)}{paper} n = {n}" if n else f"-{paper}"
 
 
 def rlif_tables():
