@@ -314,8 +314,8 @@ class ReplayBuffer:
     def sample(self, rng, args, n, device):
         """n rows of each minibatch: a dict of tensors (G, n, ...).
 
-        A row is a step with n rewards from it on, fewer at the end of its episode and for the
-        newest: r_0 + gamma r_1 + ... + gamma^(k-1) r_(k-1), to which gamma^k Q(s_k, .) is added.
+        A row is a step with n rewards from it on, fewer than n_step at an episode's end and for the
+        newest: r_0 + gamma r_1 + ... + gamma^(n-1) r_(n-1), to which gamma^n Q(s_n, .) is added.
         """
         first = rng.integers(self.size, size=(args.utd_ratio, n))
         last, rewards = first, self.data["rewards"][first]  # (G, n); rows of r_(k-1), and the sum

@@ -250,8 +250,8 @@ def laguerre(degrees):
 def intervention_log_probs(policy, mental_model, cost, scale):
     """ln p(nu=1 | s) and ln p(nu=0 | s) of Eq. 2, not sampled but integrated: (B,) each.
 
-    policy and mental_model are what actors return at s, distributions over (B, A). In Eq. 2
-    p(nu=1 | s) = E_{a ~ pi}[Phi((Delta(a) - c) / scale)] with the advantage
+    policy and mental_model are what actors return at s, distributions over (B, A). There
+    p(nu=1 | s) = E_{a ~ pi}[Phi((Delta(a) - c) / scale)], in the paper with scale 1, and
     Delta(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]. Gaussians count before the tanh; for
     up to 24 continuous actions and a scale of 1 or more it is exact to 1e-6.
     """

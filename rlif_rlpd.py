@@ -7,7 +7,7 @@ better than the person's own driving. By default a fall is charged, too (see end
 Paper: Luo et al., RLIF, ICLR 2024, https://arxiv.org/abs/2311.12996; "Alg. 2", "Eq. 1" are its.
 Learner: RLPD (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948), SAC with many critics.
 
-    python rlif_rlpd.py                      # Hopper-v5: an expert of 16 %, a policy near 105 %
+    python rlif_rlpd.py                      # Hopper-v5: the expert scores 16, the policy 105
     python rlif_rlpd.py --resume runs/<run>  # go on after a stop, to the bit
 
 Read the loop in main() first: it is Algorithm 2. Then ValueHuman (when to intervene), Agent (RLPD),
@@ -42,7 +42,7 @@ from experts import normalized_score, save_expert
 from experts.human import Person
 
 MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
-INTERVENTION_REWARD = -1.0  # of the step before a takeover; any number below 0 asks for the same
+INTERVENTION_REWARD = -1.0  # of the step before a takeover; its size only scales Q
 
 
 @dataclass
@@ -62,13 +62,13 @@ class Args:
     single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
     # --- person ---
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
-    # when: by Eq. 1, when nothing gets better, at random, never, or when you do (docs/keys.md)
+    # when: by Eq. 1, when the value falls, at random, never, or when you do (docs/keys.md)
     intervention: Literal["value", "progress", "random", "none", "human"] = "value"
     reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
     intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
-    progress_steps: int = 10  # progress: the state's value is compared with that so many steps ago
-    progress_share: float = -0.05  # bad if it has not risen by this share; below 0: fell by more
+    progress_steps: int = 10  # progress: V of the state is compared with V so many steps ago
+    progress_share: float = -0.05  # bad if V rose by less than this share; -0.05: fell by over 5 %
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
     random_rate: float = 0.5  # random: share of the steps under expert control
@@ -77,7 +77,7 @@ class Args:
     # --- data ---
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
-    offline_ratio: float = 0.0  # share of a batch from demonstrations alone; 0: they join the rest
+    offline_ratio: float = 0.0  # share of a batch from demonstrations (RLPD: 0.5); 0: as they come
     bc_weight: float = 0.0  # of a pull towards the demonstrated actions in the actor's loss
     reward: Literal["intervention", "task", "none"] = "intervention"  # task: RLPD; none: only falls
     # what an early end is worth (see end_of_episode); default: by the task (usual_termination)
@@ -163,10 +163,10 @@ class ValueHuman:
 
 
 class ProgressHuman(ValueHuman):
-    """Takes over where it gets no better: not by an action, but by what some steps have led to."""
+    """Takes over where V has fallen: judges what some steps have led to, not the next action."""
 
     def is_bad(self, obs, proposal, t):
-        """Has V(s_t) not risen above V(s_(t-k)) by the share? (1, O), (A,) -> bool."""
+        """Has V(s_t) not risen by the share since progress_steps ago? (1, O), (A,) -> bool."""
         if t == 0:
             self.values = {}  # of this episode, by the step: {t: V(s_t)}
         self.values[t] = self.reference.q(obs, self.reference.act(obs, deterministic=True)).item()
@@ -286,7 +286,7 @@ class Agent(nn.Module):
             next_q = self.qf_target(batch["next_obs"], next_actions, members, self.bf16)  # (M, B)
             next_q = next_q.min(0).values  # (B,), without an entropy bonus
             target = batch["rewards"] + batch["discounts"] * (1 - batch["terminations"]) * next_q
-            if self.args.reward != "task":  # all that rewards from -1 to 0 can sum to
+            if self.args.reward != "task":  # -1 at every step, for ever: no return is lower
                 target = target.clamp(INTERVENTION_REWARD / (1 - self.args.gamma), 0)
         q = self.qf(batch["obs"], batch["actions"], bf16=self.bf16)  # (N, B)
         loss = (q - target).pow(2).mean(1).sum()  # a sum over critics: each learns as if alone
@@ -348,7 +348,7 @@ class ReplayBuffer:
         sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: 1 at an episode's last
         self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
         print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
-        self.size, self.apart = 0, 0  # rows; the leading ones that sample() draws separately
+        self.size, self.apart = 0, 0  # rows; how many of the first are drawn apart
 
     def state_dict(self):
         return {name: torch.from_numpy(x[: self.size]) for name, x in self.data.items()}
@@ -366,15 +366,15 @@ class ReplayBuffer:
     def sample(self, rng, args, device):
         """Minibatches, a dict of tensors (G, B, ...); each begins with its rows set apart.
 
-        A row is a step with n rewards from it on, fewer at the end of its episode and for the
-        newest: r_0 + gamma r_1 + ... + gamma^(k-1) r_(k-1), to which gamma^k Q(s_k, .) is added.
+        A row is a step with n rewards from it on, fewer than n_step at an episode's end and for the
+        newest: r_0 + gamma r_1 + ... + gamma^(n-1) r_(n-1), to which gamma^n Q(s_n, .) is added.
         """
         offline = round(args.offline_ratio * args.batch_size) if self.apart else 0
         first = rng.integers(self.apart, self.size, size=(args.utd_ratio, args.batch_size))
         if offline:
             first[:, :offline] = rng.integers(self.apart, size=(args.utd_ratio, offline))
-        last, rewards = first, self.data["rewards"][first]  # (G, B); rows of r_(k-1), and the sum
-        discounts = np.full_like(rewards, args.gamma)  # (G, B), gamma^k
+        last, rewards = first, self.data["rewards"][first]  # (G, B); rows of r_(n-1), and the sum
+        discounts = np.full_like(rewards, args.gamma)  # (G, B), gamma^n
         for _ in range(args.n_step - 1):
             more = (self.data["ends"][last] == 0) & (last + 1 < self.size)  # (G, B)
             last = last + more
@@ -397,12 +397,12 @@ def usual_termination(args):
 
 
 def end_of_episode(args, human, transition, terminated, success=False):
-    """How the last transition of an episode is stored. A time limit is no end, a success is 0.
+    """How an episode's last transition is stored. A success is worth 0, a time limit is no end.
 
     mask: nothing comes after an end, it is worth 0. Where it is a fall that is the suicide trap:
     all other rewards are 0 or -1, so the agent learns to fall as fast as it can.
-    penalty: a fall costs what it costs to be taken over for ever, -1 now and after every m steps.
-    bootstrap: the critic says what the last state is worth, although no step ever starts there.
+    penalty: a fall costs what being taken over for ever costs, -1 now and at every next takeover.
+    bootstrap: the critic says what the last state is worth, although it never learns about it.
     """
     if terminated and args.termination == "penalty" and not success:
         charge = INTERVENTION_REWARD / (1 - human.discount)
@@ -476,7 +476,7 @@ def main(args):
     if human:
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
-    successes = (demos["rewards"] == 1) & ("gym_hil/" in args.env_id)  # its reward of 1 is no fall
+    successes = (demos["rewards"] == 1) & ("gym_hil/" in args.env_id)  # an end with 1 is no fall
     if args.reward != "task":
         demos["rewards"][:] = 0  # nobody tells RLIF how good a demonstration is
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
@@ -576,9 +576,9 @@ def main(args):
             if t < expert_until:
                 actions = expert.act(obs[None])[0].numpy()  # (A,)
                 counts["expert_steps"] += 1
-            # The person refuses what would be done in s_2, to where a_1 has led:
+            # a_1 leads to s_2, where the robot proposes a_2 and the person takes over:
             #     s_0 -- a_0 --> s_1 -- a_1 --> s_2 (takes over)
-            # so the reward of (s_1, a_1) is -1; what is refused is not done. (Alg. 2, lines 5, 7)
+            # So (s_1, a_1) gets -1; a_2 is neither done nor stored. (Alg. 2, lines 5, 7)
             if started and last and args.reward == "intervention":
                 last["rewards"] = INTERVENTION_REWARD
                 counts["labels"] += 1

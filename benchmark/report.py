@@ -29,9 +29,9 @@ from experts import TRAINING_TASKS, load_demonstrations, load_expert, normalized
 PAPER = tomllib.loads((ROOT / "benchmark" / "paper.toml").read_text())
 METHODS = ["rlif", "rlif-random", "hg-dagger", "hg-dagger-85", "dagger", "dagger-85", "bc"]
 # on Hopper-v5, with the low expert
-COMPARED = ["bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif"]
+COMPARED = ["bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif", "rlif-random"]
 CONTROLS = ["rlif", "rlif-random", "no-labels", "no-charge", "rlpd"]
-FEWER = [f"{method}-5-demos" for method in (*COMPARED, "rlif-random")]
+FEWER = [f"{method}-5-demos" for method in COMPARED]
 FEWER += ["rlif-1-demos", "rlif-random-1-demos"]
 LEVELS = [(env_id, level) for env_id, levels in PAPER["table1"].items() for level in levels]
 # of MILE's figures, one round on five tasks and twenty on two: suite, task, rounds

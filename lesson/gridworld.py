@@ -5,26 +5,27 @@
 Nothing is sampled or learned: each policy is what a method ends with after infinite data, found by
 dynamic programming. "Alg. 2", "Eq. 1": RLIF, Luo et al., ICLR 2024, arXiv:2311.12996.
 The task: from S walk to G (reward 1), then on from S. X is the floor, where who falls stays. P, r,
-gamma, mu (S) as in the paper; pi_exp acts in a takeover, Q_ref judges, pi_ref = argmax Q_ref; beta,
-delta of Eq. 1; k steps of a takeover; V*, Q* the optimum's; arrays over S states and A actions.
+gamma, mu (here the start S) as in the paper; pi_exp acts in a takeover, Q_ref judges, pi_ref =
+argmax Q_ref; beta, delta of Eq. 1; k steps of a takeover; V*, Q* the optimum's. Shapes: S, A.
 
 What is assumed:
 1. The agent has a table; the person's rule and the expert do not change while it learns.
 2. A takeover starts at a proposal, by Eq. 1; then the expert acts for k unchecked steps. The state
-   is (s, j), with j of them left; nothing is decided or charged until j = 0, so a matrix^k does.
-3. The -1 counts for the proposal that caused it. Alg. 2 puts it on the transition before: that
-   divides every charge by gamma, but for one at t = 0, which it forgets.
+   is (s, j), with j of them left. Until j = 0 nothing is decided or charged: one matrix power.
+3. The -1 counts for the proposal that caused it. Alg. 2 puts it on the transition before, so a
+   return has every charge a step earlier, divided by gamma (one at t = 0 is lost).
 4. RLIF maximizes the discounted sum of these rewards, takeovers included. RLPD's critic looks one
    step ahead, at the agent's own next action: lesson/README.md, station 4, says what that changes.
 5. It is judged without the person, by the true reward. Of actions that are tied for RLIF it draws
    one, each alike; worst() takes the least fortunate.
 
 What follows, derived here (the paper's own theorem may have another form):
-(A) Without ends, at beta > 1/2, RLIF's optimum is never flagged, for any pi_exp, k and delta >= 0:
-    some action is unflagged in every state, so with p = 1 - beta every state can have the value
-    V0 = -p / (1 - gamma + p (gamma - gamma^k)). As 1 + (gamma - gamma^k) V0 > 0, a flag costs.
-(B) If |Q_ref - Q*| <= eta, an unflagged action loses at most delta + 2 eta, so by the performance
-    difference lemma V*(mu) - V(mu) <= (delta + 2 eta) / (1 - gamma). No word of pi_exp.
+(A) Without ends, at beta > 1/2, RLIF's optimum is never flagged, for any pi_exp, k and delta >= 0.
+    Some action is unflagged in every state, so with p = 1 - beta every state can have the value
+    V0 = p (-1 + gamma^k V0) + (1 - p) gamma V0. One flagged action changes this by
+    -(2 beta - 1) (1 + (gamma - gamma^k) V0) < 0.
+(B) V*(mu) - V^pi(mu) = E_{s ~ d^pi}[V*(s) - Q*(s, pi(s))] / (1 - gamma). If |Q_ref - Q*| <= eta an
+    unflagged action loses at most delta + 2 eta, so this is at most (delta + 2 eta) / (1 - gamma).
 (C) DAgger ends with pi_exp, so its gap is the expert's. If a share b of the expert's steps is wrong
     and each of these loses at most D, this is at most b D / (1 - gamma).
 """
@@ -119,7 +120,7 @@ def rlif(world, takeover, pi_exp, k=4, ends=None, noise=0.0):
     for cell in ends or {}:  # an end is worth the same whenever in a takeover it is reached
         ride[world.cells == cell] = np.eye(S)[world.cells == cell]
     ride = np.linalg.matrix_power(ride, k)  # (S, S), k steps of the expert: from (s, k) to (s', 0)
-    R = -takeover  # (S, A), Alg. 2, line 5
+    R = -takeover  # (S, A), by assumption 3
     M = takeover[..., None] * ride[:, None] + (1 - takeover[..., None]) * gamma * world.P
     R = (1 - noise) * R + noise * R.mean(1, keepdims=True)
     M = (1 - noise) * M + noise * M.mean(1, keepdims=True)  # (S, A, S)
@@ -147,8 +148,7 @@ def charge(gamma, k):
     return -1 / (1 - gamma**k)
 
 
-# --- figures --------------------------------------------------------------------------------------
-# Each returns its x axis and {label: (shares lost, style)}.
+# --- figures: each returns its x axis and {label: (shares lost, style)} ---------------------------
 
 
 def over_expert(world):
@@ -214,7 +214,7 @@ def over_random(world):
 
 
 def over_catch(_, noise=0.4):
-    """A cheap catch: a good expert's ride over a bridge costs 1, walking it with noise more."""
+    """Being carried over a bridge by a good expert costs 1, walking it with noise more."""
     world, bad = World(BRIDGE), np.linspace(0, 0.015, 151)
     experts = [expert(world, b) for b in bad]
     curves = {"DAgger": ([world.lost(pi_exp) for pi_exp in experts], "C1")}

@@ -148,6 +148,21 @@ def test_being_carried_pays_by_the_noise_and_the_takeovers_length():
     assert at == pytest.approx(0.0027281271, abs=1e-9)
 
 
+def test_the_critic_of_the_code_looks_one_step_ahead():  # station 4's table
+    def at_start(pi, ends):
+        """Q(s, a) = E[-P(takeover at s', pi(s')) + gamma Q(s', pi(s'))] of the moves at S, (A,)."""
+        worth, step = np.array([ends.get(cell, np.nan) for cell in CLIFF.cells]), CLIFF.step(pi)
+        goes_on = np.isnan(worth)  # (S,)
+        now = np.where(goes_on, -(pi * VALUE).sum(1), worth)  # (S,)
+        V = np.linalg.solve(np.eye(len(now)) - gamma * step * goes_on, step @ now)  # (S,)
+        return (CLIFF.P @ (now + gamma * goes_on * V))[CLIFF.start]
+
+    rightly, drawn = np.eye(4)[CLIFF.Q.argmax(1)], np.full_like(CLIFF.Q, 1 / 4)
+    for ends, floor in ({}, -5), ({"X": 0}, 0), ({"X": charge(gamma, 5)}, -20.404019958):
+        assert at_start(rightly, ends) == pytest.approx([-5, floor, -5, -5])  # up, down, ...
+    assert at_start(drawn, {}) == pytest.approx([-13.4, -5, -10.5, -10.5], abs=0.05)
+
+
 # --- the files ------------------------------------------------------------------------------------
 
 
