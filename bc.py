@@ -189,7 +189,7 @@ def main(args):
 
     # The run's folder, a new one or that of --resume
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     lock = FileLock(folder / "in_use.lock", timeout=0)
     lock.acquire()  # two processes would spoil each other's files

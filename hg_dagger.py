@@ -317,14 +317,9 @@ def main(args):
 
     # The run's folder, a new one or that of --resume
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     if args.intervention == "human" or args.replay:
         env = expert = human = Person(env, args, folder)
-    folder.mkdir(parents=True, exist_ok=args.resume is not None)
-    lock = FileLock(folder / "in_use.lock", timeout=0)
-    lock.acquire()  # two processes would spoil each other's files
-    args.resume = str(folder)  # from now on
-    print(f"in {folder}: evaluations, checkpoint, policy")
 
     # What learns: the novice that acts, and those that only doubt
     novices = [Actor(env, args.hidden_sizes) for _ in range(1 + args.doubt_novices)]
@@ -343,6 +338,11 @@ def main(args):
     counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0}  # in all
     doubts, rows = [], []  # doubts: at takeovers; rows: of eval.csv
     global_step, rounds, next_eval = 0, 0, 0
+    folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    lock = FileLock(folder / "in_use.lock", timeout=0)
+    lock.acquire()  # two processes would spoil each other's files
+    args.resume = str(folder)  # from now on
+    print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
         for m, (novice, x) in enumerate(zip(novices, optimizers)):

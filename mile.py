@@ -399,7 +399,7 @@ def main(args):
 
     # The run's folder, a new one or that of --resume
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     if args.intervention == "human" or args.replay:
         env = human = Person(env, args, folder)
     else:
@@ -417,10 +417,10 @@ def main(args):
         torch.set_rng_state(state["torch_rng"].cpu())
         data, counts, rows = state["data"], state["counts"], state["rows"]
         global_step, rounds = rows[-1]["global_step"], rows[-1]["round"]  # it was evaluated there
-    elif mental_model:
-        warm_start(args, eval_envs[0], actor, mental_model)
     (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
     os.replace(folder / "args.tmp", folder / "args.json")
+    if mental_model and not rows:  # a new run
+        warm_start(args, eval_envs[0], actor, mental_model)
     if args.track:
         import wandb
 

@@ -340,14 +340,9 @@ def main(args):
 
     # The run's folder, a new one or that of --resume
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     if args.intervention == "human" or args.replay:
         env = expert = human = Person(env, args, folder)  # it judges, acts and steps
-    folder.mkdir(parents=True, exist_ok=args.resume is not None)
-    lock = FileLock(folder / "in_use.lock", timeout=0)
-    lock.acquire()  # two processes would spoil each other's files
-    args.resume = str(folder)  # from now on
-    print(f"in {folder}: evaluations, checkpoint, policy")
     agent = Agent(obs_dim, act_dim, args, device)
     # gym-hil's reward of 1 is a success; nothing was refused in a demonstration
     ends = np.where(demos["rewards"] * ("gym_hil/" in args.env_id) == 1, 1.0, args.end_value)
@@ -362,6 +357,11 @@ def main(args):
     kept = {"agent": agent, "rb": rb, "actor": agent.actor_optimizer, "qf": agent.qf_optimizer}
     counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "updates": 0}
     global_step, next_eval, episode, rows, losses = 0, 0, 0, [], {}  # rows: of eval.csv
+    folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    lock = FileLock(folder / "in_use.lock", timeout=0)
+    lock.acquire()  # two processes would spoil each other's files
+    args.resume = str(folder)  # from now on
+    print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
@@ -433,7 +433,7 @@ def main(args):
             transition = {"obs": obs, "next_obs": next_obs, "actions": actions}
             transition |= {"proposals": proposals, "by_person": by_person, "refused": refused}
             transition["terminations"] = terminated  # a time limit is not an end
-            rb.add(transition | {"end_values": 1.0 if info["success"] == 1 else args.end_value})
+            rb.add(transition | {"end_values": 1.0 if info["success_now"] == 1 else args.end_value})
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward
             ended = terminated or truncated or global_step == args.total_timesteps

@@ -485,14 +485,9 @@ def main(args):
 
     # The run's folder, a new one or that of --resume
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path(args.resume or "runs/" + name.replace("/", "-").replace(":", "-"))
+    folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     if args.intervention == "human" or args.replay:
         env = expert = human = Person(env, args, folder)  # it judges, acts and steps
-    folder.mkdir(parents=True, exist_ok=args.resume is not None)
-    lock = FileLock(folder / "in_use.lock", timeout=0)
-    lock.acquire()  # two processes would spoil each other's files
-    args.resume = str(folder)  # from now on
-    print(f"in {folder}: evaluations, checkpoint, policy; matrix products in {args.precision}")
     agent = Agent(obs_dim, act_dim, args, device)
     for i, terminated in enumerate(demos["terminations"]):
         transition = {name: values[i] for name, values in demos.items()}
@@ -513,6 +508,11 @@ def main(args):
     kept = {"agent": agent, "rb": rb, "actor": agent.actor_optimizer, "qf": agent.qf_optimizer}
     counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0, "updates": 0}
     global_step, next_eval, episode, rows = 0, 0, 0, []  # rows: of eval.csv
+    folder.mkdir(parents=True, exist_ok=args.resume is not None)
+    lock = FileLock(folder / "in_use.lock", timeout=0)
+    lock.acquire()  # two processes would spoil each other's files
+    args.resume = str(folder)  # from now on
+    print(f"in {folder}: evaluations, checkpoint, policy; matrix products in {args.precision}")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
@@ -590,7 +590,7 @@ def main(args):
             last = {"obs": obs, "next_obs": next_obs, "actions": actions, "ends": float(ended)}
             last |= {"rewards": task_reward if args.reward == "task" else 0.0, "terminations": 0.0}
             if ended:  # no takeover can follow it
-                rb.add(end_of_episode(args, human, last, terminated, info["success"] == 1))
+                rb.add(end_of_episode(args, human, last, terminated, info["success_now"] == 1))
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward
 

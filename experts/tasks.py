@@ -87,7 +87,8 @@ class Task(gym.Wrapper):
     """An environment of Gymnasium that has a time limit, one reward, and info["success"].
 
     info["success"]: 1 after a success at any step (AdroitHandPen, as in RLIF's paper: at this one),
-    else 0; nan where nobody says it. D4RL's pen ends after 100 steps, or when it is dropped.
+    else 0; nan where nobody says it; "success_now" is of this step alone, for a fall may follow. A
+    D4RL pen ends after 100 steps, or when it is dropped.
     """
 
     def __init__(self, env_id, max_episode_steps=None, render_mode=None, encoder=None):
@@ -128,17 +129,17 @@ class Task(gym.Wrapper):
         info = info or {}
         if terminated or truncated:
             obs = info.get("final_obs", obs)  # of some that reset themselves
-        success = info.get("success", info.get("is_success", info.get("succeed")))
-        if success is not None:
-            parts = list(success.values()) if isinstance(success, dict) else success
-            before = np.nan if "AdroitHandPen" in self.env_id else self.success
-            self.success = float(np.fmax(np.min(parts), before))
+        success = info.get("success", info.get("is_success", info.get("succeed", np.nan)))
+        now = float(np.min(list(success.values()) if isinstance(success, dict) else success))
+        before = np.nan if "AdroitHandPen" in self.env_id else self.success
+        self.success = float(np.fmax(now, before))
         if self.d4rl:
             terminated = terminated or bool(obs[26] < 0.075)  # the pen's height in metres
         rewards = np.float64(reward).ravel().tolist()
         if len(rewards) != 1:
             raise InputError(f"{self.env_id}: {len(rewards)} rewards a step, it must be one")
-        return self.checked(obs), rewards[0], terminated, truncated, {"success": self.success}
+        info = {"success": self.success, "success_now": now}
+        return self.checked(obs), rewards[0], terminated, truncated, info
 
     def checked(self, obs):
         """obs; raises InputError if float32, in which the scripts learn, cannot hold it."""

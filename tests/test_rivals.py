@@ -225,6 +225,19 @@ def test_a_success_is_the_only_reward_where_it_is_asked_for(people, monkeypatch)
     assert torch.equal(rb["rewards"], rb["terminations"]) and 0 < rb["rewards"].mean() < 1
 
 
+def test_a_fall_after_a_success_is_a_fall(people, monkeypatch):
+    def step(env, action):
+        obs, reward, *_ = tiny.Point.step(env, action)
+        fell = bool(abs(obs[0]) > 0.3)
+        return obs, reward, fell, False, {"success": not fell}
+
+    monkeypatch.setattr(tiny.Walled, "step", step)
+    for script, name in ((rlif_rlpd, "rewards"), (pvp, "end_values")):
+        rb = tiny.checkpoint(tiny.short_run(script))["rb"]
+        worth = rb[name][rb["terminations"] > 0]
+        assert len(worth) and (worth <= -1).all()
+
+
 # --- demonstrations -------------------------------------------------------------------------------
 def test_a_demonstrated_success_is_no_fall_and_an_end_of_time_no_success(people, monkeypatch):
     def load(*given):  # a success, and one whose time was up
