@@ -275,13 +275,15 @@ def learn_to_see(args, recipe):
     head = nn.Sequential(*hidden, nn.Linear(256, actions.shape[1]), nn.Tanh())
     optimizer = torch.optim.AdamW([*net.parameters(), *head.parameters()], 1e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, recipe.updates)
+    can = torch.cpu.get_capabilities()  # without these bfloat16 takes far longer than float32
+    quick = can.get("avx512_bf16") or can.get("amx_bf16")
     for _ in trange(recipe.updates, desc="cloning"):
         i = torch.randint(len(pictures), (128,))  # (B,)
         batch = pictures[i].flatten(0, 1).float() / 255  # (B * V, 3, 84, 84)
         padded = F.pad(batch, (4, 4, 4, 4), mode="replicate")
         corners = torch.randint(9, (len(batch), 2)).tolist()  # each moves by up to 4 pixels
         seen = [x[:, y : y + 84, z : z + 84] for x, (y, z) in zip(padded, corners)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(quick)):
             features = net(torch.stack(seen)).view(128, views)  # (B, F)
             mean = head(torch.cat([features, felt[i]], 1))  # (B, A)
         loss = (mean.float() - actions[i]).pow(2).mean()
