@@ -87,8 +87,7 @@ class Task(gym.Wrapper):
     """An environment of Gymnasium that has a time limit, one reward, and info["success"].
 
     info["success"]: 1 after a success at any step (AdroitHandPen, as in RLIF's paper: at this one),
-    else 0; nan where nobody says it; "success_now" is of this step alone, for a fall may follow. A
-    D4RL pen ends after 100 steps, or when it is dropped.
+    else 0; nan where nobody says it; "success_now": at this one alone. D4RL's pen ends if dropped.
     """
 
     def __init__(self, env_id, max_episode_steps=None, render_mode=None, encoder=None):
@@ -129,8 +128,9 @@ class Task(gym.Wrapper):
         info = info or {}
         if terminated or truncated:
             obs = info.get("final_obs", obs)  # of some that reset themselves
-        success = info.get("success", info.get("is_success", info.get("succeed", np.nan)))
-        now = float(np.min(list(success.values()) if isinstance(success, dict) else success))
+        success = info.get("success", info.get("is_success", info.get("succeed")))
+        parts = list(success.values()) if isinstance(success, dict) else success
+        now = float(np.min(np.array(parts, dtype=float)))  # of None: nan
         before = np.nan if "AdroitHandPen" in self.env_id else self.success
         self.success = float(np.fmax(now, before))
         if self.d4rl:

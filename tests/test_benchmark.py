@@ -374,6 +374,15 @@ def test_a_cell_of_table_1_stands_beside_the_papers_figure(results):
     assert lines_of(cost, "Hopper-v5")[0][1:4] == ["-", "-", "100 / 7"]
 
 
+def test_a_rivals_cells_are_found_where_they_lie(results):
+    write_runs(results, "rivals/peg-state-bc", [50, 60, 70])
+    write_runs(results, "hopper/rlpd", [90, 90, 90])
+    scores, cost = report.rival_tables()
+    assert lines_of(scores, "bc")[0][1:] == ["-"] * 4 + ["60 ± 25 / - n = 3", "-"]
+    assert lines_of(scores, "rlpd")[0][1:] == ["90 ± 0 / - n = 3"] * 3 + ["-"] * 3
+    assert lines_of(cost, "rlpd") and not lines_of(cost, "bc")
+
+
 def write_table1(results, seeds=3):
     """Table 1 whole: the k-th method ends with 100 - 10 k, the first seed with 3 more."""
     for env_id, level in report.LEVELS:

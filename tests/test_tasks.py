@@ -57,6 +57,7 @@ SEEN = np.zeros(2)
 @pytest.mark.parametrize(("env_id", "infos", "told", "now"), [
     ("Odd-v0", [{"success": x} for x in ({"a": 1, "b": 0}, np.True_, 0.0)], [0, 1, 1], [0, 1, 0]),
     ("Odd-v0", [None, {"is_success": False}, {"is_success": np.ones(1)}], [NAN, 0, 1], [NAN, 0, 1]),
+    ("Odd-v0", [{"success": None}, {"succeed": True}, {}], [NAN, 1, 1], [NAN, 1, NAN]),
     ("AdroitHandPenOdd-v0", [{"success": held} for held in (0, 1, 0)], [0, 1, 0], [0, 1, 0]),
 ])  # fmt: skip
 def test_a_success_at_any_step_is_one_but_for_the_pen(env_id, infos, told, now):
