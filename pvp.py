@@ -329,7 +329,7 @@ def main(args):
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: TD3 needs continuous actions")
     if args.end_value is None:
-        raise InputError("what is an early end? --end-value -1: a fall, 1: a success, 0: either")
+        raise InputError("an early end: --end-value -1 (a fall), 1 (a success) or 0 (either)")
     if args.intervention == "value":
         human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
         expert = load_expert(args.env_id, args.expert, env)

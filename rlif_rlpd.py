@@ -468,7 +468,7 @@ def main(args):
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
     if args.termination is None:
-        raise InputError("is an early end a fall? --termination penalty; a success? mask; else bootstrap")
+        raise InputError("an early end: --termination penalty (a fall), mask (success), bootstrap")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
     if args.intervention in ("value", "progress"):
         judge = ValueHuman if args.intervention == "value" else ProgressHuman
