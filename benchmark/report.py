@@ -91,7 +91,7 @@ def rival_of(task, level, method):
     if task == "Hopper-v5" and method in ("rlif", "rlpd", "bc"):
         return "hopper/rlpd" if method == "rlpd" else cell_of(task, level, method)
     if task == "lander":
-        return f"study/{task}-{method}"
+        return f"study/{task}-{'demonstrations' if method == 'bc' else method}"
     return f"rivals/{task}-bc" if method == "bc" else f"rivals/{task}-{level}-{method}"
 
 
@@ -352,8 +352,10 @@ def study_table():
     rows = []
     for task in ("lander", "button"):
         clones, rlif = Cell(f"study/{task}-demonstrations"), None
-        for method in ("rlif", "hg-dagger", "mile"):
+        for method in RIVALS[:-1]:
             cell, columns = Cell(f"study/{task}-{method}"), [clones.last]
+            if not cell.seeds:
+                continue
             for minutes in (5, 10, 15):  # the nearest evaluation
                 away = [np.abs(steps - 1_200 * minutes) for steps in cell.column("global_step")]
                 i = [int(steps.argmin()) for steps in away]

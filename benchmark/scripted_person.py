@@ -160,6 +160,10 @@ def study(
         rlif = "--offline-ratio 0.5 --bc-weight 1 --gamma 0.95 --utd-ratio 2 --n-step 1"
         clone = one("demonstrations", f"bc.py {data} --total-timesteps 2000 --eval-frequency 500")
         one("rlif", f"{script} rlif_rlpd {data} {steps} {rlif}")
+        one("hil-serl", f"{script} hil_serl {data} {steps}")
+        one("rlpd", f"hil_serl.py {data} {steps} --intervention none")
+        one("pvp", f"{script} pvp {data} {steps}")
+        one("pvp4real", f"{script} pvp {data} {steps} --bc-weight 1")
         one("hg-dagger", f"{script} hg_dagger {data} {steps} --doubt-novices 0")
         one("mile", f"{script} mile --initial-policy {clone} {rounds} --round-episodes 5")
 

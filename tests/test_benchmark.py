@@ -377,8 +377,9 @@ def test_a_cell_of_table_1_stands_beside_the_papers_figure(results):
 def test_a_rivals_cells_are_found_where_they_lie(results):
     write_runs(results, "rivals/peg-state-bc", [50, 60, 70])
     write_runs(results, "hopper/rlpd", [90, 90, 90])
+    write_runs(results, "study/lander-demonstrations", [1, 2, 3])
     scores, cost = report.rival_tables()
-    assert lines_of(scores, "bc")[0][1:] == ["-"] * 4 + ["60 ± 25 / - n = 3", "-"]
+    assert lines_of(scores, "bc")[0][5:] == ["60 ± 25 / - n = 3", "2 ± 2 / - n = 3"]
     assert lines_of(scores, "rlpd")[0][1:] == ["90 ± 0 / - n = 3"] * 3 + ["-"] * 3
     assert lines_of(cost, "rlpd") and not lines_of(cost, "bc")
 

@@ -97,10 +97,11 @@ def test_a_study_starts_from_the_same_demonstrations_and_their_clone(monkeypatch
     monkeypatch.setitem(scripted_person.TASKS, "lander", (LANDER, 1, "--rounds 14"))
     script(monkeypatch, "study --task lander --seeds 3")
     names = [name for name, *_ in calls]
-    assert names == [f"study/lander-{x}" for x in ("demonstrations", "rlif", "hg-dagger", "mile")]
-    assert len(kept) == 4 and {seed for *_, seed in calls} == {3}
-    assert all("--dataset-id study/lander-3-v0 --demo-episodes 1" in x for _, x, _ in calls[:3])
-    assert "--initial-policy runs/study/lander-demonstrations-3/model.safetensors" in calls[3][1]
+    methods = tiny.words("demonstrations rlif hil-serl rlpd pvp pvp4real hg-dagger mile")
+    assert names == [f"study/lander-{x}" for x in methods]
+    assert len(kept) == 8 and {seed for *_, seed in calls} == {3}
+    assert all("--dataset-id study/lander-3-v0 --demo-episodes 1" in x for _, x, _ in calls[:7])
+    assert "--initial-policy runs/study/lander-demonstrations-3/model.safetensors" in calls[7][1]
     for _, command, _ in calls:  # and is understood by its script
         words = command.split()
         name = words[1] if "scripted_person" in words[0] else words[0].removesuffix(".py")
@@ -110,4 +111,4 @@ def test_a_study_starts_from_the_same_demonstrations_and_their_clone(monkeypatch
     demos = rlif_rlpd.load_demonstrations(LANDER, env, 1, 1, "study/lander-3-v0")
     assert demos["ends"].sum() == 1 and len(demos["obs"]) > 50
     script(monkeypatch, "study --task lander --seeds 3")  # the demonstrations are there
-    assert calls[4:] == calls[:4]
+    assert calls[8:] == calls[:8]
