@@ -13,6 +13,7 @@ Demonstrations, the top expert's, differ by processor: keep them. In Pixels/<id>
 learned first, by cloning from pictures an expert who sees the state; then beginners that see by it.
 """
 
+import itertools
 import math
 import tomllib
 from dataclasses import dataclass
@@ -312,7 +313,11 @@ def demonstrate(env_id, recipe, path):
     driver = Driver(env)
     driver.expert, driver.noise = load_expert(env_id, "top", env), recipe.noise
     torch.manual_seed(0)
-    episodes = [record.play(env, driver, seed) for seed in trange(recipe.episodes)]
+    episodes, seeds = [], itertools.count()
+    while len(episodes) < recipe.episodes:
+        episode = record.play(env, driver, next(seeds))
+        if episode["terminations"][-1] or not recipe.successes:
+            episodes.append(episode)
     name = f"interventions/{env_id.lower().replace('/', '-')}-v0"
     write_dataset(path, env, episodes, name, "shipped top expert")
 

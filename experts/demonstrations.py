@@ -52,17 +52,20 @@ def demonstrate(env_id, env, episodes, seed):
     if not (FOLDER / env_id.removeprefix("Pixels/") / "top.safetensors").exists():
         raise InputError(f"{env_id}: nobody demonstrates it; --dataset-id or --demo-episodes 0")
     expert, rows = load_expert(env_id, "top", env), []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), tqdm(total=episodes, desc="demonstrations") as bar:
         torch.manual_seed(seed)
-        keys = np.random.SeedSequence((seed, 5)).generate_state(episodes)
-        for key in tqdm(keys, desc="demonstrations"):
-            (obs, _), ended = env.reset(seed=int(key)), False
+        keys = iter(np.random.SeedSequence((seed, 5)).generate_state(100 * episodes).tolist())
+        while bar.n < episodes:
+            episode, (obs, _), ended = [], env.reset(seed=next(keys)), False
             while not ended:
                 action = expert.act(obs[None])[0].numpy()
-                next_obs, reward, terminated, truncated, _ = env.step(action)
+                next_obs, reward, terminated, truncated, info = env.step(action)
                 ended = terminated or truncated
-                rows.append((obs, next_obs, action, reward, terminated, ended))
+                episode.append((obs, next_obs, action, reward, terminated, ended))
                 obs = next_obs
+            if info["success"] != 0:  # nobody shows how to fail; nan where it is not known
+                rows += episode
+                bar.update()
     names = "obs", "next_obs", "actions", "rewards", "terminations", "ends"
     return dict(zip(names, (np.array(column, dtype=np.float32) for column in zip(*rows))))
 

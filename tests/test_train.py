@@ -30,6 +30,7 @@ updates = 3
 disturbances = [0.0]
 label_noise = 0.2
 episodes = 2
+successes = false
 score_episodes = 100
 noise = 0.1
 [Walled-v0]
@@ -218,3 +219,24 @@ def test_demonstrations_are_the_top_experts_with_noise(folder, monkeypatch):
     expected = load_expert("Walled-v0", "top").act(data["obs"], deterministic=True).numpy()
     error = data["actions"] - expected
     assert 0.1 < error.std() < 0.4 and np.abs(data["next_obs"][:, 0]).mean() < 0.3
+
+
+def test_on_meta_world_nobody_shows_how_to_fail(folder, monkeypatch):
+    monkeypatch.setattr(demonstrations, "FOLDER", folder)
+    recipes = folder.parent / "benchmark" / "recipes.toml"
+    recipes.write_text(RECIPES.replace("successes = false", "successes = true"))
+    play = train_experts.record.play
+
+    def every_third_succeeds(env, driver, seed):
+        episode = play(env, driver, seed)
+        episode["terminations"][-1] = seed % 3 == 2
+        return episode
+
+    monkeypatch.setattr(train_experts.record, "play", every_third_succeeds)
+    run("demonstrations")
+    env = rlif_rlpd.make_env("Walled-v0")
+    data = load_demonstrations("Walled-v0", env, 9, 1)
+    ends = np.flatnonzero(data["ends"])
+    assert len(ends) == 2 and data["terminations"][ends].all()
+    starts = [data["obs"][0, 0], data["obs"][ends[0] + 1, 0]]
+    assert starts == [env.reset(seed=seed)[0][0] for seed in (2, 5)]

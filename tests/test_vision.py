@@ -175,6 +175,23 @@ def test_the_expert_demonstrates_in_pictures_and_a_run_goes_on(script, seeing, e
     tiny.assert_same_run(whole, half)
 
 
+def test_what_the_expert_fails_at_is_not_demonstrated(seeing, monkeypatch):
+    env, tries = bc.make_env(seeing), iter([0, 0, 1, np.nan])
+    step = type(env).step
+
+    def ending(self, action):
+        *rest, truncated, info = step(self, action)
+        return *rest, truncated, {"success": next(tries)} if truncated else info
+
+    monkeypatch.setattr(type(env), "step", ending)
+    data = load_demonstrations(seeing, env, 2, 7)
+    assert data["ends"].sum() == 2 and next(tries, None) is None
+    keys = np.random.SeedSequence((7, 5)).generate_state(4)
+    starts = np.flatnonzero(np.r_[1, data["ends"][:-1]])
+    first = [env.reset(seed=int(key))[0] for key in keys[2:]]
+    assert np.array_equal(data["obs"][starts], first)
+
+
 def test_who_demonstrates_and_what_was_seen_has_to_be_known(seeing, tmp_path):
     env = bc.make_env(seeing)
     eyes = env.get_wrapper_attr("eyes")()
