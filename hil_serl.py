@@ -7,9 +7,10 @@ that the person took; half of each batch comes from there. In the paper the rewa
 
 Paper: Luo et al., HIL-SERL, Science Robotics 2025, https://arxiv.org/abs/2410.21845. Learner: RLPD
 (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948) as in rlif_rlpd.py: diff the two. The
-official code has --gamma 0.97 --num-qs 2 --utd-ratio 2 --final-lr-fraction 1, a target entropy of
--A / 2, a first temperature of 0.01 (here 0.1), tanh for ReLU and LayerNorm in the actor, too. Its
-classifier of pictures that tells a success, and its Q-learning of the gripper, are not here.
+official code has, but for some tasks, --gamma 0.97 --num-qs 2 --final-lr-fraction 1, two critic
+steps to one of the actor, both as often as its learner manages, a target entropy of -A / 2, a first
+temperature of 0.01 (here 0.1), tanh for ReLU and LayerNorm in the actor, too. Its classifier of
+pictures that tells a success, and its Q-learning of the gripper, are not here.
 
     python hil_serl.py                      # Hopper-v5, its own reward
     python hil_serl.py --resume runs/<run>  # go on after a stop, to the bit
@@ -393,8 +394,9 @@ def main(args):
         human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
-    if args.reward == "success":  # which ends a demonstration, unless its time was up
-        demos["rewards"] = demos["terminations"]
+    if args.reward == "success":  # which ends a demonstration; a lost cube of gym-hil does, too
+        lost = (demos["rewards"] != 1) & ("gym_hil/" in args.env_id)
+        demos["rewards"] = demos["terminations"] * ~lost
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
     obs_dim, act_dim = env.observation_space.shape + env.action_space.shape
     rb = ReplayBuffer(args.total_timesteps, obs_dim, act_dim)

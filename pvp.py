@@ -80,7 +80,7 @@ class Args:
     bc_weight: float = 0.0  # of imitating the person in the actor's loss: 0 is PVP, 1 is PVP4Real
     end_value: float | None = None  # of an early end: a fall -1, a success 1; the papers: always 0
     # --- learner ---
-    batch_size: int = 256  # transitions per update (PVP: 128, PVP4Real: 1024), in equal parts
+    batch_size: int = 256  # transitions per update (PVP: 128, PVP4Real: 1024)
     gamma: float = 0.99  # discount
     tau: float = 0.005  # step of the target critics, and of the target actor
     learning_rate: float = 1e-4  # Adam's, for actor and critics
@@ -98,8 +98,8 @@ class Args:
             signed = name in ("intervention_delta", "end_value")
             if type(value) in (int, float) and not signed and not least <= value <= most:
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
-        if self.gamma >= 1 or self.batch_size < 3 or min(self.hidden_sizes, default=0) < 1:
-            raise InputError("--gamma must be below 1, --batch-size 3 or more, --hidden-sizes, too")
+        if self.gamma >= 1 or self.batch_size < 4 or min(self.hidden_sizes, default=0) < 1:
+            raise InputError("--gamma must be below 1, --batch-size 4 or more, --hidden-sizes, too")
         if not math.isfinite(self.end_value or 0.0):
             raise InputError(f"--end-value {self.end_value} is no number")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
@@ -199,7 +199,7 @@ class Agent(nn.Module):
             noise = (0.2 * noise).clamp(-0.5, 0.5)  # (B, A), as in TD3
             next_actions = (self.actor_target(next_obs) + noise).clamp(-1, 1)
             next_q = self.q(self.qf_target, next_obs, next_actions).amin(0)  # (B,)
-            # an end would be worth 0 by the paper, and so a fall more than what a person refuses
+            # the paper's end is worth 0: a fall more than what is refused, a success less than help
             target = ends * batch["end_values"] + self.args.gamma * (1 - ends) * next_q  # (B,)
         q, q_n = (self.q(self.qf, obs, batch[x]) for x in ("actions", "proposals"))  # (2, B) each
         # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask I within the mean as in the paper's
@@ -261,16 +261,17 @@ class ReplayBuffer:
         self.size += 1
 
     def sample(self, rng, batch_size, device):
-        """A dict of tensors (B, ...), or None at first: as many demonstrations, steps in which a
-        proposal was refused, and others (the papers, without demonstrations: half and half).
+        """A dict of tensors (B, ...), or None at first: half of the robot alone, else as many
+        demonstrations, which take the place of what is scarce, as steps that were refused.
         """
         by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
-        demos, *kinds = map(np.flatnonzero, (by_person & ~refused, refused, ~by_person & ~refused))
-        kinds = [rows for rows in kinds if len(rows) > batch_size // 2]  # there are more and more
-        kinds = [demos, *kinds] if len(demos) else kinds
-        if not kinds:
+        demos, *rest = map(np.flatnonzero, (by_person & ~refused, refused, ~by_person & ~refused))
+        taken, alone = (rows if len(rows) > batch_size // 2 else demos for rows in rest)
+        demos = demos if len(demos) else taken
+        quarters = [rows for rows in (demos, taken, alone, alone) if len(rows)]
+        if not quarters:
             return None
-        i = np.concatenate([rng.choice(rows, batch_size // len(kinds)) for rows in kinds])  # (B,)
+        i = np.concatenate([rng.choice(rows, batch_size // len(quarters)) for rows in quarters])
         return {name: torch.from_numpy(x[i]).to(device) for name, x in self.data.items()}
 
 
@@ -432,7 +433,7 @@ def main(args):
             next_obs, task_reward, terminated, truncated, info = env.step(actions)
             transition = {"obs": obs, "next_obs": next_obs, "actions": actions}
             transition |= {"proposals": proposals, "by_person": by_person, "refused": refused}
-            transition["terminations"] = terminated  # a time limit is not an end
+            transition["terminations"] = terminated  # in PVP's code a time limit is an end, too
             rb.add(transition | {"end_values": 1.0 if info["success_now"] == 1 else args.end_value})
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward

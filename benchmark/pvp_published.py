@@ -1,5 +1,8 @@
 """pvp.py with the mask where PVP's code has it: outside the mean, so that it masks nothing.
 
+All else is as in pvp.py, also where PVP's code differs: it halves the TD error and drops it where a
+takeover starts, and it has neither demonstrations nor a worth of ends.
+
     python benchmark/pvp_published.py --env-id Hopper-v5
 
 The options are pvp.py's; after --resume all of them are typed again. For the suite `rivals`.
@@ -15,16 +18,14 @@ from pvp import Args
 class Agent(pvp.Agent):
     def critic_loss(self, batch, noise):
         """TD error as in pvp.py; then I * mean(|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2)."""
-        by_person, refused = batch["by_person"], batch["refused"]  # (B,), I
-        td = super().critic_loss(
-            batch | {"by_person": 0 * by_person, "refused": 0 * refused}, noise
-        )
+        by_person, none = batch["by_person"], torch.zeros_like(batch["by_person"])  # (B,), I
+        td = super().critic_loss(batch | {"by_person": none, "refused": none}, noise)
         # in a demonstration nothing was proposed: as in the robot's own steps, what was done
-        shown = (by_person > refused)[:, None]  # (B, 1)
+        shown = (by_person > batch["refused"])[:, None]  # (B, 1)
         proposals = torch.where(shown, batch["actions"], batch["proposals"])  # (B, A)
         q, q_n = (self.q(self.qf, batch["obs"], x) for x in (batch["actions"], proposals))  # (2, B)
-        to_one, to_minus_one = (q - 1).pow(2).mean(-1), (q_n + 1).pow(2).mean(-1)  # (2,) each
-        return td + (by_person.mean() * to_one + refused.mean() * to_minus_one).sum()
+        proxy = (q - 1).pow(2).mean(-1) + (q_n + 1).pow(2).mean(-1)  # (2,)
+        return td + (by_person.mean() * proxy).sum()
 
 
 def main(args: Args):

@@ -87,12 +87,13 @@ def cell_of(env_id, level, method):
 
 
 def rival_of(task, level, method):
-    """The folder of a cell beside RLIF's; what Table 1 and the controls have is not run again."""
-    if task == "Hopper-v5" and method in ("rlif", "rlpd", "bc"):
-        return "hopper/rlpd" if method == "rlpd" else cell_of(task, level, method)
+    """The folder of a cell beside RLIF's; what Table 1 has is not run again."""
+    if task == "Hopper-v5" and method in ("rlif", "bc"):
+        return cell_of(task, level, method)
     if task == "lander":
         return f"study/{task}-{'demonstrations' if method == 'bc' else method}"
-    return f"rivals/{task}-bc" if method == "bc" else f"rivals/{task}-{level}-{method}"
+    asks_nobody = method == "bc" or (task == "Hopper-v5" and method == "rlpd")
+    return f"rivals/{task}-{method}" if asks_nobody else f"rivals/{task}-{level}-{method}"
 
 
 def folders_of(suite, start=""):
@@ -127,11 +128,10 @@ def listed(values):
     return ", ".join("-" if np.isnan(value) else f"{round(value)}" for value in values)
 
 
-def costs(cell):
-    """Means, as far as they are known: environment steps / labels / steps of the expert."""
-    numbers = [cell.at(name, -1) for name in ("global_step", "labels", "expert_steps")]
-    means = [np.mean(values or [np.nan]) for values in numbers]
-    return " / ".join(f"{mean:.0f}" for mean in means if not np.isnan(mean)) or "-"
+def costs(cell, *names):
+    """The means of these columns, "-" for what is not known."""
+    numbers = [np.mean(cell.at(name, -1) or [np.nan]) for name in names]
+    return " / ".join("-" if np.isnan(x) else f"{x:.0f}" for x in numbers) if cell.seeds else "-"
 
 
 # --- RLIF's tables --------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def rlif_tables():
     rows = []
     for env_id, levels in PAPER["table1"].items():
         cells = [Cell(*(cell_of(env_id, x, method) for x in levels)) for method in METHODS[:-1]]
-        rows.append([env_id, *map(costs, cells)])
+        rows.append([env_id, *(costs(x, "global_step", "labels", "expert_steps") for x in cells)])
     yield markdown(header, rows)
     papers, references = dict(PAPER["table3"]), ["poor", "high", "top"]
     folders = {expert: [f"table3/{expert}-{x}" for x in references] for expert in papers}
@@ -321,7 +321,8 @@ def mile_tables():
         start = [suite.removeprefix("figure"), task, rounds]
         scores.append([*start, *map(listed, zip(known)), *(mean_of(cell.last) for cell in cells)])
         more.append([*start, *(mean_of(cell.more_than(cells[0])) for cell in cells[1:])])
-        cost_rows[suite, task] = [*start[:2], *map(costs, cells)]
+        cost = [costs(cell, "global_step", "expert_steps") for cell in cells]
+        cost_rows[suite, task] = [*start[:2], *cost]
     header = ["figure", "task", "rounds", "alone at first", "with the person", "expert", "c"]
     yield markdown([*header, "interventions at first (%)", *CLONERS], scores)
     header = ["difference: figure", "task", "rounds"]
@@ -394,11 +395,13 @@ def rival_tables():
     for method in RIVALS:
         cells = [Cell(rival_of(*place, method)) for place in PLACES]
         rows.append([method, *map(end_of, cells)])
-        prices.append([method, *map(costs, cells)])
+        names = "global_step", "updates", "takeovers", "expert_steps"
+        prices.append([method, *(costs(cell, *names) for cell in cells)])
     del prices[-1]  # bc.py's steps are of its gradient
     places = [f"{task}, {level}" for task, level in PLACES]
     yield markdown(["rivals: mean / sampled actions", *places], rows)
-    yield markdown(["rivals: environment steps / labels / steps of the expert", *places], prices)
+    header = "rivals: environment steps / gradient steps / takeovers / steps of the expert"
+    yield markdown([header, *places], prices)
 
 
 def person_tables():
@@ -440,6 +443,8 @@ def compared():
         yield f"tuning on {task}: command", folders_of("tuning", name)
         yield f"on {task}: command", folders_of("tried", name)
     yield "tuning on the peg: command", folders_of("tuning", "peg")
+    for name in ("hil-serl", "pvp"):
+        yield f"tuning of {name}: command", folders_of("tuning", name)
     for task in ("button", "peg"):
         yield f"{task}, from pictures and from the state: command", folders_of("eyes", task)
     for task in PAPER["table1"]:

@@ -149,6 +149,7 @@ def study(
         def one(method, command):
             """Run this method, or take what has finished; the path of its policy."""
             cell = f"study/{task}-{method}", f"{command} --env-id {env_id}", seed
+            run.is_kept(*cell)  # refuses to mix it with a result of another command
             found = run.execute(*cell, ROOT, ROOT)
             if not run.keep(*cell, found):
                 sys.exit(1)
@@ -157,11 +158,13 @@ def study(
         data = f"--dataset-id {dataset_id} --demo-episodes {episodes}"
         script = "benchmark/scripted_person.py"
         steps = "--total-timesteps 18000 --eval-frequency 6000"
-        rlif = "--offline-ratio 0.5 --bc-weight 1 --gamma 0.95 --utd-ratio 2 --n-step 1"
+        learner = "--gamma 0.95 --utd-ratio 2 --n-step 1"
         clone = one("demonstrations", f"bc.py {data} --total-timesteps 2000 --eval-frequency 500")
-        one("rlif", f"{script} rlif_rlpd {data} {steps} {rlif}")
-        one("hil-serl", f"{script} hil_serl {data} {steps}")
-        one("rlpd", f"hil_serl.py {data} {steps} --intervention none")
+        one(
+            "rlif", f"{script} rlif_rlpd {data} {steps} --offline-ratio 0.5 --bc-weight 1 {learner}"
+        )
+        one("hil-serl", f"{script} hil_serl {data} {steps} {learner}")
+        one("rlpd", f"hil_serl.py {data} {steps} {learner} --intervention none")
         one("pvp", f"{script} pvp {data} {steps}")
         one("pvp4real", f"{script} pvp {data} {steps} --bc-weight 1")
         one("hg-dagger", f"{script} hg_dagger {data} {steps} --doubt-novices 0")

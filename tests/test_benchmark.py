@@ -371,17 +371,19 @@ def test_a_cell_of_table_1_stands_beside_the_papers_figure(results):
     scores, cost, _ = report.rlif_tables()
     rlif, _, hg_dagger, *_ = lines_of(scores, "Hopper-v5, low (16)")[0][1:]
     assert (rlif, hg_dagger) == ("- [108]", "22 ± 5 / 7 ± 0 [25] n = 3")
-    assert lines_of(cost, "Hopper-v5")[0][1:4] == ["-", "-", "100 / 7"]
+    assert lines_of(cost, "Hopper-v5")[0][1:4] == ["-", "-", "100 / 7 / -"]
 
 
 def test_a_rivals_cells_are_found_where_they_lie(results):
     write_runs(results, "rivals/peg-state-bc", [50, 60, 70])
-    write_runs(results, "hopper/rlpd", [90, 90, 90])
+    counts = {"global_step": [0, 25], "updates": [0, 20], "expert_steps": [0, 5]}
+    write_runs(results, "rivals/Hopper-v5-rlpd", [90, 90, 90], **counts)
     write_runs(results, "study/lander-demonstrations", [1, 2, 3])
     scores, cost = report.rival_tables()
     assert lines_of(scores, "bc")[0][5:] == ["60 ± 25 / - n = 3", "2 ± 2 / - n = 3"]
     assert lines_of(scores, "rlpd")[0][1:] == ["90 ± 0 / - n = 3"] * 3 + ["-"] * 3
-    assert lines_of(cost, "rlpd") and not lines_of(cost, "bc")
+    assert lines_of(cost, "rlpd")[0][1:5] == ["25 / 20 / - / 5"] * 3 + ["-"]
+    assert not lines_of(cost, "bc")
 
 
 def write_table1(results, seeds=3):

@@ -118,20 +118,29 @@ def test_the_published_mask_only_scales_the_means():
     assert nobody[0] == nobody[1] and everybody[0] == pytest.approx(everybody[1])
     expected = nobody[1] + half.mean().item() * (everybody[1] - nobody[1])
     assert some[1] == pytest.approx(expected, rel=1e-5) and abs(some[0] / some[1] - 1) > 1e-3
+    # the person's own steps are all that counts, of which nothing may have been refused
+    batch["proposals"], told = batch["actions"], {"by_person": half, "refused": 0 * half}
+    assert agent.critic_loss(batch | told, noise).item() == pytest.approx(losses(half)[1])
 
 
-def test_a_batch_has_equal_parts_of_each_kind_of_which_there_are_enough():
+def test_half_a_batch_is_the_robots_half_the_persons_and_demonstrations_fill_in():
     rb, rng = pvp.ReplayBuffer(30, 1, 1), np.random.default_rng(0)
     kinds = [(1, 0), (1, 1), (0, 1), (0, 0)]  # demonstrations, takeovers, said to be bad, others
     for i in range(26):
-        assert (rb.sample(rng, 9, "cpu") is None) == (i < 1)  # even one demonstration is drawn
+        assert (rb.sample(rng, 8, "cpu") is None) == (i < 1)  # even one demonstration is drawn
         by_person, refused = kinds[(i > 5) + (i > 11) + (i > 19)]
         rb.add({"obs": i, "by_person": by_person, "refused": refused})
-    drawn = np.array([rb.sample(rng, 9, "cpu")["obs"][:, 0].tolist() for _ in range(50)])
-    for part, rows in zip(np.split(drawn, 3, axis=1), (range(6), range(6, 20), range(20, 26))):
-        assert set(part.flat) == set(rows)
-    rb.size = 22  # too few of the others
-    assert rb.sample(rng, 9, "cpu")["refused"].tolist() == [0] * 4 + [1] * 4
+
+    def drawn(rb):
+        rows = np.array([rb.sample(rng, 8, "cpu")["obs"][:, 0].tolist() for _ in range(50)])
+        return [set(part.flat) for part in np.split(rows, 4, axis=1)]
+
+    demos, taken, others = set(range(6)), set(range(6, 20)), set(range(20, 26))
+    assert drawn(rb) == [demos, taken, others, others]
+    rb.size = 23  # too few of the others
+    assert drawn(rb) == [demos, taken, demos, demos]
+    rb.size, rb.data["by_person"][:6] = 26, 0  # no demonstrations: they are others
+    assert drawn(rb) == [taken, taken, demos | others, demos | others]
 
 
 def test_what_the_person_did_and_refused_is_stored(people, monkeypatch):
@@ -239,10 +248,12 @@ def test_a_fall_after_a_success_is_a_fall(people, monkeypatch):
 
 
 # --- demonstrations -------------------------------------------------------------------------------
-def test_a_demonstrated_success_is_no_fall_and_an_end_of_time_no_success(people, monkeypatch):
-    def load(*given):  # a success, and one whose time was up
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_demonstrated_success_is_no_fall_and_no_other_end_a_success(lost, people, monkeypatch):
+    def load(*given):  # a success; and one whose time was up, or where the cube was lost
         demos = tiny.demonstrations(*given)
         demos["rewards"][9] = demos["terminations"][9] = 1.0
+        demos["rewards"][19], demos["terminations"][19] = 0.5, lost
         return demos
 
     task = EnvSpec("gym_hil/Walled-v0", gym.spec("Walled-v0").entry_point, max_episode_steps=50)
@@ -252,8 +263,10 @@ def test_a_demonstrated_success_is_no_fall_and_an_end_of_time_no_success(people,
         folder = tiny.short_run(script, f"--demo-episodes 2 --env-id {task.id} {own}")
         state = tiny.checkpoint(folder)
         rb = {name: x[:20] for name, x in (state.get("human_rb") or state["rb"]).items()}
-        assert rb["terminations"].nonzero().tolist() == [[9]]
+        assert rb["terminations"].nonzero().tolist() == [[9], [19]][: 1 + lost]
         if script == pvp:
             assert rb["end_values"].tolist() == [*[-1] * 9, 1, *[-1] * 10]
+        elif script == hil_serl:
+            assert rb["rewards"].nonzero().tolist() == [[9]]
         else:
-            assert rb["rewards"].nonzero().tolist() == [[9]] * (script == hil_serl)
+            assert rb["rewards"].nonzero().tolist() == [[19]] * lost

@@ -85,8 +85,9 @@ def test_other_tasks_and_scripts_are_refused(monkeypatch):
         drive("Hopper-v5", 1)
 
 
-def test_a_study_starts_from_the_same_demonstrations_and_their_clone(monkeypatch, capsys):
+def test_a_study_starts_from_the_same_demonstrations_and_their_clone(monkeypatch, tmp_path):
     calls, kept = [], []
+    monkeypatch.setattr(scripted_person.run, "RESULTS", tmp_path)
 
     def execute(name, command, seed, source, folder):
         calls.append((name, command, seed))
