@@ -405,21 +405,31 @@ def rival_tables():
 
 
 def person_tables():
-    """What a person does, one thing changed: what RLIF reaches, and what it takes of them."""
-    header = ["seeds", "last", "last, sampled actions", "takeovers", "steps of the expert"]
+    """What a person does, one thing changed: what is learned, how soon, and what it takes of them.
+
+    The gain is the mean score over a run, less that of the runs in which nobody takes over.
+    """
+    header = ["seeds", "mean over the run", "last", "last, sampled actions", "first step at 90"]
+    header += ["takeovers", "steps of the expert", "gain per minute of control"]
     for task in ("Hopper-v5-1-demos-low", "Hopper-v5-1-demos-top", "button-state-1-demos-top"):
-        rows = []
+        rows, nobody = [], Cell(f"when/{task}-nobody")
+        alone = np.mean([np.mean(scores[1:]) for scores in nobody.scores] or [np.nan])
         for folder in folders_of("when", task):
-            cell = Cell(folder)
+            cell, first = Cell(folder), []
             if not cell.seeds:
                 continue
+            means = [np.mean(scores[1:]) for scores in cell.scores]  # without the untrained policy
+            for steps, scores in zip(cell.column("global_step"), cell.scores):
+                first.append(steps[scores >= 90][0] if (scores >= 90).any() else np.nan)
             minutes = cell.at("expert_steps", -1, 1 / 1_200)  # at 20 steps a second
-            columns = [(cell.last, 0), (cell.at("sampled score", -1), 0)]
-            columns += [(cell.at(name, -1), 0) for name in ("takeovers", "expert_steps")]
-            columns.append(([x / y for x, y in zip(cell.last, minutes)], 1))
-            texts = (mean_of(values, digits, len(cell.seeds)) for values, digits in columns)
+            gains = [(x - alone) / y if y else np.nan for x, y in zip(means, minutes)]
+            columns = [means, cell.last, cell.at("sampled score", -1)]
+            texts = [mean_of(values, planned=len(cell.seeds)) for values in columns]
+            columns = [cell.at(name, -1) for name in ("takeovers", "expert_steps")]
+            texts += [listed(first), *(mean_of(x, planned=len(cell.seeds)) for x in columns)]
+            texts.append(mean_of(gains, 1, planned=len(cell.seeds)))
             rows.append([folder.removeprefix(f"when/{task}-"), listed(cell.seeds), *texts])
-        yield markdown([f"the person, {task}", *header, "score per minute of control"], rows)
+        yield markdown([f"the person, {task}", *header], rows)
 
 
 def speed_table(folders="speed*", first="device"):

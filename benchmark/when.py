@@ -15,7 +15,7 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 import tyro
-from files import InputError, command_line, read_columns  # and the scripts
+from files import InputError, command_line  # and the scripts
 
 SCRIPTS = "rlif_rlpd", "hg_dagger", "pvp", "hil_serl"
 MAX_ACTION = 0.999  # as in the scripts
@@ -24,9 +24,10 @@ MAX_ACTION = 0.999  # as in the scripts
 @dataclass
 class Limits:
     reaction_steps: int = 0  # between what is seen and the takeover
+    takeover_length: int | None = None  # steps; --takeover-steps sets also what a fall costs
     until_good: bool = False  # a takeover lasts until what the robot proposes is not flagged
     look_every: int = 1  # steps: what is proposed in between is not looked at
-    look_until: float = 1.0  # share of the training after which nobody looks
+    look_until: float = 1.0  # share of the training after which nobody looks; 0: nobody ever does
     error: float = 0.0  # standard deviation of the expert's errors, in size and in direction
 
 
@@ -49,14 +50,18 @@ def limited(human, limits, clocks):
 
     class Limited(human):
         due, last = None, None  # steps: of the takeover to come, of the last one of control
-        grace_steps = 0 if limits.until_good else human.grace_steps
+
+        def __init__(self, *given):
+            super().__init__(*given)  # what a fall costs, too, goes by the script's own takeovers
+            self.grace_steps = 0 if limits.until_good else human.grace_steps
 
         def check(self, obs, proposal, *given):
             """As in the script."""
             t, total = clocks[0].t, clocks[0].total
             if t == 0:
                 self.due, self.last = None, None
-            if t % limits.look_every or total > limits.look_until * self.args.total_timesteps:
+            # by the run's steps, not by the episode's: its first would be looked at every time
+            if total % limits.look_every or total >= limits.look_until * self.args.total_timesteps:
                 return False, False, 0
             flagged, started, steps = super().check(obs, proposal, *given)
             if limits.until_good and self.last == t - 1:
@@ -67,7 +72,8 @@ def limited(human, limits, clocks):
             if self.due is None or t < self.due:
                 return flagged, False, 0
             self.due, self.last = None, t
-            return flagged, True, 1 if limits.until_good else self.args.takeover_steps
+            length = limits.takeover_length or self.args.takeover_steps
+            return flagged, True, 1 if limits.until_good else length
 
     return Limited
 
@@ -102,7 +108,8 @@ def main():
     def timed(*given):
         clocks.append(Clock(make_env(*given)))
         if args.resume:
-            clocks[-1].total = read_columns(Path(args.resume, "eval.csv"))["global_step"][-1]
+            state = torch.load(Path(args.resume, "checkpoint.pt"), weights_only=True)
+            clocks[-1].total = state["global_step"]
         return clocks[-1]
 
     def load(env_id, level, env, **how):

@@ -386,6 +386,17 @@ def test_a_rivals_cells_are_found_where_they_lie(results):
     assert not lines_of(cost, "bc")
 
 
+def test_a_persons_gain_is_what_is_learned_beyond_what_is_without_them_by_the_minute(results):
+    task, columns = "Hopper-v5-1-demos-low", {"expert_steps": [0, 2_400], "takeovers": [0, 600]}
+    write_runs(results, f"when/{task}-nobody", [20, 30, 40], expert_steps=[0, 0])
+    write_runs(results, f"when/{task}-default", [88, 90, 92], **columns)
+    table, *_ = report.person_tables()
+    cells = lines_of(table, "default")[0]  # two minutes; the evaluation before is one higher
+    assert cells[2:5] == ["90 ± 5", "90 ± 5", "-"] and cells[5] == "-, 0, 0"
+    assert cells[6:] == ["600 ± 0", "2400 ± 0", "30.0 ± 2.5"]
+    assert lines_of(table, "nobody")[0][-1] == "-"
+
+
 def write_table1(results, seeds=3):
     """Table 1 whole: the k-th method ends with 100 - 10 k, the first seed with 3 more."""
     for env_id, level in report.LEVELS:

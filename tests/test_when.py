@@ -50,7 +50,10 @@ def test_when_a_person_with_limits_takes_over_and_for_how_long():
     assert episode({1, 9}, steps=10, reaction_steps=2) == "...See...."  # the episode is over first
     assert episode({0, 1, 2, 3, 7, 8}, until_good=True) == "Seee...Se..."
     assert episode({1, 2, 3, 8}, look_every=4) == "........See."
-    assert episode({1, 6}, total=46, look_until=0.5) == ".See........"
+    assert episode({1, 2, 3, 8}, total=6, look_every=4) == "..See......."  # the run's steps count
+    assert episode({1, 4, 9}, takeover_length=1) == ".S..S....S.."
+    assert episode({1, 6}, total=44, look_until=0.5) == ".See........"  # the last look is at 49
+    assert "S" not in episode(set(range(12)), look_until=0.0)
 
 
 def test_a_takeover_to_come_ends_with_its_episode():
@@ -59,6 +62,13 @@ def test_a_takeover_to_come_ends_with_its_episode():
     for t in (3, 4, 0, 1, 8, 9):  # the second begins with 0
         clock.t = t
         assert not person.check(None, None)[1]
+
+
+def test_a_fall_costs_what_it_costs_without_limits():
+    args = rlif_rlpd.Args(takeover_steps=3, gamma=0.9)
+    for limits in ({}, {"until_good": True}, {"takeover_length": 16}, {"reaction_steps": 9}):
+        person = when.limited(rlif_rlpd.ValueHuman, when.Limits(**limits), [])(args, None, None)
+        assert person.discount == 0.9**4
 
 
 def test_errors_are_in_size_and_direction():
@@ -86,7 +96,7 @@ def test_it_runs_a_script_with_these_persons_and_experts(monkeypatch):
         takeovers[name] = int(tiny.rows(tiny.folder_of(name))[-1]["takeovers"])
         actions = tiny.checkpoint(tiny.folder_of(name))["rb"]["actions"].abs().max(1).values  # (n,)
         saturated[name] = (actions[np.arange(100) % 5 < 4] > 0.99).float().mean()  # the expert's
-    assert takeovers == {"until": 11, "errs": 20}
+    assert takeovers == {"until": 10, "errs": 20}
     assert saturated["until"] < 0.2 and saturated["errs"] > 0.9
     monkeypatch.setattr(sys, "argv", ["when.py", "bc"])
     with pytest.raises(when.InputError, match="give rlif_rlpd"):
