@@ -13,6 +13,7 @@ from tests.tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmark"))
 import judge
+import oracle
 
 
 LEVELS = "top", "low"
@@ -146,3 +147,28 @@ def test_one_command_judges_what_is_not_there(tmp_path, monkeypatch):
         assert np.abs(actions[2] - top.act(obs[None], deterministic=True)[0].numpy()).max() > 1e-3
         expected = [top.q(obs[None], action[None]).item() for action in actions[1:3]]
         assert q[:, s] == pytest.approx(expected, abs=1e-3)
+
+
+def test_who_sees_the_future_flags_what_turns_out_bad_and_leaves_the_present_as_it_is(monkeypatch):
+    env, simulator = (rlif_rlpd.make_env("Hopper-v5") for _ in range(2))
+    reference = load_expert("Hopper-v5", "top", env, with_q=True)
+    args = rlif_rlpd.Args(intervention_alpha=0.95)
+    person = oracle.Oracle(args, reference, np.random.default_rng(0))
+    person.watch(env, simulator)
+    obs, proposal = walk(env, reference, 5), np.array([0.3, -0.2, 0.1])
+    here, played, true_return = judge.save_state(env), [], judge.true_return
+
+    def watched(env, policies, state, action, noise):
+        assert env is simulator and state[0] is not here[0] and np.array_equal(state[0], here[0])
+        found = true_return(env, policies, state, action, noise)
+        played.append((action, noise, found))
+        return next(worth) or found
+
+    monkeypatch.setattr(judge, "true_return", watched)
+    worth = iter([None, None, 94, 100, 96, 100, -104, -100])
+    obs = torch.as_tensor(obs)[None].float()
+    assert [person.is_bad(obs, proposal, 0) for _ in range(4)][1:] == [True, False, False]
+    assert np.array_equal(judge.save_state(env)[0], here[0])
+    assert np.array_equal(played[0][0], proposal) and not np.array_equal(played[1][0], proposal)
+    assert np.array_equal(played[0][1], played[1][1])  # the same noise for both, another later
+    assert not np.array_equal(played[0][1], played[2][1]) and played[0][2] != played[1][2]
