@@ -261,8 +261,8 @@ class ReplayBuffer:
         self.size += 1
 
     def sample(self, rng, batch_size, device):
-        """A dict of tensors (B, ...), or None at first: half of the robot alone, else as many
-        demonstrations, which take the place of what is scarce, as steps that were refused.
+        """A dict of tensors (B, ...), or None at first: half are the robot's own steps, a quarter is
+        demonstrations, a quarter refused proposals. While a kind is scarce demonstrations stand in.
         """
         by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
         demos, *rest = map(np.flatnonzero, (by_person & ~refused, refused, ~by_person & ~refused))
