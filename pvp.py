@@ -261,7 +261,7 @@ class ReplayBuffer:
         self.size += 1
 
     def sample(self, rng, batch_size, device):
-        """A dict of tensors (B, ...), or None at first: half are the robot's own steps, a quarter is
+        """A dict of tensors (B, ...), or None at first: half are the robot's own steps, a quarter
         demonstrations, a quarter refused proposals. While a kind is scarce demonstrations stand in.
         """
         by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
