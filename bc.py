@@ -1,7 +1,6 @@
 """Behavioural cloning of demonstrations: what every other method is compared with. One file.
 
-Maximum likelihood of the demonstrated actions under a tanh-Gaussian policy, as the RLIF paper's BC,
-DAgger and HG-DAgger (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996).
+Maximum likelihood under a tanh-Gaussian policy, as in RLIF (https://arxiv.org/abs/2311.12996).
 
     python bc.py                      # Hopper-v5, 50 demonstrations: about a minute
     python bc.py --resume runs/<run>  # go on after a stop, to the bit
@@ -77,9 +76,8 @@ class Args:
 
 # --- environment ----------------------------------------------------------------------------------
 def make_env(env_id, max_episode_steps=None, render_mode=None):
-    """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    env = Task(env_id, max_episode_steps, render_mode)  # gym.make, and what authors leave open
-    env = gym.wrappers.FlattenObservation(env)
+    """gym.make's, with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    env = gym.wrappers.FlattenObservation(Task(env_id, max_episode_steps, render_mode))
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         one_hot = gym.spaces.MultiBinary(int(space.n))
@@ -245,9 +243,8 @@ def main(args):
     writer.close()
     save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
     if args.capture_video:
-        film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
-        evaluate(args.env_id, actor, [film], args.seed, 2)
-        film.close()
+        with gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos") as film:
+            evaluate(args.env_id, actor, [film], args.seed, 2)
 
 
 if __name__ == "__main__":
@@ -260,6 +257,9 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
+            for name in ("seed", "env_id", "hidden_sizes", "num_qs", "demo_episodes", "dataset_id"):
+                if args.resume and vars(args).get(name) != own.get(name):
+                    raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()
         main(args)
     except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:

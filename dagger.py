@@ -92,9 +92,8 @@ class Args:
 
 # --- environment ----------------------------------------------------------------------------------
 def make_env(env_id, max_episode_steps=None, render_mode=None):
-    """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    env = Task(env_id, max_episode_steps, render_mode)  # gym.make, and what authors leave open
-    env = gym.wrappers.FlattenObservation(env)
+    """gym.make's, with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    env = gym.wrappers.FlattenObservation(Task(env_id, max_episode_steps, render_mode))
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         one_hot = gym.spaces.MultiBinary(int(space.n))
@@ -287,11 +286,10 @@ def main(args):
             write_rows(folder, writer, rows)
             bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
             next_eval = (global_step // args.eval_frequency + 1) * args.eval_frequency
-            state = {"actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {"actor": actor.state_dict(), "optimizer": optimizer.state_dict(), "data": data}
             state |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
             state |= {"global_step": global_step, "rounds": rounds, "next_eval": next_eval}
-            state |= {"data": data, "counts": counts, "rows": rows}
-            torch.save(state, folder / "checkpoint.tmp")
+            torch.save(state | {"counts": counts, "rows": rows}, folder / "checkpoint.tmp")
             os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")  # for --resume
         if over:
             break
@@ -335,9 +333,8 @@ def main(args):
     writer.close()
     save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
     if args.capture_video:
-        film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
-        evaluate(args.env_id, actor, [film], args.seed, 2)
-        film.close()
+        with gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos") as film:
+            evaluate(args.env_id, actor, [film], args.seed, 2)
 
 
 if __name__ == "__main__":
@@ -350,6 +347,9 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
+            for name in ("seed", "env_id", "hidden_sizes", "num_qs", "demo_episodes", "dataset_id"):
+                if args.resume and vars(args).get(name) != own.get(name):
+                    raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()
         main(args)
     except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:

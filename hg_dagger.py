@@ -1,9 +1,8 @@
 """HG-DAgger: the expert takes over when it sees fit, and what it does then is cloned. One file.
 
-Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1" is its.
-When the expert takes over follows its use as a baseline of RLIF (Luo et al., ICLR 2024,
-https://arxiv.org/abs/2311.12996; "Eq. 1" is its): where the two actions differ, by value as in
-rlif_rlpd.py, or at random. In MILE's setting it is `iwr.py --interventions-only`.
+Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1" is its. The expert takes
+over where the two actions differ, by value, or at random, as in RLIF (Luo et al., ICLR 2024,
+https://arxiv.org/abs/2311.12996; "Eq. 1"). In MILE's setting it is `iwr.py --interventions-only`.
 
     python hg_dagger.py                       # Hopper-v5, an expert of 16 %: about ten minutes
     python hg_dagger.py --intervention value  # the same person as in rlif_rlpd.py
@@ -107,9 +106,8 @@ class Args:
 
 # --- environment ----------------------------------------------------------------------------------
 def make_env(env_id, max_episode_steps=None, render_mode=None):
-    """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    env = Task(env_id, max_episode_steps, render_mode)  # gym.make, and what authors leave open
-    env = gym.wrappers.FlattenObservation(env)
+    """gym.make's, with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    env = gym.wrappers.FlattenObservation(Task(env_id, max_episode_steps, render_mode))
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         one_hot = gym.spaces.MultiBinary(int(space.n))
@@ -445,9 +443,8 @@ def main(args):
     writer.close()
     save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
     if args.capture_video:
-        film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
-        evaluate(args.env_id, actor, [film], args.seed, 2)
-        film.close()
+        with gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos") as film:
+            evaluate(args.env_id, actor, [film], args.seed, 2)
 
 
 if __name__ == "__main__":
@@ -460,6 +457,9 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
+            for name in ("seed", "env_id", "hidden_sizes", "num_qs", "demo_episodes", "dataset_id"):
+                if args.resume and vars(args).get(name) != own.get(name):
+                    raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()
         main(args)
     except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:

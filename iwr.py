@@ -92,9 +92,8 @@ class Args:
 
 # --- environment ----------------------------------------------------------------------------------
 def make_env(env_id, max_episode_steps=None, render_mode=None):
-    """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    env = Task(env_id, max_episode_steps, render_mode)  # gym.make, and what authors leave open
-    env = gym.wrappers.FlattenObservation(env)
+    """gym.make's, with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    env = gym.wrappers.FlattenObservation(Task(env_id, max_episode_steps, render_mode))
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         one_hot = gym.spaces.MultiBinary(int(space.n))
@@ -293,7 +292,6 @@ def main(args):
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         torch.set_rng_state(state["torch_rng"].cpu())
         data, counts, rows = state["data"], state["counts"], state["rows"]
-        demo_facts = {name: rows[-1][name] for name in demo_facts}  # data holds those
         global_step, rounds = rows[-1]["global_step"], rows[-1]["round"]  # it was evaluated there
     (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
     os.replace(folder / "args.tmp", folder / "args.json")
@@ -361,9 +359,8 @@ def main(args):
     writer.close()
     save_expert(folder / "model.safetensors", actor, env_id=args.env_id)
     if args.capture_video:
-        film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
-        evaluate(args.env_id, actor, [film], args.seed, 2)
-        film.close()
+        with gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos") as film:
+            evaluate(args.env_id, actor, [film], args.seed, 2)
 
 
 if __name__ == "__main__":
@@ -376,6 +373,9 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
+            for name in ("seed", "env_id", "hidden_sizes", "num_qs", "demo_episodes", "dataset_id"):
+                if args.resume and vars(args).get(name) != own.get(name):
+                    raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()
         main(args)
     except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:

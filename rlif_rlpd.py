@@ -122,9 +122,8 @@ class Args:
 
 # --- environment ----------------------------------------------------------------------------------
 def make_env(env_id, max_episode_steps=None, render_mode=None):
-    """The environment with flat observations, and actions in [-1, 1] or as one-hot vectors."""
-    env = Task(env_id, max_episode_steps, render_mode)  # gym.make, and what authors leave open
-    env = gym.wrappers.FlattenObservation(env)
+    """gym.make's, with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    env = gym.wrappers.FlattenObservation(Task(env_id, max_episode_steps, render_mode))
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         one_hot = gym.spaces.MultiBinary(int(space.n))
@@ -515,8 +514,6 @@ def main(args):
     print(f"in {folder}: evaluations, checkpoint, policy; matrix products in {args.precision}")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
-        if state["rows"][-1]["demo_hash"] != demo_facts["demo_hash"]:
-            raise InputError("--seed, --demo-episodes and --dataset-id must stay those of the run")
         if state["global_step"] > args.total_timesteps:
             raise InputError(f"--total-timesteps: {state['global_step']} of them are done already")
         for name, thing in kept.items():
@@ -615,9 +612,8 @@ def main(args):
     writer.close()
     save_expert(folder / "model.safetensors", agent.actor, agent.qf, env_id=args.env_id)
     if args.capture_video:
-        film = gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos")
-        evaluate(args.env_id, agent.actor, [film], args.seed, 2)
-        film.close()
+        with gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos") as film:
+            evaluate(args.env_id, agent.actor, [film], args.seed, 2)
 
 
 if __name__ == "__main__":
@@ -630,6 +626,9 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
+            for name in ("seed", "env_id", "hidden_sizes", "num_qs", "demo_episodes", "dataset_id"):
+                if args.resume and vars(args).get(name) != own.get(name):
+                    raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()
         main(args)
     except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:
