@@ -1,5 +1,6 @@
 """Demonstrations: those that are shipped, and any other Minari dataset."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
         dataset = open_dataset(dataset_id, shipped)
         if dataset.total_episodes < episodes:
             print(f"all {dataset.total_episodes} episodes of {name} are used", file=sys.stderr)
+        if dataset.env_spec and dataset.env_spec.id != re.sub("Pixels/|.*:", "", env_id):
+            print(f"{name} is of {dataset.env_spec.id}, not of {env_id}", file=sys.stderr)
         draw = np.random.default_rng((seed, 5)).permutation(dataset.total_episodes)[:episodes]
         drawn = dataset.iterate_episodes(np.sort(draw))
         parts = [transitions(episode, dataset, env) for episode in drawn]
@@ -54,9 +57,11 @@ def demonstrate(env_id, env, episodes, seed):
     expert, rows = load_expert(env_id, "top", env), []
     with torch.random.fork_rng(), tqdm(total=episodes, desc="demonstrations") as bar:
         torch.manual_seed(seed)
-        keys = iter(np.random.SeedSequence((seed, 5)).generate_state(100 * episodes).tolist())
+        keys = np.random.SeedSequence((seed, 5)).generate_state(10 * episodes).tolist()
         while bar.n < episodes:
-            episode, (obs, _), ended = [], env.reset(seed=next(keys)), False
+            if not keys:
+                raise InputError(f"{env_id}: its expert succeeds {bar.n} times in {10 * episodes}")
+            episode, (obs, _), ended = [], env.reset(seed=keys.pop(0)), False
             while not ended:
                 action = expert.act(obs[None])[0].numpy()
                 next_obs, reward, terminated, truncated, info = env.step(action)

@@ -15,13 +15,14 @@ from experts.policies import MAX_ACTION, InputError
 from experts.tasks import draw_quickly
 
 HYSTERESIS = 0.3  # seconds of control after the last key: a chain of taps is one takeover
+TAKEN = "c", "space", "p", "r", "q", "y", "return"  # keys that mean something already
 ABSENCE = 2.0  # seconds of learning, or of a test, after which the robot waits for P
 # of person.csv; given_up: 1 by R, 2 by Enter, a success; obs (O,) was seen, action (A,) is done
 COLUMNS = ["time", "seed", "t", "control", "started", "given_up", "obs", "action"]
 
 
 class Person(gym.Wrapper):
-    """Who judges (check, takes_over), the expert who then acts, and the environment acted in."""
+    """One object in three roles: it judges (check), acts (act), and is the environment (step)."""
 
     takeover_steps, grace_steps = 1, 0  # the keys are read at every step
 
@@ -38,7 +39,7 @@ class Person(gym.Wrapper):
         self.work = deque(maxlen=round(120 * self.keys.rate))
         # by the clock: when keys are due; when the robot moved; when the space bar was heard
         self.due, self.moved, self.heard = 0.0, 0.0, 0.0
-        # rlif_rlpd.py's E[gamma^m], as if a robot that always needs help were helped every second
+        # rlif_rlpd.py's E[gamma^m]: a fall costs as much as a takeover every second, for ever
         self.discount = getattr(args, "gamma", 1.0) ** self.keys.rate
         self.window = None if self.replay else Window(env, self.keys)
 
@@ -135,8 +136,8 @@ class Person(gym.Wrapper):
 def read_record(folder):
     """A run's recorded steps, in their order: {(seed, t): dict by COLUMNS}. Raises InputError."""
     path, lines = Path(folder or "", "person.csv"), {}
-    text = path.read_text() if folder and path.exists() else ""
     try:
+        text = path.read_text() if folder and path.exists() else ""
         for cells in text[: text.rfind("\n") + 1].splitlines()[1:]:
             row = dict(zip(COLUMNS, cells.split(","), strict=True))
             line = {name: int(row[name]) for name in COLUMNS[1:6]} | {"time": float(row["time"])}
@@ -160,6 +161,8 @@ class Keys:
             found = [tables[name] for name in tables if any(fnmatch(x, name) for x in ids)]
             table = found[0] if found else {}
             self.rate, self.camera = float(table["rate"]), table.get("camera")
+            if not self.rate > 0 or {*TAKEN} & {*map(str.lower, table["keys"])}:
+                raise ValueError(f"rate must be above 0, and these are taken: {', '.join(TAKEN)}")
             self.still = self.action(table.get("still", 0 if self.discrete else [0] * self.size))
             self.moves = {key: self.action(move) for key, move in table["keys"].items()}
             self.axes = {i: self.action(move) for i, move in table.get("axes", {}).items()}
@@ -200,7 +203,7 @@ class Window:
         self.held, self.tapped = [], []  # keys that are down; that were pressed since the last step
         try:
             # keys are known by their place, which is the same on a keyboard with other letters
-            names = [*keys.moves, "c", "space", "p", "r", "q", "y", "return"]
+            names = [*keys.moves, *TAKEN]
             self.names = {getattr(pygame, f"KSCAN_{name.upper()}"): name for name in names}
             pygame.display.init()
             if pygame.display.get_driver() in ("offscreen", "dummy"):

@@ -19,15 +19,15 @@ class InputError(Exception):
 
 
 def save_expert(path, actor, qf=None, **facts):
-    """Write a policy, and critics, modules or dicts of tensors, by the names of README.md."""
+    """Write actor and critics, modules or dicts of tensors; README.md lists the tensors' names."""
     tensors = {}
     for prefix, part in (("actor", actor), ("qf", qf or {})):
         state = part if isinstance(part, dict) else part.state_dict()
         tensors |= {f"{prefix}.{name}": x.cpu().contiguous() for name, x in state.items()}
     discrete = "actor.logits.bias" in tensors
     facts["distribution"] = "categorical" if discrete else "tanh_gaussian"
-    biases = [name for name in sorted(tensors) if "actor.layers." in name and "bias" in name]
-    facts["hidden_sizes"] = [len(tensors[name]) for name in biases]
+    depth = sum("actor.layers." in name and "bias" in name for name in tensors)
+    facts["hidden_sizes"] = [len(tensors[f"actor.layers.{i}.bias"]) for i in range(depth)]
     facts["obs_dim"] = tensors["actor.layers.0.weight"].shape[1]
     facts["act_dim"] = len(tensors["actor.logits.bias" if discrete else "actor.mean.bias"])
     facts["min_log_std"] = getattr(actor, "min_log_std", -20.0)
@@ -109,7 +109,7 @@ def load_expert(env_id, level, env=None, with_q=False, robot=False):
     In Pixels/<id> a policy of <id> sees the state there; no robot does.
     """
     state_id, known = env_id.removeprefix("Pixels/"), {}
-    for name in (state_id, env_id):  # of the same level, the one that sees pictures
+    for name in (state_id, env_id):  # if both have a level, that of Pixels/ counts
         known |= {path.stem: path for path in (FOLDER / name).glob("*.safetensors")}
     known.pop("encoder", None)  # of experts/vision.py
     if level not in known and not str(level).endswith(".safetensors"):
@@ -129,8 +129,8 @@ def load_expert(env_id, level, env=None, with_q=False, robot=False):
         own = *env.observation_space.shape, *env.action_space.shape, discrete
         has = expert.facts["obs_dim"], expert.facts["act_dim"], expert.discrete
         if expert.facts.get("env_id") == state_id != env_id and not robot:
-            expert.eyes = env.get_wrapper_attr("eyes")()
-        elif has != own:
+            expert.eyes, own = env.get_wrapper_attr("eyes")(), (has[0], *own[1:])
+        if has != own:
             raise InputError(f"{level} has (observations, actions, discrete) {has}, {env_id} {own}")
     if with_q and "qf.weights.0" not in expert.tensors:
         raise InputError(f"{level} has no critics: one of rlif_rlpd.py --reward task has some")

@@ -54,7 +54,8 @@ def main(args):
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), args.max_episode_steps)
     human, path = Person(env, args), minari.storage.get_dataset_path
     name = f"person/{args.env_id}/{args.name}".replace(":", "-").replace(".", "-")
-    there, episodes = len([*path().glob(f"{name}-v*[0-9]")]), []  # versions 1, 2, ...
+    kept = [x.name.removeprefix(f"{path(name).name}-v") for x in path(name).parent.glob("*")]
+    there, episodes = max([int(x) for x in kept if x.isdigit()], default=0), []
     for one in minari.load_dataset(f"{name}-v{there}").iterate_episodes() if there else ():
         episodes.append({array: getattr(one, array) for array in ARRAYS})
     while len(episodes) < args.episodes:

@@ -14,7 +14,7 @@ from experts.policies import InputError
 
 os.environ.setdefault("LP_NUM_THREADS", "0")  # pictures in software are drawn by a run's one thread
 
-# What is learned in, where that is not what is evaluated in: RLIF learned in D4RL's pen.
+# {evaluated: learned in}, where the two differ: RLIF learned in D4RL's pen
 TRAINING_TASKS = {"AdroitHandPen-v1": "D4RL/AdroitHandPen-v1"}
 
 # D4RL's returns of a random policy and of an expert
@@ -117,8 +117,9 @@ class Task(gym.Wrapper):
         self.metadata = {"render_fps": 30} | {k: x for k, x in self.env.metadata.items() if x}
 
     def reset(self, *, seed=None, options=None):
-        random.seed(seed)  # some environments draw from the global generators
-        np.random.seed(seed)
+        if seed is not None:  # some environments draw from the global generators
+            random.seed(seed)
+            np.random.seed(seed)
         self.success = np.nan
         obs, info = self.env.reset(seed=seed, options=options)
         return self.checked(obs), info

@@ -104,6 +104,8 @@ def test_episodes_are_drawn_by_the_seed_and_keep_their_order(capsys):
     assert drawn(5_000, 3) == list(range(12))  # fewer than asked for are all used, and it is said
     said = capsys.readouterr().err
     assert "12" in said and said.count("\n") == 1
+    load("Walled-v0", 5, 3)  # of the same shapes
+    assert "dataset test/a-v0 is of Point-v0, not of Walled-v0" in capsys.readouterr().err
 
 
 def test_all_methods_of_a_seed_have_the_same_draw_and_say_which(script, monkeypatch):

@@ -64,6 +64,8 @@ def test_saved_and_loaded_policy_acts_and_values_the_same():
     again = rlif_rlpd.Actor(3, 2, (16, 8))
     again.load_state_dict(expert.state)
     torch.testing.assert_close(again(obs)[0], actor(obs)[0])
+    save_expert("deep.safetensors", rlif_rlpd.Actor(3, 2, range(4, 16)))  # layers.10 and on
+    assert load_expert("Any-v0", "deep.safetensors").facts["hidden_sizes"] == [*range(4, 16)]
 
 
 def test_an_expert_acts_by_sampling_off_the_edges_unless_told_otherwise():

@@ -99,6 +99,8 @@ def test_a_fall_costs_as_if_help_were_needed_once_a_second(monkeypatch):
     ("Shown-v0", "['Shown*']\nrate = 5", "'keys'"),
     ("Shown-v0", "['Shown*']\nrate = 5\nkeys = ['left']", "has no attribute"),
     ("Shown-v0", "['Shown*']\nrate = 5\nkeys = { left = [1, 2] }", "cannot reshape"),
+    ("Shown-v0", "['Shown*']\nrate = 0\nkeys = { left = [1] }", "rate must be above 0"),
+    ("Shown-v0", "['Shown*']\nrate = 5\nkeys = { P = [1] }", "are taken: c, space,"),
     ("ShownSwitched-v0", "['Shown*']\nrate = 5\nkeys = { left = 3 }", "3 is not in range"),
     ("ShownSwitched-v0", "['Shown*']\nrate = 5\nkeys = { left = -1 }", "-1 is not in range"),
 ])  # fmt: skip

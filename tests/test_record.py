@@ -1,5 +1,7 @@
 """Episodes that a person drives become datasets that the scripts can learn from."""
 
+import shutil
+
 import minari
 import numpy as np
 import pytest
@@ -48,3 +50,7 @@ def test_what_was_kept_outlives_a_stop_and_the_next_time_adds_to_it(at_keys):
     assert first.actions[5] > 0 > second.actions[5]
     assert first.observations[0, 0] != second.observations[0, 0]  # another start
     assert len(drive(2)) == 2  # nothing is left to do
+    shutil.rmtree(minari.storage.get_dataset_path("person/Shown-v0/mine-v1"))
+    minari.storage.get_dataset_path("person/Shown-v0/mine-other-v7").mkdir()
+    at_keys({5: "left down", 9: "left up", "keep": ["y tap"]})
+    assert len(drive(3)) == 3  # with those of the newest version that is left

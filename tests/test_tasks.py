@@ -72,6 +72,10 @@ def test_what_is_seen_and_earned_is_of_this_episode_and_sound(monkeypatch):
     env = Task("Odd-v0", render_mode="rgb_array")
     starts = [env.reset(seed=seed)[0][1] for seed in (3, 3, 4)]
     assert starts[0] == starts[1] != starts[2]
+    env.reset(seed=3)
+    assert env.reset()[0][1] != starts[0]
+    np.random.seed(3), random.seed(3)
+    assert env.reset()[0][1] == starts[0]  # without a seed it leaves the generators as they are
     for reward in (1, True, np.float32(1), np.array([1])):
         assert str(env.step((SEEN, reward, False, False, {}))[1]) == "1.0"
     for end in (True, False):  # some reset themselves at an end

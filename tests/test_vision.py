@@ -159,6 +159,8 @@ def test_a_policy_that_sees_the_state_is_no_robot_here(seeing):
         assert load_expert(seeing, "initial", env, robot=robot).facts["obs_dim"] == 64
     with pytest.raises(InputError, match="top has"):
         load_expert(seeing, "top", env, robot=True)
+    with pytest.raises(InputError, match="has .* 2, False., Pixels/Shown-v0 .* 1, False."):
+        load_expert(seeing, tiny.write_expert("a.safetensors", [[1.0]] * 2, env_id="Shown-v0"), env)
     with pytest.raises(InputError, match="there are initial, mental, top;"):
         load_expert(seeing, "encoder", env)
 
@@ -186,6 +188,10 @@ def test_what_the_expert_fails_at_is_not_demonstrated(seeing, monkeypatch):
     monkeypatch.setattr(type(env), "step", ending)
     data = load_demonstrations(seeing, env, 2, 7)
     assert data["ends"].sum() == 2 and next(tries, None) is None
+    monkeypatch.setattr(type(env), "step", lambda *x: (*step(*x)[:4], {"success": 0}))
+    with pytest.raises(InputError, match="its expert succeeds 0 times in 20"):
+        load_demonstrations(seeing, env, 2, 7)
+    monkeypatch.undo()
     keys = np.random.SeedSequence((7, 5)).generate_state(4)
     starts = np.flatnonzero(np.r_[1, data["ends"][:-1]])
     first = [env.reset(seed=int(key))[0] for key in keys[2:]]
