@@ -369,7 +369,7 @@ def main(args):
         over = global_step >= args.total_timesteps
         evaluated = bool(rows) and rows[-1]["global_step"] == global_step
         if (global_step >= next_eval or over) and not evaluated:
-            row = {"global_step": global_step, **counts}
+            row = {"global_step": global_step, "round": rounds, **counts}
             before = rows[-1] if rows else row  # the evaluation before this one
             since = {name: row[name] - before[name] for name in row}
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
@@ -457,7 +457,7 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
-            for name in ("seed", "env_id", "hidden_sizes", "num_qs", "demo_episodes", "dataset_id"):
+            for name in "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id".split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

@@ -22,6 +22,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -394,6 +395,8 @@ def main(args):
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
     if args.reward == "success":  # which ends a demonstration; a lost cube of gym-hil does, too
+        if demos["terminations"].any() and not re.search("Meta-World/|gym_hil/", args.env_id):
+            raise InputError("--reward success: an end may be a fall here: --demo-episodes 0")
         lost = (demos["rewards"] != 1) & ("gym_hil/" in args.env_id)
         demos["rewards"] = demos["terminations"] * ~lost
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
@@ -545,7 +548,7 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
-            for name in ("seed", "env_id", "hidden_sizes", "num_qs", "demo_episodes", "dataset_id"):
+            for name in "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id".split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

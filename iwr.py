@@ -373,7 +373,7 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
-            for name in ("seed", "env_id", "hidden_sizes", "num_qs", "demo_episodes", "dataset_id"):
+            for name in "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id".split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

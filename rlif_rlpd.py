@@ -610,7 +610,8 @@ def main(args):
 
     bar.close()
     writer.close()
-    save_expert(folder / "model.safetensors", agent.actor, agent.qf, env_id=args.env_id)
+    facts = {"env_id": args.env_id, "reward": args.reward}  # of which the critics are
+    save_expert(folder / "model.safetensors", agent.actor, agent.qf, **facts)
     if args.capture_video:
         with gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos") as film:
             evaluate(args.env_id, agent.actor, [film], args.seed, 2)
@@ -626,7 +627,7 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
-            for name in ("seed", "env_id", "hidden_sizes", "num_qs", "demo_episodes", "dataset_id"):
+            for name in "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id".split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

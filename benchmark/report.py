@@ -39,7 +39,8 @@ CLONERS = ["mile", "bc-intervention", "iwr", "sirius", "hg-dagger", "rlif"]
 FIGURE3 = [("figure3", t, 1) for t in ("lander", "lander_continuous", "drawer", "peg", "button")]
 FIGURE4 = [("figure4", task, rounds) for task in ("drawer", "peg") for rounds in (10, 20)]
 # what uses the same takeovers in other ways, and where it is compared: task, expert
-RIVALS = ["rlif", "hil-serl", "rlpd", "pvp", "pvp4real", "pvp-published", "hg-dagger", "mile", "bc"]
+RIVALS = ["rlif", "no-labels", "hil-serl", "rlpd", "pvp", "pvp-no-ends", "pvp4real"]
+RIVALS += ["pvp-published", "hg-dagger", "mile", "bc"]
 PLACES = [("Hopper-v5", "low"), ("Hopper-v5", "middle"), ("Hopper-v5", "top")]
 PLACES += [("button-state-1-demos", "top"), ("peg-state", "top"), ("lander", "scripted person")]
 SHOWN = range(20, 80)  # steps of the episode that is drawn
@@ -65,6 +66,9 @@ class Cell:
         if name in ("score", "sampled score"):
             kind = "stochastic_" if name == "sampled score" else ""
             return [scores_of(run, kind) for run in self.runs]
+        if name == "updates" and "round_updates" in self.args:  # of scripts that learn in rounds
+            first, each = self.args.get("pretrain_updates", 0), self.args["round_updates"]
+            return [first + each * rounds for rounds in self.column("round")]
         unknown = [np.full(len(run), np.nan) for run in self.runs]
         return [run[name] if name in run.dtype.names else x for run, x in zip(self.runs, unknown)]
 
@@ -88,7 +92,7 @@ def cell_of(env_id, level, method):
 
 def rival_of(task, level, method):
     """The folder of a cell beside RLIF's; what Table 1 has is not run again."""
-    if task == "Hopper-v5" and method in ("rlif", "bc"):
+    if task == "Hopper-v5" and method in ("rlif", "no-labels", "bc"):
         return cell_of(task, level, method)
     if task == "lander":
         return f"study/{task}-{'demonstrations' if method == 'bc' else method}"
@@ -394,41 +398,55 @@ def rival_tables():
     rows, prices = [], []
     for method in RIVALS:
         cells = [Cell(rival_of(*place, method)) for place in PLACES]
-        rows.append([method, *map(end_of, cells)])
+        rows.append([method])
+        for cell in cells:
+            three = mean_of(cell.three, planned=len(cell.seeds))
+            rows[-1].append(end_of(cell, f"; {three}" if cell.seeds else ""))
         names = "global_step", "updates", "takeovers", "expert_steps"
         prices.append([method, *(costs(cell, *names) for cell in cells)])
     del prices[-1]  # bc.py's steps are of its gradient
     places = [f"{task}, {level}" for task, level in PLACES]
-    yield markdown(["rivals: mean / sampled actions", *places], rows)
+    yield markdown(["rivals: mean / sampled actions; mean of the last three", *places], rows)
     header = "rivals: environment steps / gradient steps / takeovers / steps of the expert"
     yield markdown([header, *places], prices)
+
+
+def over_run(folder):
+    """The mean score over each run, of all steps but the first evaluation's: {seed: score}."""
+    cell = Cell(folder)
+    parts = zip(cell.seeds, cell.scores, cell.column("global_step"))
+    return {seed: np.average(x[1:], weights=np.diff(steps)) for seed, x, steps in parts}
 
 
 def person_tables():
     """What a person does, one thing changed: what is learned, how soon, and what it takes of them.
 
-    The gain is the mean score over a run, less that of the runs in which nobody takes over.
+    Differences are taken seed by seed: to the same script's usual person, and to nobody.
     """
-    header = ["seeds", "mean over the run", "last", "last, sampled actions", "first step at 90"]
-    header += ["takeovers", "steps of the expert", "gain per minute of control"]
+    header = ["seeds", "mean over the run", "more than usual", "last", "last, sampled actions"]
+    header += ["first step at 90", "takeovers", "steps of the expert", "gain per minute of control"]
     for task in ("Hopper-v5-1-demos-low", "Hopper-v5-1-demos-top", "button-state-1-demos-top"):
-        rows, nobody = [], Cell(f"when/{task}-nobody")
-        alone = np.mean([np.mean(scores[1:]) for scores in nobody.scores] or [np.nan])
+        rows = []
         for folder in folders_of("when", task):
-            cell, first = Cell(folder), []
+            cell, name, first = Cell(folder), folder.removeprefix(f"when/{task}-"), []
             if not cell.seeds:
                 continue
-            means = [np.mean(scores[1:]) for scores in cell.scores]  # without the untrained policy
+            own = re.match("(hg-dagger|pvp|hil-serl)?", name)[0]  # the script; "": rlif_rlpd.py
+            usual = over_run(f"when/{task}-{own or 'default'}")
+            nobody = over_run(f"when/{task}-{own}-nobody".replace("--", "-"))
+            means = over_run(folder)
+            more = [means[seed] - usual[seed] for seed in means if seed in usual]
             for steps, scores in zip(cell.column("global_step"), cell.scores):
                 first.append(steps[scores >= 90][0] if (scores >= 90).any() else np.nan)
-            minutes = cell.at("expert_steps", -1, 1 / 1_200)  # at 20 steps a second
-            gains = [(x - alone) / y if y else np.nan for x, y in zip(means, minutes)]
-            columns = [means, cell.last, cell.at("sampled score", -1)]
+            minutes = dict(zip(cell.seeds, cell.at("expert_steps", -1, 1 / 1_200)))  # 20 steps/s
+            helped = [seed for seed in means if seed in nobody and minutes[seed]]
+            gains = [(means[seed] - nobody[seed]) / minutes[seed] for seed in helped]
+            columns = [list(means.values()), more, cell.last, cell.at("sampled score", -1)]
             texts = [mean_of(values, planned=len(cell.seeds)) for values in columns]
             columns = [cell.at(name, -1) for name in ("takeovers", "expert_steps")]
             texts += [listed(first), *(mean_of(x, planned=len(cell.seeds)) for x in columns)]
             texts.append(mean_of(gains, 1, planned=len(cell.seeds)))
-            rows.append([folder.removeprefix(f"when/{task}-"), listed(cell.seeds), *texts])
+            rows.append([name, listed(cell.seeds), *texts])
         yield markdown([f"the person, {task}", *header], rows)
 
 

@@ -33,7 +33,9 @@ class Person(gym.Wrapper):
         self.path = folder and Path(folder, "person.csv")
         self.recorded = read_record(self.replay or folder)  # {(seed, t): line}
         if self.replay and (n := len(self.recorded)) < getattr(args, "total_timesteps", 1):
-            raise InputError(f"{n} steps are too few; finish that session: --resume {self.replay}")
+            raise InputError(f"{n} steps of a person are too few; go on: --resume {self.replay}")
+        if self.replay and folder == Path(self.replay):
+            raise InputError("--replay makes a run of its own, so leave --resume out")
         self.keys, self.interventions = Keys(env, args), 0
         # of each step of two minutes: in control? did an intervention start?
         self.work = deque(maxlen=round(120 * self.keys.rate))
@@ -53,7 +55,8 @@ class Person(gym.Wrapper):
         """Flagged? Does an intervention start? Does the person act? (O,) -> bool, bool, 0/1."""
         line = self.recorded.get((self.seed, self.t))
         if line is None and self.replay:
-            raise InputError(f"the record ends here; finish it: --resume {self.replay}")
+            step = f"step {self.t} of the episode with seed {self.seed}"
+            raise InputError(f"no {step} is recorded: another --seed? Or --resume {self.replay}")
         self.line, self.obs = line or self._decide(obs), obs
         self.control, started = bool(self.line["control"]), bool(self.line["started"])
         self.began = self.control and started

@@ -134,6 +134,8 @@ def load_expert(env_id, level, env=None, with_q=False, robot=False):
             raise InputError(f"{level} has (observations, actions, discrete) {has}, {env_id} {own}")
     if with_q and "qf.weights.0" not in expert.tensors:
         raise InputError(f"{level} has no critics: one of rlif_rlpd.py --reward task has some")
+    if with_q and expert.facts.get("reward") in ("intervention", "none"):
+        raise InputError(f"{level}: its critics value takeovers; one of --reward task is needed")
     if expert.facts.get("env_id", env_id) not in (env_id, state_id):
         print(f"{level} is of {expert.facts['env_id']}, not of {env_id}", file=sys.stderr)
     return expert

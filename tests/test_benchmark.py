@@ -380,8 +380,8 @@ def test_a_rivals_cells_are_found_where_they_lie(results):
     write_runs(results, "rivals/Hopper-v5-rlpd", [90, 90, 90], **counts)
     write_runs(results, "study/lander-demonstrations", [1, 2, 3])
     scores, cost = report.rival_tables()
-    assert lines_of(scores, "bc")[0][5:] == ["60 ± 25 / - n = 3", "2 ± 2 / - n = 3"]
-    assert lines_of(scores, "rlpd")[0][1:] == ["90 ± 0 / - n = 3"] * 3 + ["-"] * 3
+    assert lines_of(scores, "bc")[0][5:] == [f"{x} / -; {x} n = 3" for x in ("60 ± 25", "2 ± 2")]
+    assert lines_of(scores, "rlpd")[0][1:] == ["90 ± 0 / -; 90 ± 0 n = 3"] * 3 + ["-"] * 3
     assert lines_of(cost, "rlpd")[0][1:5] == ["25 / 20 / - / 5"] * 3 + ["-"]
     assert not lines_of(cost, "bc")
 
@@ -390,11 +390,30 @@ def test_a_persons_gain_is_what_is_learned_beyond_what_is_without_them_by_the_mi
     task, columns = "Hopper-v5-1-demos-low", {"expert_steps": [0, 2_400], "takeovers": [0, 600]}
     write_runs(results, f"when/{task}-nobody", [20, 30, 40], expert_steps=[0, 0])
     write_runs(results, f"when/{task}-default", [88, 90, 92], **columns)
-    table, *_ = report.person_tables()
+    write_runs(results, f"when/{task}-random", [98, 80, 82], **columns)
+    for name, scores in (("hg-dagger", [40, 50, 60]), ("hg-dagger-nobody", [10, 20, 30])):
+        counts = {"expert_steps": [0, 1_200], "metric": "success_rate"}
+        write_runs(results, f"when/button-state-1-demos-top-{name}", scores, **counts)
+    table, _, button = report.person_tables()
     cells = lines_of(table, "default")[0]  # two minutes; the evaluation before is one higher
-    assert cells[2:5] == ["90 ± 5", "90 ± 5", "-"] and cells[5] == "-, 0, 0"
-    assert cells[6:] == ["600 ± 0", "2400 ± 0", "30.0 ± 2.5"]
+    assert cells[2:7] == ["90 ± 5", "0 ± 0", "90 ± 5", "-", "-, 0, 0"]
+    assert cells[7:] == ["600 ± 0", "2400 ± 0", "30.0 ± 9.9"]
+    assert lines_of(table, "random")[0][3] == "-3 ± 29"  # 10, -10 and -10 more, seed by seed
     assert lines_of(table, "nobody")[0][-1] == "-"
+    assert lines_of(button, "hg-dagger")[0][-1] == "30.0 ± 0.0"  # more than its own with nobody
+
+
+def test_a_mean_over_a_run_is_by_its_steps_and_rounds_have_their_gradient_steps(results):
+    write_runs(results, "a", [20], global_step=[0, 30], round=[0, 3])
+    file = results / "a" / "seed_1.csv"  # 20 until step 30, 60 until step 40
+    header, *lines = file.read_text().splitlines()
+    last = dict(zip(header.split(","), lines[1].split(","))) | {"global_step": 40}
+    last["normalized_score"] = 60
+    files.write(file, "\n".join([header, *lines, ",".join(map(str, last.values()))]))
+    assert report.over_run("a") == {1: 30}
+    facts = {"command": "python x.py", "args": {"round_updates": 50, "pretrain_updates": 7}}
+    files.write(file.with_suffix(".json"), json.dumps(facts))
+    assert report.Cell("a").at("updates", -1) == [157]
 
 
 def write_table1(results, seeds=3):

@@ -162,6 +162,12 @@ def test_a_file_of_another_environment_is_taken_and_said_unless_it_does_not_fit(
         line = capsys.readouterr().err
         assert line.count("\n") == line.count("Walled-v0") == said
     assert "critics" in refusal("Point-v0", path, env, with_q=True)
+    for reward, said in (("intervention", "value takeovers"), ("task", "")):
+        qf = rlif_rlpd.QEnsemble(2, 1, (32,), 2)
+        tiny.write_expert("mine.safetensors", [[0.0, 0.0]], qf=qf, reward=reward)
+        if said:
+            assert said in refusal("Point-v0", "mine.safetensors", env, with_q=True)
+        assert load_expert("Point-v0", "mine.safetensors", env, with_q=not said)
     other = {"discrete": True}
     for weight, options in (([[0.0]], {}), ([[0.0, 0.0]] * 2, {}), ([[0.0, 0.0]], other)):
         tiny.write_expert("mine.safetensors", weight, **options)
