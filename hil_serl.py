@@ -8,9 +8,8 @@ that the person took; half of each batch comes from there. In the paper the rewa
 Paper: Luo et al., HIL-SERL, Science Robotics 2025, https://arxiv.org/abs/2410.21845. Learner: RLPD
 (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948) as in rlif_rlpd.py: diff the two. The
 official code has, but for some tasks, --gamma 0.97 --num-qs 2 --final-lr-fraction 1, two critic
-steps to one of the actor, both as often as its learner manages, a target entropy of -A / 2, a first
-temperature of 0.01 (here 0.1), tanh for ReLU and LayerNorm in the actor, too. Its classifier of
-pictures that tells a success, and its Q-learning of the gripper, are not here.
+steps to one of the actor as often as its learner manages, a target entropy of -A / 2, tanh for ReLU
+and LayerNorm in the actor, a classifier that tells a success, and Q-learning of the gripper.
 
     python hil_serl.py                      # Hopper-v5, its own reward
     python hil_serl.py --resume runs/<run>  # go on after a stop, to the bit
@@ -228,7 +227,8 @@ class Agent(nn.Module):
         self.qf = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
         self.qf_target = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
         self.qf_target.load_state_dict(self.qf.state_dict())
-        self.log_alpha = nn.Parameter(torch.tensor([math.log(0.1)]))  # temperature (RLPD: 1)
+        # temperature, as in its code: 0.1 (RLPD: 1) is too much beside a success, which is worth 1
+        self.log_alpha = nn.Parameter(torch.tensor([math.log(0.01)]))
         self.to(device)
         self.target_entropy = -act_dim if args.target_entropy is None else args.target_entropy
         self.learned = [*self.actor.parameters(), self.log_alpha]
