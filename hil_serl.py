@@ -2,8 +2,7 @@
 
 A person demonstrates the task, watches the robot learn it by RL, and takes over when it gets stuck.
 All steps go into one replay buffer. A second one holds the demonstrations and, once more, the steps
-that the person took; half of each batch comes from there. In the paper the reward is 1 at a success
-(--reward success).
+that the person took; half of each batch comes from there. The paper's reward: --reward success.
 
 Paper: Luo et al., HIL-SERL, Science Robotics 2025, https://arxiv.org/abs/2410.21845. Learner: RLPD
 (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948) as in rlif_rlpd.py: diff the two. The
