@@ -261,7 +261,8 @@ class ReplayBuffer:
 
     def sample(self, rng, batch_size, device):
         """A dict of tensors (B, ...), or None at first: half are the robot's own steps, a quarter
-        demonstrations, a quarter refused proposals. While a kind is scarce demonstrations stand in.
+        demonstrations, a quarter refused proposals (in PVP, without demonstrations, half of them).
+        While a kind is scarce demonstrations stand in.
         """
         by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
         demos, *rest = map(np.flatnonzero, (by_person & ~refused, refused, ~by_person & ~refused))
