@@ -378,7 +378,7 @@ if __name__ == "__main__":
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()
         main(args)
-    except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:
+    except (InputError, MemoryError, Timeout, gym.error.Error, ImportError) as error:
         print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
         sys.exit(2)
     except KeyboardInterrupt:

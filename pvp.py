@@ -261,7 +261,7 @@ class ReplayBuffer:
 
     def sample(self, rng, batch_size, device):
         """A dict of tensors (B, ...), or None at first: half are the robot's own steps, a quarter
-        demonstrations, a quarter refused proposals (in PVP, without demonstrations, half of them).
+        demonstrations, a quarter refused proposals (in PVP, which has none, half).
         While a kind is scarce demonstrations stand in.
         """
         by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
@@ -476,7 +476,7 @@ if __name__ == "__main__":
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()
         main(args)
-    except (InputError, MemoryError, Timeout, gym.error.Error, ModuleNotFoundError) as error:
+    except (InputError, MemoryError, Timeout, gym.error.Error, ImportError) as error:
         print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
         sys.exit(2)
     except KeyboardInterrupt:

@@ -75,7 +75,7 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(tyro.cli(Args))
-    except (InputError, OSError, gym.error.Error, ModuleNotFoundError) as error:
+    except (InputError, OSError, gym.error.Error, ImportError) as error:
         print(f"experts.record: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
