@@ -193,11 +193,6 @@ class RandomHuman:
 
 
 # --- networks -------------------------------------------------------------------------------------
-def product(x, weight, bf16):
-    """x @ weight, from bfloat16 factors if bf16: (..., B, in), (..., in, out) -> (..., B, out)."""
-    return (x.bfloat16() @ weight.bfloat16()).float() if bf16 else x @ weight
-
-
 class Actor(nn.Module):
     """Tanh-Gaussian policy."""
 
@@ -211,16 +206,17 @@ class Actor(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:]))
         self.mean, self.log_std = (nn.Linear(sizes[-1], act_dim) for _ in range(2))
 
-    def forward(self, obs, bf16=False):
-        """Mean and log standard deviation before the tanh: (B, O) -> (B, A) each."""
+    def forward(self, obs, dtype=torch.float32):
+        """Mean and ln std before the tanh, by products of this dtype: (B, O) -> (B, A) each."""
         x = (obs - self.obs_mean) / self.obs_std  # (B, O)
         for layer in self.layers:
-            x = F.relu(product(x, layer.weight.T, bf16) + layer.bias)  # (B, hidden)
+            x = x.to(dtype) @ layer.weight.to(dtype).T  # (B, hidden)
+            x = F.relu(x.float() + layer.bias)
         return self.mean(x), self.log_std(x).clamp(self.min_log_std, 2)
 
-    def sample(self, obs, noise, bf16=False):
+    def sample(self, obs, noise, dtype=torch.float32):
         """Actions for this standard normal noise, and ln pi of them: (B, A), (B,)."""
-        mean, log_std = self(obs, bf16)
+        mean, log_std = self(obs, dtype)
         u = mean + log_std.exp() * noise  # (B, A), before the tanh
         log_normal = -0.5 * noise.pow(2) - log_std - 0.5 * math.log(2 * math.pi)
         log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))  # ln(d tanh(u) / du)
@@ -251,12 +247,13 @@ class QEnsemble(nn.Module):
         self.norm_weights = nn.ParameterList(torch.ones(num_qs, 1, h) for h in hidden_sizes)
         self.norm_biases = nn.ParameterList(torch.zeros(num_qs, 1, h) for h in hidden_sizes)
 
-    def forward(self, obs, actions, members=slice(None), bf16=False):
+    def forward(self, obs, actions, members=slice(None), dtype=torch.float32):
         """Q_i(s, a) of the M chosen members, by default all N: (B, O), (B, A) -> (M, B)."""
         x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A)
+        x = x.expand(len(self.weights[0][members]), *x.shape)  # (M, B, O + A)
         for i, norm_weight in enumerate(self.norm_weights):
-            x = product(x, self.weights[i][members], bf16) + self.biases[i][members]
-            x = F.layer_norm(x, x.shape[-1:])  # (M, B, hidden)
+            x = x.to(dtype) @ self.weights[i][members].to(dtype)  # (M, B, hidden)
+            x = F.layer_norm(x.float() + self.biases[i][members], x.shape[-1:])
             x = F.relu(torch.addcmul(self.norm_biases[i][members], x, norm_weight[members]))
         return (x * self.weights[-1][members].mT).sum(-1) + self.biases[-1][members].squeeze(-1)
 
@@ -266,7 +263,8 @@ class Agent(nn.Module):
 
     def __init__(self, obs_dim, act_dim, args, device):
         super().__init__()
-        self.args, self.bf16 = args, args.precision == "bf16"
+        self.args = args
+        self.dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
         self.actor = Actor(obs_dim, act_dim, args.hidden_sizes)
         self.qf = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
         self.qf_target = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
@@ -281,26 +279,26 @@ class Agent(nn.Module):
     def critic_gradients(self, batch, noise, members):
         """Losses and gradients of all critics, for noise (B, A) and members (M,) of the target."""
         with torch.no_grad():
-            next_actions, _ = self.actor.sample(batch["next_obs"], noise, self.bf16)  # (B, A)
-            next_q = self.qf_target(batch["next_obs"], next_actions, members, self.bf16)  # (M, B)
+            next_actions, _ = self.actor.sample(batch["next_obs"], noise, self.dtype)  # (B, A)
+            next_q = self.qf_target(batch["next_obs"], next_actions, members, self.dtype)  # (M, B)
             next_q = next_q.min(0).values  # (B,), without an entropy bonus
             target = batch["rewards"] + batch["discounts"] * (1 - batch["terminations"]) * next_q
             if self.args.reward != "task":  # -1 at every step, for ever: no return is lower
                 target = target.clamp(INTERVENTION_REWARD / (1 - self.args.gamma), 0)
-        q = self.qf(batch["obs"], batch["actions"], bf16=self.bf16)  # (N, B)
+        q = self.qf(batch["obs"], batch["actions"], dtype=self.dtype)  # (N, B)
         loss = (q - target).pow(2).mean(1).sum()  # a sum over critics: each learns as if alone
         losses = {"qf_loss": loss.detach() / len(q), "qf_values": q.detach().mean()}
         return losses, torch.autograd.grad(loss, list(self.qf.parameters()))
 
     def actor_gradients(self, batch, noise):
         """Losses and gradients of log-temperature and actor, which climbs the critics' mean."""
-        actions, log_prob = self.actor.sample(batch["obs"], noise, self.bf16)  # (B, A), (B,)
-        q = self.qf(batch["obs"], actions, bf16=self.bf16).mean(0)  # (N, B) -> (B,)
+        actions, log_prob = self.actor.sample(batch["obs"], noise, self.dtype)  # (B, A), (B,)
+        q = self.qf(batch["obs"], actions, dtype=self.dtype).mean(0)  # (N, B) -> (B,)
         alpha, entropy = self.log_alpha.exp(), -log_prob.detach().mean()
         actor_loss = (alpha.detach() * log_prob - q).mean()
         if self.args.bc_weight:  # to the demonstrations, which are the first rows of a batch
             n = round(self.args.offline_ratio * len(q))
-            mean = self.actor(batch["obs"][:n], self.bf16)[0].tanh()  # (n, A)
+            mean = self.actor(batch["obs"][:n], self.dtype)[0].tanh()  # (n, A)
             distance = (mean - batch["actions"][:n]).pow(2).sum(-1)  # (n,)
             actor_loss = actor_loss + self.args.bc_weight * distance.mean()
         alpha_loss = (alpha * (entropy - self.target_entropy)).sum()
