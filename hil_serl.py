@@ -6,9 +6,10 @@ that the person took; half of each batch comes from there. The paper's reward: -
 
 Paper: Luo et al., HIL-SERL, Science Robotics 2025, https://arxiv.org/abs/2410.21845. Learner: RLPD
 (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948) as in rlif_rlpd.py: diff the two. The
-official code has, but for some tasks, --gamma 0.97 --num-qs 2 --final-lr-fraction 1, two critic
-steps to one of the actor as often as its learner manages, a target entropy of -A / 2, tanh for ReLU
-and LayerNorm in the actor, a classifier that tells a success, and Q-learning of the gripper.
+official code has --gamma 0.97 (by task), --num-qs 2, --utd-ratio 2, --final-lr-fraction 1 and a
+--target-entropy of -A / 2. Besides, it learns as often as it can, has tanh instead of ReLU and a
+LayerNorm in the actor, a classifier that tells a success, and Q-learning of the gripper. "Eq. 1" is
+RLIF's (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996): when the simulated person judges.
 
     python hil_serl.py                      # Hopper-v5, its own reward
     python hil_serl.py --resume runs/<run>  # go on after a stop, to the bit
@@ -76,7 +77,7 @@ class Args:
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     offline_ratio: float = 0.5  # share of a batch from the person's buffer
-    # success: 1, and the episode ends; default: that on Meta-World, else the task's own reward
+    # task: its own; success: 1 at one, which ends it; default: success on Meta-World, else task
     reward: Literal["task", "success"] | None = None
     # --- learner ---
     batch_size: int = 256  # transitions per update
@@ -224,7 +225,7 @@ class Agent(nn.Module):
         self.qf = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
         self.qf_target = QEnsemble(obs_dim, act_dim, args.hidden_sizes, args.num_qs)
         self.qf_target.load_state_dict(self.qf.state_dict())
-        # temperature, as in its code: 0.1 (RLPD: 1) is too much beside a success, which is worth 1
+        # temperature: 0.01 as in HIL-SERL's code (RLPD: 1); 0.1 is too much beside a success's 1
         self.log_alpha = nn.Parameter(torch.tensor([math.log(0.01)]))
         self.to(device)
         self.target_entropy = -act_dim if args.target_entropy is None else args.target_entropy
@@ -291,7 +292,7 @@ class ReplayBuffer:
 
     def __init__(self, capacity, obs_dim, act_dim):
         sizes = {"obs": (obs_dim,), "next_obs": (obs_dim,), "actions": (act_dim,)}
-        sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: 1 at an episode's last
+        sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: no sum goes on
         self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
         print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
         self.size = 0
@@ -312,8 +313,8 @@ class ReplayBuffer:
     def sample(self, rng, args, n, device):
         """n rows of each minibatch: a dict of tensors (G, n, ...).
 
-        A row is a step with n rewards from it on, fewer than n_step at an episode's end and for the
-        newest: r_0 + gamma r_1 + ... + gamma^(n-1) r_(n-1), to which gamma^n Q(s_n, .) is added.
+        A row is a step with k rewards from it on, k = n_step, fewer at an end and for the newest:
+        r_0 + gamma r_1 + ... + gamma^(k-1) r_(k-1), to which gamma^k Q(s_k, .) is added.
         """
         first = rng.integers(self.size, size=(args.utd_ratio, n))
         last, rewards = first, self.data["rewards"][first]  # (G, n); rows of r_(k-1), and the sum
@@ -392,8 +393,8 @@ def main(args):
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
     if args.reward == "success":  # which ends a demonstration; a lost cube of gym-hil does, too
-        if demos["terminations"].any() and not re.search("Meta-World/|gym_hil/", args.env_id):
-            raise InputError("--reward success: an end may be a fall here: --demo-episodes 0")
+        if len(demos["rewards"]) and not re.search("Meta-World/|gym_hil/", args.env_id):
+            raise InputError("--reward success: demonstrations do not tell it: --demo-episodes 0")
         lost = (demos["rewards"] != 1) & ("gym_hil/" in args.env_id)
         demos["rewards"] = demos["terminations"] * ~lost
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
@@ -407,8 +408,7 @@ def main(args):
     if args.intervention == "human" or args.replay:
         env = expert = human = Person(env, args, folder)  # it judges, acts and steps
     agent = Agent(obs_dim, act_dim, args, device)
-    for i in range(len(demos["rewards"])):
-        human_rb.add({name: values[i] for name, values in demos.items()})
+    human_rb.load_state_dict(dict(demos))
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and human_rb.size:
         std = demo_obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
@@ -460,6 +460,9 @@ def main(args):
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row["flagged_rate"] = since["flags"] / max(1, since["checks"])
             row |= evaluate(args.env_id, agent.actor, eval_envs, args.seed, 1, global_step)
+            unsaid = math.isnan(row["success_rate"]) and args.intervention != "human"  # by Enter
+            if args.reward == "success" and unsaid:
+                raise InputError(f"--reward success: {args.env_id} never says info['success']")
             rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder, writer, rows)
             bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
@@ -487,11 +490,10 @@ def main(args):
                     takeovers += started
                     counts["takeovers"] += started
                     expert_until, next_check = t + steps, t + steps + human.grace_steps
-            if by_person := t < expert_until:
+            by_person = t < expert_until
+            if by_person:
                 actions = expert.act(obs[None])[0].numpy()  # (A,)
-                counts["expert_steps"] += 1
-            elif human_rb.size:  # or n-step returns would go on in a row of some later takeover
-                human_rb.data["ends"][human_rb.size - 1] = 1.0
+            counts["expert_steps"] += by_person
 
             next_obs, task_reward, terminated, truncated, info = env.step(actions)
             reward = task_reward if args.reward == "task" else float(info["success"] == 1)
@@ -500,9 +502,11 @@ def main(args):
             transition = {"obs": obs, "next_obs": next_obs, "actions": actions, "rewards": reward}
             # a time limit is not a termination (in the official code it is one)
             transition |= {"terminations": terminated, "ends": ended}
-            rb.add(transition)
+            rb.add(transition)  # every step, and the person's once more in their buffer
             if by_person:
                 human_rb.add(transition)
+            elif human_rb.size:  # a takeover is over: no return of n steps goes on in the next one
+                human_rb.data["ends"][human_rb.size - 1] = 1.0
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward
 

@@ -3,10 +3,11 @@
 A person watches a robot's policy and takes over at will. What they did is worth +1 and what the
 robot had proposed in the same state is worth -1; TD learning carries these values to other states,
 and the robot climbs them. With --bc-weight 1 it also imitates what the person did: PVP4Real. The
-papers have no demonstrations; here they are what the person did, too, but nothing was refused.
+papers have no demonstrations; here they count as the person's steps in which nothing was refused.
 
 Papers: Peng et al., PVP, NeurIPS 2023, https://arxiv.org/abs/2502.03369; Peng et al., PVP4Real,
-ICRA 2025, https://arxiv.org/abs/2503.04969. Learner: TD3 (Fujimoto et al., ICML 2018).
+ICRA 2025, https://arxiv.org/abs/2503.04969. Learner: TD3 (Fujimoto et al., ICML 2018). "Eq. 1" is
+RLIF's (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996): when the simulated person judges.
 
     python pvp.py                      # Hopper-v5, from 50 demonstrations and takeovers
     python pvp.py --resume runs/<run>  # go on after a stop, to the bit
@@ -78,7 +79,7 @@ class Args:
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     bc_weight: float = 0.0  # of imitating the person in the actor's loss: 0 is PVP, 1 is PVP4Real
-    end_value: float | None = None  # of an early end: a fall -1, a success 1; the papers: always 0
+    end_value: float | None = None  # of an early end, -1: a fall; its size for a success; papers: 0
     # --- learner ---
     batch_size: int = 256  # transitions per update (PVP: 128, PVP4Real: 1024)
     gamma: float = 0.99  # discount
@@ -99,7 +100,7 @@ class Args:
             if type(value) in (int, float) and not signed and not least <= value <= most:
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
         if self.gamma >= 1 or self.batch_size < 4 or min(self.hidden_sizes, default=0) < 1:
-            raise InputError("--gamma must be below 1, --batch-size 4 or more, --hidden-sizes, too")
+            raise InputError("--gamma must be below 1, --batch-size 4 or more, --hidden-sizes 1")
         if not math.isfinite(self.end_value or 0.0):
             raise InputError(f"--end-value {self.end_value} is no number")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
@@ -193,13 +194,13 @@ class Agent(nn.Module):
 
     def critic_loss(self, batch, noise):
         """TD error and proxy values, summed over the two critics; noise: (B, A)."""
-        obs, next_obs, ends = batch["obs"], batch["next_obs"], batch["terminations"]
+        obs, next_obs, done = batch["obs"], batch["next_obs"], batch["terminations"]
         with torch.no_grad():
             noise = (0.2 * noise).clamp(-0.5, 0.5)  # (B, A), as in TD3
             next_actions = (self.actor_target(next_obs) + noise).clamp(-1, 1)
             next_q = self.q(self.qf_target, next_obs, next_actions).amin(0)  # (B,)
-            # the paper's end is worth 0: a fall more than what is refused, a success less than help
-            target = ends * batch["end_values"] + self.args.gamma * (1 - ends) * next_q  # (B,)
+            # in the papers an end is worth 0: a fall beats a refused action, help beats a success
+            target = done * batch["end_values"] + self.args.gamma * (1 - done) * next_q  # (B,)
         q, q_n = (self.q(self.qf, obs, batch[x]) for x in ("actions", "proposals"))  # (2, B) each
         # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask I within the mean as in the paper's
         # equation. PVP's code multiplies the batch's mean by I, which masks nothing; it halves the
@@ -215,7 +216,7 @@ class Agent(nn.Module):
         return -self.q(self.qf[:1], batch["obs"], actions).mean() + self.args.bc_weight * imitation
 
     def update(self, batch, number):
-        """TD3's update number so-and-so; returns the losses."""
+        """TD3's update; number: of how many so far. Returns the losses."""
         loss = self.critic_loss(batch, torch.randn_like(batch["actions"]))
         self.qf_optimizer.zero_grad()
         loss.backward()
@@ -261,11 +262,12 @@ class ReplayBuffer:
 
     def sample(self, rng, batch_size, device):
         """A dict of tensors (B, ...), or None at first: half are the robot's own steps, a quarter
-        demonstrations, a quarter refused proposals (in PVP, which has none, half).
-        While a kind is scarce demonstrations stand in.
+        demonstrations, a quarter refused proposals; without demonstrations, as in PVP, half.
+        Until a kind has more than batch_size / 2 rows, demonstrations stand in.
         """
         by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
-        demos, *rest = map(np.flatnonzero, (by_person & ~refused, refused, ~by_person & ~refused))
+        demos = np.flatnonzero(by_person & ~refused)
+        rest = np.flatnonzero(refused), np.flatnonzero(~by_person & ~refused)
         taken, alone = (rows if len(rows) > batch_size // 2 else demos for rows in rest)
         demos = demos if len(demos) else taken
         quarters = [rows for rows in (demos, taken, alone, alone) if len(rows)]
@@ -346,8 +348,9 @@ def main(args):
         env = expert = human = Person(env, args, folder)  # it judges, acts and steps
     agent = Agent(obs_dim, act_dim, args, device)
     # gym-hil's reward of 1 is a success; nothing was refused in a demonstration
-    ends = np.where(demos["rewards"] * ("gym_hil/" in args.env_id) == 1, 1.0, args.end_value)
-    own = {"by_person": 1.0, "refused": 0.0, "proposals": 0.0, "end_values": ends}
+    succeeded = demos["rewards"] * ("gym_hil/" in args.env_id) == 1
+    worth = np.where(succeeded, abs(args.end_value), args.end_value)
+    own = {"by_person": 1.0, "refused": 0.0, "proposals": 0.0, "end_values": worth}
     rb.load_state_dict(demos | own)
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and rb.size:
@@ -356,7 +359,7 @@ def main(args):
             actor.obs_mean.copy_(demo_obs.mean(0))
             actor.obs_std.copy_(torch.where((demo_obs == demo_obs[0]).all(0), 1.0, std))
     kept = {"agent": agent, "rb": rb, "actor": agent.actor_optimizer, "qf": agent.qf_optimizer}
-    counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "updates": 0}
+    counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0, "updates": 0}
     global_step, next_eval, episode, rows, losses = 0, 0, 0, [], {}  # rows: of eval.csv
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     lock = FileLock(folder / "in_use.lock", timeout=0)
@@ -391,8 +394,9 @@ def main(args):
         if (global_step >= next_eval or over) and not evaluated:
             row = {"global_step": global_step, **counts}
             before = rows[-1] if rows else row  # the evaluation before this one
-            steps, acted = (row[x] - before[x] for x in ("global_step", "expert_steps"))
-            row["intervention_rate"] = acted / max(1, steps)
+            since = {name: row[name] - before[name] for name in row}
+            row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
+            row["flagged_rate"] = since["flags"] / max(1, since["checks"])
             row |= evaluate(args.env_id, agent.actor, eval_envs, args.seed, 1, global_step)
             rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder, writer, rows)
@@ -417,7 +421,9 @@ def main(args):
                 proposals = rng.uniform(-MAX_ACTION, MAX_ACTION, act_dim).astype(np.float32)
             started = False
             if t >= next_check:
-                _, started, steps = human.check(obs, proposals)
+                flagged, started, steps = human.check(obs, proposals)
+                counts["checks"] += 1
+                counts["flags"] += flagged
                 if steps:
                     takeovers += started
                     counts["takeovers"] += started
@@ -432,7 +438,8 @@ def main(args):
             transition = {"obs": obs, "next_obs": next_obs, "actions": actions}
             transition |= {"proposals": proposals, "by_person": by_person, "refused": refused}
             transition["terminations"] = terminated  # in PVP's code a time limit is an end, too
-            rb.add(transition | {"end_values": 1.0 if info["success_now"] == 1 else args.end_value})
+            worth = abs(args.end_value) if info["success_now"] == 1 else args.end_value
+            rb.add(transition | {"end_values": worth})
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward
             ended = terminated or truncated or global_step == args.total_timesteps

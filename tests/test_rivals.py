@@ -11,6 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 import hil_serl
 import pvp
 import rlif_rlpd
+from experts import InputError
 from tests import tiny
 from tests.test_learning import analytic_critics
 from tests.test_networks import ACT, BATCH, HIDDEN, OBS, doubles, learner
@@ -232,6 +233,22 @@ def test_a_success_is_the_only_reward_where_it_is_asked_for(people, monkeypatch)
     rb = tiny.checkpoint(tiny.short_run(hil_serl, "--reward success"))["rb"]
     assert torch.equal(rb["rewards"] > 0, rb["next_obs"][:, 0] > 0.3)
     assert torch.equal(rb["rewards"], rb["terminations"]) and 0 < rb["rewards"].mean() < 1
+    monkeypatch.setattr(hil_serl, "load_demonstrations", tiny.demonstrations)
+    for option, why in (("--demo-episodes 2", "do not tell"), ("--env-id Point-v0", "never says")):
+        with pytest.raises(InputError, match=why):
+            tiny.short_run(hil_serl, f"--reward success {option}")
+
+
+def test_a_success_is_worth_what_a_fall_costs(people, monkeypatch):
+    def step(env, action):
+        obs, reward, *_ = tiny.Point.step(env, action)
+        return obs, reward, True, False, {"success": obs[0] > 0}
+
+    monkeypatch.setattr(tiny.Walled, "step", step)
+    for value in (-0.5, 0.0):
+        rb = tiny.checkpoint(tiny.short_run(pvp, f"--end-value {value}"))["rb"]
+        worth = torch.where(rb["next_obs"][:, 0] > 0, -value, value)
+        assert torch.equal(rb["end_values"], worth) and len(set(worth.tolist())) == 1 + bool(value)
 
 
 def test_a_fall_after_a_success_is_a_fall(people, monkeypatch):
@@ -250,6 +267,9 @@ def test_a_fall_after_a_success_is_a_fall(people, monkeypatch):
 # --- demonstrations -------------------------------------------------------------------------------
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_demonstrated_success_is_no_fall_and_no_other_end_a_success(lost, people, monkeypatch):
+    def step(env, action):
+        return *tiny.Point.step(env, action)[:4], {"success": False}
+
     def load(*given):  # a success; and one whose time was up, or where the cube was lost
         demos = tiny.demonstrations(*given)
         demos["rewards"][9] = demos["terminations"][9] = 1.0
@@ -258,6 +278,7 @@ def test_a_demonstrated_success_is_no_fall_and_no_other_end_a_success(lost, peop
 
     task = EnvSpec("gym_hil/Walled-v0", gym.spec("Walled-v0").entry_point, max_episode_steps=50)
     monkeypatch.setitem(gym.registry, task.id, task)
+    monkeypatch.setattr(tiny.Walled, "step", step)
     for script, own in ((rlif_rlpd, ""), (pvp, ""), (hil_serl, "--reward success")):
         monkeypatch.setattr(script, "load_demonstrations", load)
         folder = tiny.short_run(script, f"--demo-episodes 2 --env-id {task.id} {own}")
