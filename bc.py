@@ -189,8 +189,7 @@ def main(args):
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
-    lock = FileLock(folder / "in_use.lock", timeout=0)
-    lock.acquire()  # two processes would spoil each other's files
+    _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
     args.resume = str(folder)  # from now on
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
@@ -257,7 +256,8 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
-            for name in "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id".split():
+            fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
+            for name in [*fixed.split(), "interventions_only"]:
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

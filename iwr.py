@@ -1,4 +1,4 @@
-"""IWR: intervention weighted regression: interventions count as much as all the rest. One file.
+"""IWR (intervention weighted regression): interventions count as much as the rest. One file.
 
 Paper: Mandlekar et al., 2020, https://arxiv.org/abs/2012.06733. The setting, and the person, are
 those of MILE (Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519).
@@ -8,7 +8,8 @@ those of MILE (Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519).
     python iwr.py --rounds 1 --round-episodes 15 --round-updates 1000  # MILE's single iteration
     python iwr.py --resume runs/<run>   # go on after a stop, to the bit
 
-Read main() first, then weights(). Shapes: O observation, A action, B batch, T steps, E episodes.
+Read main() first, then weights(). Shapes: O observation, A action, B batch, T steps of an episode,
+n steps of all rounds, E episodes.
 """
 
 import csv
@@ -117,7 +118,7 @@ class ProbitHuman:
         """Does a takeover start at obs, (O,)?
 
         The advantage of an action a ~ pi: ln pi(a|s) - E_{a' ~ human model}[ln pi(a'|s)], how much
-        better it is than what the person expects of the robot. Gaussians count before the tanh.
+        better it is than what the person expects of the robot. Densities are those before the tanh.
         """
         if self.expert.discrete:
             log_pi = self.expert(obs[None])[0].log_softmax(-1)  # (A,)
@@ -267,7 +268,7 @@ def main(args):
     actor.min_log_std = max(initial.facts.get("min_log_std", -20.0), math.log(args.min_std))
     optimizer = torch.optim.Adam(actor.parameters(), args.learning_rate, fused=True)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
-    demos["nu"] = np.zeros(len(demos["obs"]), dtype=np.float32)  # 1 where a person acted
+    demos["nu"] = np.zeros(len(demos["obs"]), dtype=np.float32)  # 1 where a person took over
     data = {name: torch.from_numpy(demos[name]).to(device) for name in ("obs", "actions", "nu")}
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
     counts = {"expert_steps": 0, "takeovers": 0}  # in all
@@ -282,8 +283,7 @@ def main(args):
         policies = [load_expert(args.env_id, x, env) for x in (args.expert, args.human_model)]
         human = ProbitHuman(args, *policies)
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
-    lock = FileLock(folder / "in_use.lock", timeout=0)
-    lock.acquire()  # two processes would spoil each other's files
+    _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
     args.resume = str(folder)  # from now on
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
@@ -373,7 +373,8 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
-            for name in "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id".split():
+            fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
+            for name in [*fixed.split(), "interventions_only"]:
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

@@ -121,7 +121,7 @@ class ProbitHuman:
         """Does a takeover start at obs, (O,)?
 
         The advantage of an action a ~ pi: ln pi(a|s) - E_{a' ~ human model}[ln pi(a'|s)], how much
-        better it is than what the person expects of the robot. Gaussians count before the tanh.
+        better it is than what the person expects of the robot. Densities are those before the tanh.
         """
         if self.expert.discrete:
             log_pi = self.expert(obs[None])[0].log_softmax(-1)  # (A,)
@@ -251,13 +251,13 @@ def intervention_log_probs(policy, mental_model, cost, scale):
 
     policy and mental_model are what actors return at s, distributions over (B, A). There
     p(nu=1 | s) = E_{a ~ pi}[Phi((Delta(a) - c) / scale)], in the paper with scale 1, and
-    Delta(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)]. Gaussians count before the tanh; for
-    up to 24 continuous actions and a scale of 1 or more it is exact to 1e-6.
+    Delta(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)], before the tanh, as in the official
+    code. For up to 24 actions and scales of 1 to 20 p(nu=1) is exact to 1e-5, ln p(nu=0) to 0.2.
     """
     if isinstance(policy, OneHotCategorical):  # the mean over a is a sum
-        log_weights = policy.logits  # (B, A), ln pi(a|s)
+        log_weights = far_log_weights = policy.logits  # (B, A), ln pi(a|s)
         expected = (mental_model.probs * log_weights).sum(-1, keepdim=True)
-        advantage = log_weights - expected  # (B, A)
+        advantage, x = log_weights - expected, 0.0  # (B, A)
     else:
         # With mean m, deviation s, constants K of a component, and m', s' of the mental model:
         #   ln pi(a) = K - ((a - m) / s)^2 / 2,   E[ln pi(a')] = K - ((m' - m)^2 + s'^2) / (2 s^2).
@@ -268,14 +268,18 @@ def intervention_log_probs(policy, mental_model, cost, scale):
         surprise = (squares / (2 * pi.variance)).sum(-1, keepdim=True)  # (B, 1)
         half_chi2, log_weights = (x.to(squares.device) for x in laguerre(squares.shape[-1]))
         advantage = surprise - half_chi2  # (B, nodes)
-    z = (advantage - cost) / scale
-    log_phi, log_not_phi = torch.special.log_ndtr(z), torch.special.log_ndtr(-z)  # 1 - Phi(z)
+        # For p(nu=0) after a great surprise only half a chi^2 far out counts. So there the nodes y
+        # begin at x, and their weights y^k e^-y become (x + y)^k e^-(x + y), with k = A / 2 - 1.
+        x, k = (surprise - cost - scale**2 - 20).relu(), squares.shape[-1] / 2 - 1  # (B, 1)
+        far_log_weights = log_weights + k * torch.log1p(x / half_chi2) - x  # (B, nodes)
+    z, far_z = (advantage - cost) / scale, (advantage - x - cost) / scale
+    log_phi, log_not_phi = torch.special.log_ndtr(z), torch.special.log_ndtr(-far_z)  # 1 - Phi(z)
     log_p = torch.logsumexp(log_weights + log_phi, -1)
-    return log_p, torch.logsumexp(log_weights + log_not_phi, -1)
+    return log_p, torch.logsumexp(far_log_weights + log_not_phi, -1)
 
 
 def losses(args, actor, mental_model, obs, actions, nu):
-    """J_1, J_2 and J of Eq. 5 on a batch: (B, O), (B, A), (B,) -> () each.
+    """J_1, J_2 and J of Eq. 5 (discrete: by Eq. 3) on a batch: (B, O), (B, A), (B,) -> () each.
 
     J_1 is a mean over all steps, for each says whether a person took over; J_2 is one over the
     person's steps, for only they say what to do. Without a mental model J is J_2.
@@ -288,7 +292,7 @@ def losses(args, actor, mental_model, obs, actions, nu):
     person = args.intervention_cost, args.intervention_scale
     log_p, log_not_p = intervention_log_probs(policy, mental_model(obs), *person)
     j1 = -(nu * log_p + (1 - nu) * log_not_p).mean()
-    if actor.discrete:  # cross entropy over A actions and no intervention (Eq. 3)
+    if actor.discrete:  # cross entropy: an action is of pi(a|s) p(nu=1) (Eq. 3), none of p(nu=0)
         return j1, j2, j1 - (nu * log_pi).mean()
     return j1, j2, args.intervention_weight * j1 + (1 - args.intervention_weight) * j2
 
@@ -405,8 +409,7 @@ def main(args):
         policies = [load_expert(args.env_id, x, env) for x in (args.expert, args.human_model)]
         human = ProbitHuman(args, *policies)
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
-    lock = FileLock(folder / "in_use.lock", timeout=0)
-    lock.acquire()  # two processes would spoil each other's files
+    _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
     args.resume = str(folder)  # from now on
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
@@ -443,9 +446,8 @@ def main(args):
             bar.set_postfix(success=row["success_rate"], returns=row["return_mean"])
             predictions = {name: values[:0] for name, values in predictions.items()}
             state = {"networks": networks.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"torch_rng": torch.get_rng_state(), "data": data}
-            state |= {"counts": counts, "rows": rows}
-            torch.save(state, folder / "checkpoint.tmp")
+            state |= {"torch_rng": torch.get_rng_state(), "data": data, "counts": counts}
+            torch.save(state | {"rows": rows}, folder / "checkpoint.tmp")
             os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")  # for --resume
         if over:
             break
@@ -507,7 +509,8 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
-            for name in "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id".split():
+            fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
+            for name in [*fixed.split(), "interventions_only"]:
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

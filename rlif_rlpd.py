@@ -92,7 +92,7 @@ class Args:
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     num_qs: int = 3  # critics (RLPD: 10)
-    num_min_qs: int = 2  # critics drawn for each target, which takes their minimum
+    num_min_qs: int = 2  # critics drawn for each target, at most num_qs: it takes their minimum
     utd_ratio: int = 1  # critic updates per environment step (RLPD: 20); the actor gets one
     target_entropy: float | None = None  # default: -A (RLPD: -A / 2)
     cuda: bool = False  # learn on the GPU
@@ -473,7 +473,7 @@ def main(args):
     if human:
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
-    successes = (demos["rewards"] == 1) & ("gym_hil/" in args.env_id)  # an end with 1 is no fall
+    successes = (demos["rewards"] == 1) & ("gym_hil/" in args.env_id)  # no fall; others do not say
     if args.reward != "task":
         demos["rewards"][:] = 0  # nobody tells RLIF how good a demonstration is
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
@@ -506,8 +506,7 @@ def main(args):
     counts = {"labels": 0, "takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0, "updates": 0}
     global_step, next_eval, episode, rows = 0, 0, 0, []  # rows: of eval.csv
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
-    lock = FileLock(folder / "in_use.lock", timeout=0)
-    lock.acquire()  # two processes would spoil each other's files
+    _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
     args.resume = str(folder)  # from now on
     print(f"in {folder}: evaluations, checkpoint, policy; matrix products in {args.precision}")
     if (folder / "checkpoint.pt").exists():
@@ -625,7 +624,8 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
-            for name in "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id".split():
+            fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
+            for name in [*fixed.split(), "interventions_only"]:
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

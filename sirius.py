@@ -5,7 +5,7 @@ Paper: Liu et al., RSS 2023, https://arxiv.org/abs/2211.08416. Setting and perso
     python sirius.py                      # Meta-World's peg insertion: 90 %, in a few minutes
     python sirius.py --resume runs/<run>  # go on after a stop, to the bit
 
-Read main() first, then label() and weights(). Shapes: O observation, A action, B batch, T episode.
+Read main(), then label() and weights(). Shapes: O observation, A action, B batch, T or n steps.
 """
 
 import csv
@@ -115,7 +115,7 @@ class ProbitHuman:
         """Does a takeover start at obs, (O,)?
 
         The advantage of an action a ~ pi: ln pi(a|s) - E_{a' ~ human model}[ln pi(a'|s)], how much
-        better it is than what the person expects of the robot. Gaussians count before the tanh.
+        better it is than what the person expects of the robot. Densities are those before the tanh.
         """
         if self.expert.discrete:
             log_pi = self.expert(obs[None])[0].log_softmax(-1)  # (A,)
@@ -200,7 +200,7 @@ class Actor(nn.Module):
 
 
 def label(nu, window):
-    """The label (T,) of every step of an episode; before a takeover stand up to so many steps."""
+    """The labels of an episode's steps, (T,): up to `window` right before a takeover are BEFORE."""
     labels = torch.where(nu > 0, INTERVENTION, ROBOT)
     for t in torch.nonzero(nu > 0).flatten().tolist():
         before = labels[max(0, t - window) : t]  # a view: what is written here is written there
@@ -217,7 +217,7 @@ def weights(labels):
         wanted[INTERVENTION], wanted[BEFORE] = 0.5, 0.002 if share[BEFORE] > 0 else 0.0
         wanted[DEMO] = share[DEMO].clamp(max=0.5 - wanted[BEFORE])
         wanted[ROBOT] = 0.5 - wanted[BEFORE] - wanted[DEMO]
-    return (wanted / share)[labels]  # of labels that there are, whose share is not 0
+    return (wanted / share)[labels]  # no step has a label whose share is 0
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -289,8 +289,7 @@ def main(args):
         policies = [load_expert(args.env_id, x, env) for x in (args.expert, args.human_model)]
         human = ProbitHuman(args, *policies)
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
-    lock = FileLock(folder / "in_use.lock", timeout=0)
-    lock.acquire()  # two processes would spoil each other's files
+    _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
     args.resume = str(folder)  # from now on
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
@@ -377,7 +376,8 @@ if __name__ == "__main__":
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
-            for name in "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id".split():
+            fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
+            for name in [*fixed.split(), "interventions_only"]:
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

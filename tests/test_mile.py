@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.special import ndtr
+from scipy.special import gammaln, log_ndtr, logsumexp, ndtr
 from scipy.stats import chi2
 from torch.distributions import Independent, Normal, OneHotCategorical
 
@@ -64,11 +64,23 @@ def test_probability_of_a_takeover_is_the_integral_of_eq_2(act_dim, scale):
     np.testing.assert_allclose(log_not_p.exp(), 1 - np.array(exact), rtol=0, atol=1e-5)
 
 
-def test_a_large_gap_is_certain_and_its_opposite_finite():
-    zeros = torch.zeros(1, 4)
-    policies = gaussian(zeros, zeros - 3), gaussian(zeros + 1, zeros)
-    log_p, log_not_p = mile.intervention_log_probs(*policies, 11.0, 10.0)
-    assert log_p.item() == pytest.approx(0, abs=1e-6) and -math.inf < log_not_p.item() < -1_000
+@pytest.mark.parametrize(("act_dim", "scale"), [(1, 1.0), (4, 1.0), (4, 10.0), (4, 20.0), (24, 3)])
+def test_however_sure_a_takeover_is_none_has_its_probability(act_dim, scale):
+    surprise, zeros = torch.tensor([50.0, 200, 500, 1000, 3000]), torch.zeros(5, act_dim)
+    surprise.requires_grad_()
+    away = (2 * surprise / act_dim).sqrt()[:, None].expand(-1, act_dim)
+    policies = gaussian(zeros, zeros), gaussian(away, zeros - 20)
+    log_p, log_not_p = mile.intervention_log_probs(*policies, 11.0, scale)
+    (slope,) = torch.autograd.grad(log_not_p.sum(), surprise)
+    u = np.linspace(1e-9, 60, 200_001)[:, None]  # half chi^2 = u^2, whose density times 2 u is:
+    density = np.log(2) + (act_dim - 1) * np.log(u) - u**2 - gammaln(act_dim / 2)
+    chance = log_ndtr((11 - surprise.detach().numpy() + u**2) / scale)  # of no takeover
+    exact = logsumexp(density + chance, 0) + np.log(u[1] - u[0])
+    np.testing.assert_allclose(log_not_p.detach(), exact, rtol=0, atol=0.25)
+    if scale < 20:  # long before 500 the tail of chi^2 alone decides
+        tail = (act_dim / 2 - 1) / (surprise[2:].detach() - 11 - scale**2) - 1
+        np.testing.assert_allclose(slope[2:], tail, rtol=0, atol=0.01)
+    assert (log_p[1:].abs() < 1e-5).all()
 
 
 def test_probability_with_three_actions_by_hand():

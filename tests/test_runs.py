@@ -138,6 +138,10 @@ def test_a_finished_run_stays_as_it_is_or_goes_on_longer(script, events, ending)
     for option, value in fixed.items():
         code, line = ending(script, "--resume", folder, option, value)
         assert code == 2 and f"{option} must stay " in line
+    flags = {"mental_model": "--no-mental-model", "interventions_only": "--interventions-only"}
+    for name in set(flags) & set(own):
+        code, line = ending(script, "--resume", folder, flags[name])
+        assert code == 2 and f"--{name.replace('_', '-')} must stay " in line
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == files
     assert ending(script, "--resume", folder, *options)[0] == 0
     rows, before = tiny.evaluations(folder), tiny.evaluations(Path("before"))

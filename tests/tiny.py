@@ -59,7 +59,7 @@ SCRIPTS = {
     "bc": Script(270, "clone", CLONE),
     "dagger": Script(360, "steps", f"{DAGGER} --mixture-decay 0.9"),
     "hg_dagger": Script(470, "steps", DAGGER),
-    "mile": Script(520, "rounds", f"{MILE} {OF_MILE}"),
+    "mile": Script(523, "rounds", f"{MILE} {OF_MILE}"),
     "iwr": Script(390, "rounds", MILE),
     "sirius": Script(390, "rounds", MILE),
 }
