@@ -224,7 +224,7 @@ def test_hil_serl_learns_from_the_tasks_reward(tmp_path, monkeypatch):
     assert last > 40 > first + 10
 
 
-def test_a_success_is_the_only_reward_where_it_is_asked_for(people, monkeypatch):
+def test_a_success_is_the_only_reward_where_it_is_asked_for(people, monkeypatch, capsys):
     def step(env, action):
         obs, *others, _ = tiny.Point.step(env, action)
         return obs, *others, {"success": obs[0] > 0.3}
@@ -234,9 +234,14 @@ def test_a_success_is_the_only_reward_where_it_is_asked_for(people, monkeypatch)
     assert torch.equal(rb["rewards"] > 0, rb["next_obs"][:, 0] > 0.3)
     assert torch.equal(rb["rewards"], rb["terminations"]) and 0 < rb["rewards"].mean() < 1
     monkeypatch.setattr(hil_serl, "load_demonstrations", tiny.demonstrations)
-    for option, why in (("--demo-episodes 2", "do not tell"), ("--env-id Point-v0", "never says")):
-        with pytest.raises(InputError, match=why):
-            tiny.short_run(hil_serl, f"--reward success {option}")
+    assert "says no info" not in capsys.readouterr().out
+    rb = tiny.checkpoint(tiny.short_run(hil_serl, "--reward success --env-id Point-v0"))["rb"]
+    assert (
+        capsys.readouterr().out.count("says no info['success'] yet") == 1
+        and not rb["rewards"].any()
+    )
+    with pytest.raises(InputError, match="do not tell"):
+        tiny.short_run(hil_serl, "--reward success --demo-episodes 2")
 
 
 def test_a_success_is_worth_what_a_fall_costs(people, monkeypatch):
@@ -267,9 +272,6 @@ def test_a_fall_after_a_success_is_a_fall(people, monkeypatch):
 # --- demonstrations -------------------------------------------------------------------------------
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_demonstrated_success_is_no_fall_and_no_other_end_a_success(lost, people, monkeypatch):
-    def step(env, action):
-        return *tiny.Point.step(env, action)[:4], {"success": False}
-
     def load(*given):  # a success; and one whose time was up, or where the cube was lost
         demos = tiny.demonstrations(*given)
         demos["rewards"][9] = demos["terminations"][9] = 1.0
@@ -278,7 +280,6 @@ def test_a_demonstrated_success_is_no_fall_and_no_other_end_a_success(lost, peop
 
     task = EnvSpec("gym_hil/Walled-v0", gym.spec("Walled-v0").entry_point, max_episode_steps=50)
     monkeypatch.setitem(gym.registry, task.id, task)
-    monkeypatch.setattr(tiny.Walled, "step", step)
     for script, own in ((rlif_rlpd, ""), (pvp, ""), (hil_serl, "--reward success")):
         monkeypatch.setattr(script, "load_demonstrations", load)
         folder = tiny.short_run(script, f"--demo-episodes 2 --env-id {task.id} {own}")
