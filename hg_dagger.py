@@ -373,7 +373,7 @@ def main(args):
             since = {name: row[name] - before[name] for name in row}
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row["flagged_rate"] = since["flags"] / max(1, since["checks"])
-            row["risk_threshold"] = risk_threshold(doubts)
+            row["risk_threshold"] = risk_threshold(doubts) if args.doubt_novices else math.nan
             row |= evaluate(args.env_id, actor, eval_envs, args.seed, 1, global_step)
             rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder, writer, rows)
@@ -457,7 +457,7 @@ if __name__ == "__main__":
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
-            for name in [*fixed.split(), "interventions_only"]:
+            for name in [*fixed.split(), "interventions_only", "doubt_novices", "initial_policy"]:
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()

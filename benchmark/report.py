@@ -67,8 +67,8 @@ class Cell:
             kind = "stochastic_" if name == "sampled score" else ""
             return [scores_of(run, kind) for run in self.runs]
         if name == "updates" and "round_updates" in self.args:  # of scripts that learn in rounds
-            first, each = self.args.get("pretrain_updates", 0), self.args["round_updates"]
-            return [first + each * rounds for rounds in self.column("round")]
+            first = self.args.get("pretrain_updates", self.args.get("warm_up_updates", 0))
+            return [first + self.args["round_updates"] * x for x in self.column("round")]
         unknown = [np.full(len(run), np.nan) for run in self.runs]
         return [run[name] if name in run.dtype.names else x for run, x in zip(self.runs, unknown)]
 
@@ -227,14 +227,23 @@ def steadiness():
     return markdown([*header, "steps until there, by seed", "evaluations 20 below it later"], rows)
 
 
+def by_seed(cells, score):
+    """Last scores (cells, seeds), of the seeds that all these cells have."""
+    known = [dict(zip(cell.seeds, cell.at(score, -1))) for cell in cells]
+    seeds = sorted(set.intersection(*map(set, known)))
+    return np.array([[one[seed] for seed in seeds] for one in known])
+
+
 def difference(ones, others, score):
-    """The mean of some cells less that of others, and half its 95 % interval (Welch's)."""
-    parts = [(1 / len(ones), cell.at(score, -1)) for cell in ones]
-    parts += [(-1 / len(others), cell.at(score, -1)) for cell in others]
-    variances = np.array([w**2 * np.var(x, ddof=1) / len(x) for w, x in parts])
-    freedom = variances.sum() ** 2 / sum(v**2 / (len(x) - 1) for v, (_, x) in zip(variances, parts))
+    """The mean of some cells less that of others, and half its 95 % interval (Welch's over seeds).
+
+    Cells are averaged first: in all of them a seed begins with the same draws.
+    """
+    parts = [by_seed(cells, score).mean(0) for cells in (ones, others)]  # (seeds,) each
+    variances = np.array([np.var(x, ddof=1) / len(x) for x in parts])
+    freedom = variances.sum() ** 2 / sum(v**2 / (len(x) - 1) for v, x in zip(variances, parts))
     half = stats.t.ppf(0.975, freedom) * np.sqrt(variances.sum()) if variances.any() else 0.0
-    return sum(w * np.mean(x) for w, x in parts), half
+    return np.mean(parts[0]) - np.mean(parts[1]), half
 
 
 def verdicts():
@@ -255,10 +264,8 @@ def verdicts():
     found.append(["rlif ends higher with a better judge", "Walker2d-v5", paper, ours])
     for task, paper in PAPER["figure3"].items():
         ours, cells = [], [Cell(f"figure3/{task}-{method}") for method in CLONERS[:-1]]
-        seeds = sorted(set.intersection(*(set(cell.seeds) for cell in cells)))
         for score in scores:
-            known = [dict(zip(cell.seeds, cell.at(score, -1))) for cell in cells]
-            mile, *others = np.array([[one[seed] for seed in seeds] for one in known])  # (seeds,)
+            mile, *others = by_seed(cells, score)  # (seeds,) each
             more = mile - np.mean(others, axis=0)
             ours.append((more.mean(), half_interval(more)))
         found.append(["mile ends above the others that clone", task, paper, ours])

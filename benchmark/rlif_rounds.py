@@ -119,7 +119,8 @@ def main(args: Args):
             row = counts | iwr.evaluate(args.env_id, agent.actor, eval_envs, *key)
             rows.append(row | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder / "eval.csv", rows)
-    save_expert(folder / "model.safetensors", agent.actor, agent.qf, env_id=args.env_id)
+    facts = {"env_id": args.env_id, "reward": "intervention"}  # what its critics value
+    save_expert(folder / "model.safetensors", agent.actor, agent.qf, **facts)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@
     python benchmark/report.py                                # then: the tables and pictures
 
 eval.csv and args.json of a run become benchmark/results/<suite>/<cell>/seed_<seed>.csv and .json,
-the latter with the command. What is there is not run again, what was interrupted is resumed,
-results of another command are refused; of a run that failed the log is kept, and the exit code is
-1. A run is a Ray task that starts the script as a process of its own, on one core. On a cluster
-(--address) the code is sent along; nodes need requirements.txt, but no shared disk.
+the latter with the command. What is there is not run again, what was interrupted is resumed (but
+rlif_rounds.py begins anew, oracle.py goes on with other noise), results of another command are
+refused; of a run that failed the log is kept, and the exit code is 1. A run is a Ray task that
+starts the script as a process of its own, on one core. On a cluster (--address) the code is sent
+along; nodes need requirements.txt, but no shared disk.
 """
 
 import ctypes

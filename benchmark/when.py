@@ -101,9 +101,10 @@ def parsed(words):
 def main():
     (script, limits, args), clocks = parsed(sys.argv[1:]), []
     make_env, load_expert = script.make_env, script.load_expert
+    load_demonstrations = script.load_demonstrations
     args.check()
-    if args.intervention != "value":
-        raise InputError("these persons are those of --intervention value")
+    if args.intervention != "value" or args.single_env:
+        raise InputError("these persons need --intervention value and --no-single-env")
 
     def timed(*given):
         clocks.append(Clock(make_env(*given)))
@@ -118,7 +119,10 @@ def main():
             policy.act = erring(policy.act, limits.error)
         return policy
 
-    script.make_env, script.load_expert = timed, load
+    def load_demos(env_id, env, *given):
+        return load_demonstrations(env_id, env.env, *given)  # without the clock
+
+    script.make_env, script.load_expert, script.load_demonstrations = timed, load, load_demos
     script.ValueHuman = limited(script.ValueHuman, limits, clocks)
     script.main(args)
 

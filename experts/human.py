@@ -168,7 +168,8 @@ class Keys:
                 raise ValueError(f"rate must be above 0, and these are taken: {', '.join(TAKEN)}")
             self.still = self.action(table.get("still", 0 if self.discrete else [0] * self.size))
             self.moves = {key: self.action(move) for key, move in table["keys"].items()}
-            self.axes = {i: self.action(move) for i, move in table.get("axes", {}).items()}
+            axes = {} if self.discrete else table.get("axes", {})
+            self.axes = {i: self.action(move) for i, move in axes.items()}
             self.dead_zone, self.help = table.get("dead_zone", 0.15), table.get("help", "")
         except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             how = f"give --keys FILE, like experts/keys.toml, with actions for {space}"

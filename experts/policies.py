@@ -30,7 +30,7 @@ def save_expert(path, actor, qf=None, **facts):
     facts["hidden_sizes"] = [len(tensors[f"actor.layers.{i}.bias"]) for i in range(depth)]
     facts["obs_dim"] = tensors["actor.layers.0.weight"].shape[1]
     facts["act_dim"] = len(tensors["actor.logits.bias" if discrete else "actor.mean.bias"])
-    facts["min_log_std"] = getattr(actor, "min_log_std", -20.0)
+    facts["min_log_std"] = getattr(actor, "min_log_std", facts.get("min_log_std", -20.0))
     save_file(Expert(facts, tensors).tensors, f"{path}.tmp", {"facts": json.dumps(facts)})
     Path(f"{path}.tmp").replace(path)
 

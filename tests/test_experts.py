@@ -49,6 +49,8 @@ def test_saved_and_loaded_policy_acts_and_values_the_same():
     found = {"obs_dim": 3, "act_dim": 2, "hidden_sizes": [16, 8], "distribution": "tanh_gaussian"}
     found |= {"env_id": "Any-v0", "score_mean": 12.5, "min_log_std": -1.5}
     assert expert.facts == found and not expert.discrete
+    save_expert("b.safetensors", actor.state_dict(), min_log_std=-2.5)  # of another's policy
+    assert load_expert("Any-v0", "b.safetensors").facts["min_log_std"] == -2.5
     obs, actions = 3 * torch.randn(50, 3), torch.rand(50, 2) * 2 - 1
     for parameters, expected in zip(expert(obs), actor(obs)):
         torch.testing.assert_close(parameters, expected.detach())

@@ -199,6 +199,8 @@ def test_doubts_and_the_loss_of_the_policy_that_acts_are_logged(fits, monkeypatc
     losses = [value for name, value in logged if name == "losses/nll"]
     assert losses == [call[-1] for call in fits[::3]] and len(fits) == 9
     assert sum(value for name, value in logged if name == "charts/takeovers") == len(doubts)
+    alone = run("b", "--doubt-novices", 0, "--intervention", "random", "--round-updates", 5)
+    assert tiny.rows(alone)[-1]["risk_threshold"] == "nan"  # one novice cannot doubt
 
 
 def test_learns_what_the_expert_can():

@@ -29,6 +29,12 @@ def keys_of(env_id, file=None):
     return human.Keys(bc.make_env(env_id), SimpleNamespace(env_id=env_id, keys=file))
 
 
+def test_a_stick_does_nothing_where_actions_are_discrete(tmp_path):
+    file = tmp_path / "keys.toml"
+    file.write_text("""["LunarLander-v3"]\nrate = 20\nkeys = { up = 2 }\naxes = { 0 = 3 }""")
+    assert keys_of("LunarLander-v3", file).motion([], {(0, 0): 0.9}) is None
+
+
 def test_every_shipped_table_fits_its_task():
     for env_id in ("LunarLander-v3", "LunarLanderContinuous-v3", "FetchReach-v4", "FetchPush-v4",
                    "PointMaze_UMaze-v3", "Meta-World/reach-v3"):  # fmt: skip

@@ -127,7 +127,8 @@ def test_what_a_run_counts_and_learns_from(buffers, watched):
     at_once = sum(bool(one["nu"][0]) for one in watched)
     assert -data["rewards"].sum() == int(rows[-1]["takeovers"]) - at_once > 0
     initial = load_expert("Walled-v0", "../initial.safetensors")
-    learned = load_expert("Walled-v0", f"{folder}/model.safetensors", with_q=True)
+    learned = load_expert("Walled-v0", f"{folder}/model.safetensors")
+    assert learned.facts["reward"] == "intervention"  # its critics are no judge
     assert learned.facts["hidden_sizes"] == initial.facts["hidden_sizes"]
     assert not torch.equal(learned.state["mean.bias"], initial.state["mean.bias"])
 

@@ -82,7 +82,12 @@ def test_errors_are_in_size_and_direction():
 
 @pytest.mark.usefixtures("people")
 def test_it_runs_a_script_with_these_persons_and_experts(monkeypatch):
+    def demonstrations(env_id, env, *given):
+        assert not isinstance(env, when.Clock)  # it does not run while they are made
+        return tiny.demonstrations(env_id, env, *given)
+
     patched = {x: getattr(rlif_rlpd, x) for x in ("make_env", "load_expert", "ValueHuman")}
+    patched["load_demonstrations"] = demonstrations
     # each proposal is flagged: four steps of the expert, one of the robot, in episodes of ten
     options = f"{tiny.SHORT['rlif_rlpd']} --intervention-beta 1 --intervention-delta -99"
     takeovers, saturated = {}, {}
@@ -98,6 +103,7 @@ def test_it_runs_a_script_with_these_persons_and_experts(monkeypatch):
         saturated[name] = (actions[np.arange(100) % 5 < 4] > 0.99).float().mean()  # the expert's
     assert takeovers == {"until": 10, "errs": 20}
     assert saturated["until"] < 0.2 and saturated["errs"] > 0.9
-    monkeypatch.setattr(sys, "argv", ["when.py", "bc"])
-    with pytest.raises(when.InputError, match="give rlif_rlpd"):
-        when.main()
+    for words, why in ((["bc"], "give rlif_rlpd"), (["pvp", "--single-env"], "no-single-env")):
+        monkeypatch.setattr(sys, "argv", ["when.py", *words])
+        with pytest.raises(when.InputError, match=why):
+            when.main()
