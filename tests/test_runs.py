@@ -132,8 +132,8 @@ def test_a_finished_run_stays_as_it_is_or_goes_on_longer(script, events, ending)
         assert code == 2 and "in_use.lock" in line
     code, line = ending(script, "--resume", folder, "--eval-episodes 0")
     assert code == 2 and "--eval-episodes" in line
-    fixed = "env_id seed hidden_sizes num_qs demo_episodes dataset_id".split()
-    fixed = {f"--{name.replace('_', '-')}": 7 for name in fixed if name in own}
+    fixed = "env_id seed hidden_sizes num_qs demo_episodes dataset_id doubt_novices initial_policy"
+    fixed = {f"--{name.replace('_', '-')}": 7 for name in fixed.split() if name in own}
     fixed |= {"--reward": "task"} if script is rlif_rlpd else {}
     for option, value in fixed.items():
         code, line = ending(script, "--resume", folder, option, value)
