@@ -8,8 +8,8 @@ Paper: Luo et al., HIL-SERL, Science Robotics 2025, https://arxiv.org/abs/2410.2
 (Ball et al., ICML 2023, https://arxiv.org/abs/2302.02948) as in rlif_rlpd.py: diff the two. The
 official code has --gamma 0.97 (by task), --num-qs 2, --utd-ratio 2, --final-lr-fraction 1 and a
 --target-entropy of -A / 2. Besides, it learns as often as it can, has tanh instead of ReLU and a
-LayerNorm in the actor, a classifier that tells a success, and Q-learning of the gripper. "Eq. 1" is
-RLIF's (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996): when the simulated person judges.
+LayerNorm in the actor, a classifier that tells a success, and Q-learning of the gripper. "Eq. 1",
+by which the simulated person judges, is RLIF's (Luo et al., https://arxiv.org/abs/2311.12996).
 
     python hil_serl.py                      # Hopper-v5, its own reward
     python hil_serl.py --resume runs/<run>  # go on after a stop, to the bit

@@ -6,8 +6,8 @@ and the robot climbs them. With --bc-weight 1 it also imitates what the person d
 papers have no demonstrations; here they count as the person's steps in which nothing was refused.
 
 Papers: Peng et al., PVP, NeurIPS 2023, https://arxiv.org/abs/2502.03369; Peng et al., PVP4Real,
-ICRA 2025, https://arxiv.org/abs/2503.04969. Learner: TD3 (Fujimoto et al., ICML 2018). "Eq. 1" is
-RLIF's (Luo et al., ICLR 2024, https://arxiv.org/abs/2311.12996): when the simulated person judges.
+ICRA 2025, https://arxiv.org/abs/2503.04969. Learner: TD3 (Fujimoto et al., ICML 2018). "Eq. 1",
+by which the simulated person judges, is RLIF's (Luo et al., https://arxiv.org/abs/2311.12996).
 
     python pvp.py                      # Hopper-v5, from 50 demonstrations and takeovers
     python pvp.py --resume runs/<run>  # go on after a stop, to the bit
