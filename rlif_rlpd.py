@@ -250,7 +250,7 @@ class QEnsemble(nn.Module):
     def forward(self, obs, actions, members=slice(None), dtype=torch.float32):
         """Q_i(s, a) of the M chosen members, by default all N: (B, O), (B, A) -> (M, B)."""
         x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A)
-        x = x.expand(len(self.weights[0][members]), *x.shape)  # (M, B, O + A)
+        x = x.expand(len(self.weights[0][members]), *x.shape)  # (M, B, O + A): no transposes
         for i, norm_weight in enumerate(self.norm_weights):
             x = x.to(dtype) @ self.weights[i][members].to(dtype)  # (M, B, hidden)
             x = F.layer_norm(x.float() + self.biases[i][members], x.shape[-1:])

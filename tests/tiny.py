@@ -55,7 +55,7 @@ OF_MILE = "--warm-up-episodes 1 --warm-up-updates 5 --hidden-sizes 8"
 SCRIPTS = {
     "rlif_rlpd": Script(638, "steps", RLIF),
     "pvp": Script(491, "steps", PVP),
-    "hil_serl": Script(561, "steps", HIL_SERL),
+    "hil_serl": Script(560, "steps", HIL_SERL),
     "bc": Script(270, "clone", CLONE),
     "dagger": Script(360, "steps", f"{DAGGER} --mixture-decay 0.9"),
     "hg_dagger": Script(470, "steps", DAGGER),
