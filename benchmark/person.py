@@ -7,10 +7,11 @@ c is --intervention-cost of mile.py, iwr.py, sirius.py. The paper sets it so tha
 """
 
 import json
+import math
 
 import numpy as np
 import torch
-from files import RESULTS, InputError, command_line, scores_of, seed_for, write  # and the scripts
+from files import RESULTS, InputError, command_line, seed_for, write  # and the scripts
 
 import iwr
 from experts import load_expert
@@ -57,22 +58,21 @@ def main(
     intervention_scale: float = 10.0,  # by which the advantage minus c is divided
 ):
     torch.set_num_threads(1)
-    env, *envs = (iwr.make_env(env_id) for _ in range(1 + EPISODES))
-    policies = [load_expert(env_id, level, env) for level in ("top", "mental", "initial")]
-    options = iwr.Args(intervention_scale=intervention_scale)
-    human = iwr.ProbitHuman(options, *policies[:2])
-    expert, _, robot = (iwr.Actor(env, policy.facts["hidden_sizes"]) for policy in policies)
-    for actor, policy in ((expert, policies[0]), (robot, policies[2])):
-        actor.load_state_dict(policy.state)
-        actor.min_log_std = policy.facts.get("min_log_std", actor.min_log_std)
+    env = iwr.make_env(env_id)
+    expert, human_model = (load_expert(env_id, level, env) for level in ("top", "mental"))
+    human = iwr.ProbitHuman(iwr.Args(intervention_scale=intervention_scale), expert, human_model)
+    initial = load_expert(env_id, "initial", env, robot=True)
+    robot = iwr.Actor(env, initial.facts["hidden_sizes"])
+    robot.load_state_dict(initial.state)
+    robot.min_log_std = initial.facts.get("min_log_std", robot.min_log_std)
     facts = {"args": {"env_id": env_id, "intervention_scale": intervention_scale}}
     facts["calibration"] = calibrate(env, robot, human)
     facts["intervention_cost"] = human.cost
     keys = [(1, 5, episode) for episode in range(EPISODES)]
     facts["intervention_rate"], facts["assisted_score"] = watched(env, robot, human, *keys)
-    # the robot acts by its mean, the expert by samples
-    facts["initial_score"] = scores_of(iwr.evaluate(env_id, robot, envs, 1, 5))
-    facts["expert_score"] = scores_of(iwr.evaluate(env_id, expert, envs, 1, 5), "stochastic_")
+    _, facts["initial_score"] = watched(env, robot, None, *keys)
+    human.cost = -math.inf  # always in control
+    _, facts["expert_score"] = watched(env, robot, human, *keys)
     write(RESULTS / "persons" / f"{name}.json", json.dumps(facts, indent=2) + "\n")
     print({what: value for what, value in facts.items() if what != "calibration"})
 

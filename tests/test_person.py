@@ -21,8 +21,9 @@ pytestmark = pytest.mark.usefixtures("people")
 def walled(monkeypatch, tmp_path):
     """Walled's policies in the place of the shipped ones, and an empty folder of results."""
 
-    def load(env_id, level, env):
-        return load_expert(env_id, f"../{level.replace('top', 'expert')}.safetensors", env)
+    def load(env_id, level, env, robot=False):
+        path = f"../{level.replace('top', 'expert')}.safetensors"
+        return load_expert(env_id, path, env, robot=robot)
 
     monkeypatch.setattr(person, "load_expert", load)
     monkeypatch.setattr(person, "EPISODES", 2)
