@@ -36,7 +36,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -333,13 +333,14 @@ class ReplayBuffer:
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
     """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
-    row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
+    row, n = {}, len(set(envs))  # n at a time: all side by side, or in one environment by turns
+    seeds = np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), len(set(envs))):  # side by side; in one, by turns
-                playing = list(range(first, first + len(set(envs))))
+            for first in range(0, len(envs), n):
+                playing = list(range(first, first + n))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
                     actions = actor.act(np.stack([obs[i] for i in playing]), deterministic)
@@ -349,12 +350,11 @@ def evaluate(env_id, actor, envs, *key):
                         if terminated or truncated:
                             successes[i] = info["success"]
                             playing.remove(i)
-        if not np.isnan(successes).all():  # some report a success only where there is one
-            successes = np.nan_to_num(successes)
-        found = {"success_rate": 100 * successes.mean(), "return_mean": returns.mean()}
-        found["normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's: 0 to 100
-        row |= {prefix + name: float(value) for name, value in found.items()}
-    return row
+        told = not np.isnan(successes).all()  # some report a success only where there is one
+        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if told else math.nan
+        row[f"{prefix}return_mean"] = returns.mean()
+        row[f"{prefix}normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's
+    return {name: float(value) for name, value in row.items()}
 
 
 def write_rows(folder, writer, rows):
@@ -424,7 +424,7 @@ def main(args):
     kept = {"agent": agent, "rb": rb, "human_rb": human_rb}
     kept |= {"actor": agent.actor_optimizer, "qf": agent.qf_optimizer}
     counts = {"takeovers": 0, "expert_steps": 0, "checks": 0, "flags": 0, "updates": 0}
-    global_step, next_eval, episode, rows = 0, 0, 0, []  # rows: of eval.csv
+    global_step, episode, rows = 0, 0, []  # rows: of eval.csv
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
     args.resume = str(folder)  # from now on
@@ -437,7 +437,7 @@ def main(args):
             thing.load_state_dict(state[name])
         rng.bit_generator.state = state["rng"]
         torch.set_rng_state(state["torch_rng"])
-        global_step, next_eval, episode = state["global_step"], state["next_eval"], state["episode"]
+        global_step, episode = state["global_step"], state["episode"]
         counts, rows = state["counts"], state["rows"]
     (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
     os.replace(folder / "args.tmp", folder / "args.json")
@@ -451,8 +451,9 @@ def main(args):
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", dynamic_ncols=True)
     while True:
         over = global_step >= args.total_timesteps
-        evaluated = bool(rows) and rows[-1]["global_step"] == global_step
-        if (global_step >= next_eval or over) and not evaluated:
+        evaluated = rows[-1]["global_step"] if rows else -1  # at which step, the last time
+        passed = global_step // args.eval_frequency > evaluated // args.eval_frequency
+        if passed or (over and global_step > evaluated):
             row = {"global_step": global_step, **counts}
             before = rows[-1] if rows else row  # the evaluation before this one
             since = {name: row[name] - before[name] for name in row}
@@ -464,10 +465,9 @@ def main(args):
             rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
             write_rows(folder, writer, rows)
             bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
-            next_eval = (global_step // args.eval_frequency + 1) * args.eval_frequency
             state = {name: thing.state_dict() for name, thing in kept.items()}
             state |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
-            state |= {"global_step": global_step, "next_eval": next_eval, "episode": episode}
+            state |= {"global_step": global_step, "episode": episode}
             torch.save(state | {"counts": counts, "rows": rows}, folder / "checkpoint.tmp")
             os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")  # for --resume
         if over:
@@ -484,7 +484,7 @@ def main(args):
                 flagged, started, steps = human.check(obs, actions)
                 counts["checks"] += 1
                 counts["flags"] += flagged
-                if steps:
+                if steps:  # at the keys also while control goes on, which started before
                     takeovers += started
                     counts["takeovers"] += started
                     expert_until, next_check = t + steps, t + steps + human.grace_steps
@@ -540,19 +540,19 @@ if __name__ == "__main__":
     args = tyro.cli(Args)
     try:
         if source := args.resume or getattr(args, "replay", None):
-            saved = Path(source, "args.json")  # its options, but for those that are typed
-            own = json.loads(saved.read_text() if saved.exists() else "{}")
+            own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
                 raise InputError(f"no run of this script, by these options, is in {source}")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
-            for name in [*fixed.split(), "interventions_only", "doubt_novices", "initial_policy"]:
+            fixed += " interventions_only doubt_novices initial_policy round_episodes"
+            for name in fixed.split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()
         main(args)
-    except (InputError, MemoryError, Timeout, gym.error.Error, ImportError) as error:
+    except (InputError, MemoryError, OSError, gym.error.Error, ImportError) as error:
         print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
         sys.exit(2)
     except KeyboardInterrupt:

@@ -54,14 +54,14 @@ def demonstrate(env_id, env, episodes, seed):
     """Episodes of the top expert, who sees the state, as load_demonstrations returns them."""
     if not (FOLDER / env_id.removeprefix("Pixels/") / "top.safetensors").exists():
         raise InputError(f"{env_id}: nobody demonstrates it; --dataset-id or --demo-episodes 0")
-    expert, rows = load_expert(env_id, "top", env), []
+    expert, rows, kept = load_expert(env_id, "top", env), [], 0  # kept: episodes
     with torch.random.fork_rng(), tqdm(total=episodes, desc="demonstrations") as bar:
         torch.manual_seed(seed)
-        keys = np.random.SeedSequence((seed, 5)).generate_state(10 * episodes).tolist()
-        while bar.n < episodes:
-            if not keys:
-                raise InputError(f"{env_id}: its expert succeeds {bar.n} times in {10 * episodes}")
-            episode, (obs, _), ended = [], env.reset(seed=keys.pop(0)), False
+        seeds = np.random.SeedSequence((seed, 5)).generate_state(10 * episodes).tolist()
+        while kept < episodes:
+            if not seeds:
+                raise InputError(f"{env_id}: its expert succeeds {kept} times in {10 * episodes}")
+            episode, (obs, _), ended = [], env.reset(seed=seeds.pop(0)), False
             while not ended:
                 action = expert.act(obs[None])[0].numpy()
                 next_obs, reward, terminated, truncated, info = env.step(action)
@@ -69,7 +69,7 @@ def demonstrate(env_id, env, episodes, seed):
                 episode.append((obs, next_obs, action, reward, terminated, ended))
                 obs = next_obs
             if info["success"] != 0:  # nobody shows how to fail; nan where it is not known
-                rows += episode
+                rows, kept = rows + episode, kept + 1
                 bar.update()
     names = "obs", "next_obs", "actions", "rewards", "terminations", "ends"
     return dict(zip(names, (np.array(column, dtype=np.float32) for column in zip(*rows))))

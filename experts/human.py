@@ -73,10 +73,7 @@ class Person(gym.Wrapper):
         return torch.from_numpy(self.line["action"])[None]
 
     def step(self, action):
-        line, self.line = self.line, None
-        if line is None:  # nobody was asked: the robot is alone
-            return self.env.step(action)
-        action = np.asarray(action, dtype=np.float32)  # (A,)
+        line, action = self.line, np.asarray(action, dtype=np.float32)  # (A,)
         same = np.array_equal(line.setdefault("action", action), action)
         if not (same and np.array_equal(line["obs"], self.obs, equal_nan=True)):
             step = f"step {self.t} of the episode with seed {self.seed}"
@@ -129,8 +126,9 @@ class Person(gym.Wrapper):
         control = self.path is None or now < self.until
         started = (control and not self.control) or ("space" in tapped and not control)
         self.heard = now if started and not control else self.heard
-        facts = time.time(), self.seed, self.t, int(control), int(started)
-        line = dict(zip(COLUMNS, (*facts, 2 if "return" in tapped else int("r" in tapped), obs)))
+        given_up = 2 if "return" in tapped else int("r" in tapped)
+        facts = time.time(), self.seed, self.t, int(control), int(started), given_up, obs
+        line = dict(zip(COLUMNS, facts))
         if control:
             line["action"] = self.keys.still if motion is None else motion
         return line
@@ -183,12 +181,14 @@ class Keys:
 
     def motion(self, pressed, axes):
         """The action (A,) of keys and of axes {(gamepad, axis): position}; None without any."""
+        if "c" in pressed:
+            return self.still
         moves = [self.moves[key] for key in dict.fromkeys(pressed) if key in self.moves]
         for (_, i), position in axes.items():
             if str(i) in self.axes and abs(position) > self.dead_zone:
                 moves.append(position * self.axes[str(i)])
-        if "c" in pressed or not moves:
-            return self.still if "c" in pressed else None
+        if not moves:
+            return None
         if self.discrete:
             return moves[-1]  # others add up
         total = np.where(np.any(moves, axis=0), np.sum(moves, axis=0), self.still)

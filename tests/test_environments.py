@@ -236,6 +236,8 @@ def test_what_is_asked_for_and_answered_with(ending, people):
     for option in ("--resume .", "--replay ."):
         code, line = ending(rlif_rlpd, option)
         assert (code, line) == (2, "rlif_rlpd.py: no run of this script, by these options, is in .")
+        code, line = ending(rlif_rlpd, option.replace(".", "nowhere"))
+        assert code == 2 and "No such file or directory: 'nowhere" in line
 
 
 def test_what_an_environment_raises_is_a_traceback(script, ending):

@@ -133,7 +133,8 @@ def test_a_finished_run_stays_as_it_is_or_goes_on_longer(script, events, ending)
     code, line = ending(script, "--resume", folder, "--eval-episodes 0")
     assert code == 2 and "--eval-episodes" in line
     fixed = "env_id seed hidden_sizes num_qs demo_episodes dataset_id doubt_novices initial_policy"
-    fixed = {f"--{name.replace('_', '-')}": 7 for name in fixed.split() if name in own}
+    names = [name for name in (*fixed.split(), "round_episodes") if name in own]
+    fixed = {f"--{name.replace('_', '-')}": 7 for name in names}
     fixed |= {"--reward": "task"} if script is rlif_rlpd else {}
     for option, value in fixed.items():
         code, line = ending(script, "--resume", folder, option, value)
@@ -158,6 +159,16 @@ def test_a_learning_rate_that_is_typed_is_that_of_the_run_that_goes_on(script, e
     assert ending(script, "--resume", folder, f"--{count} --learning-rate 1e-9")[0] == 0
     after = load_file(folder / "model.safetensors")
     assert all((after[name] - before[name]).abs().max() < 1e-6 for name in before)
+
+
+def test_an_evaluation_frequency_that_is_typed_holds_at_once(script, ending):
+    folder, kind = tiny.short_run(script, "--eval-frequency 1000"), SCRIPTS[script.__name__].kind
+    count = "rounds 8" if kind == "rounds" else "total-timesteps 150"
+    before = len(tiny.evaluations(folder))
+    assert ending(script, "--resume", folder, f"--{count} --eval-frequency 1")[0] == 0
+    passed = "round" if kind == "rounds" else "global_step"
+    times = np.array([int(row[passed]) for row in tiny.evaluations(folder)[before - 1 :]])
+    assert len(times) > 3 and np.diff(times).max() <= (10 if kind == "steps" else 1)  # an episode
 
 
 def test_options_are_judged_with_those_of_the_run_that_goes_on(people, ending, monkeypatch):

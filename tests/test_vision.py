@@ -1,13 +1,15 @@
 """Eyes: the robot sees pictures, the simulated person the state; all else is as before."""
 
-import sys
+import functools
 import gc
+import sys
 from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 import bc
 import dagger
@@ -179,7 +181,8 @@ def test_the_expert_demonstrates_in_pictures_and_a_run_goes_on(script, seeing, e
 
 def test_what_the_expert_fails_at_is_not_demonstrated(seeing, monkeypatch):
     env, tries = bc.make_env(seeing), iter([0, 0, 1, np.nan])
-    step = type(env).step
+    step, silent = type(env).step, functools.partial(tqdm, disable=True)
+    monkeypatch.setattr(demonstrations, "tqdm", silent)  # a bar that is not shown counts nothing
 
     def ending(self, action):
         *rest, truncated, info = step(self, action)
