@@ -81,7 +81,7 @@ class Args:
     reward: Literal["task", "success"] | None = None
     # --- learner ---
     batch_size: int = 256  # transitions per update
-    n_step: int = 1  # rewards that are summed, whoever acted, before the bootstrap (RLPD: 1)
+    n_step: int = 1  # rewards that are summed before the bootstrap, also the expert's (RLPD: 1)
     gamma: float = 0.99  # discount
     tau: float = 0.005  # step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature

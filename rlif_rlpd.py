@@ -77,14 +77,14 @@ class Args:
     # --- data ---
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
-    offline_ratio: float = 0.0  # share of a batch from demonstrations (RLPD: 0.5); 0: as they come
+    offline_ratio: float = 0.0  # share of a batch from demonstrations (RLPD: 0.5); 0: no fixed one
     bc_weight: float = 0.0  # of a pull towards the demonstrated actions in the actor's loss
     reward: Literal["intervention", "task", "none"] = "intervention"  # task: RLPD; none: only falls
     # what an early end is worth (see end_of_episode); default: by the task (usual_termination)
     termination: Literal["penalty", "mask", "bootstrap"] | None = None
     # --- learner ---
     batch_size: int = 256  # transitions per update
-    n_step: int = 3  # rewards that are summed, whoever acted, before the bootstrap (RLPD: 1)
+    n_step: int = 3  # rewards that are summed before the bootstrap, also the expert's (RLPD: 1)
     gamma: float = 0.99  # discount
     tau: float = 0.005  # step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature

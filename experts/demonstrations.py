@@ -68,7 +68,7 @@ def demonstrate(env_id, env, episodes, seed):
                 ended = terminated or truncated
                 episode.append((obs, next_obs, action, reward, terminated, ended))
                 obs = next_obs
-            if info["success"] != 0:  # nobody shows how to fail; nan where it is not known
+            if info["success"] != 0:  # failures are left out; nan: it is not known
                 rows, kept = rows + episode, kept + 1
                 bar.update()
     names = "obs", "next_obs", "actions", "rewards", "terminations", "ends"
