@@ -3,7 +3,7 @@
 Maximum likelihood under a tanh-Gaussian policy, as in RLIF (https://arxiv.org/abs/2311.12996).
 
     python bc.py                      # Hopper-v5, 50 demonstrations: about a minute
-    python bc.py --resume runs/<run>  # go on after a stop, to the bit
+    python bc.py --resume runs/<run>  # continue a stopped run, bit for bit
 
 Read main() first, then Actor. In shapes: O observation size, A action size, B batch, E episodes.
 """
@@ -41,16 +41,16 @@ class Args:
     # --- run ---
     exp_name: str = "bc"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
     env_id: str = "Hopper-v5"  # any Gymnasium environment, or Pixels/<its id>
-    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    max_episode_steps: int | None = None  # time limit of an episode; default: the environment's
     total_timesteps: int = 20_000  # gradient steps: cloning takes no steps in the environment
     eval_frequency: int = 2_000  # gradient steps between evaluations
-    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
-    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    eval_episodes: int = 20  # episodes with mean actions, and as many with sampled actions
+    single_env: bool = False  # evaluate in the training environment (if there is but one robot)
     # --- data ---
     demo_episodes: int = 50  # demonstrations to clone, drawn by the seed
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
@@ -71,7 +71,7 @@ class Args:
         if min(self.hidden_sizes, default=0) < 1:
             raise InputError("--hidden-sizes must be positive")
         if self.cuda and not torch.cuda.is_available():
-            raise InputError("--cuda: torch finds no GPU here")
+            raise InputError("leave --cuda out: torch finds no GPU here")
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def make_env(env_id, max_episode_steps=None, render_mode=None):
 
 # --- network --------------------------------------------------------------------------------------
 class Actor(nn.Module):
-    """Tanh-Gaussian policy; a categorical one where actions are discrete, which are one-hot."""
+    """Tanh-Gaussian policy; for discrete actions, a categorical one over one-hot vectors."""
 
     min_log_std = -20.0
 
@@ -253,7 +253,7 @@ if __name__ == "__main__":
             own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script, by these options, is in {source}")
+                raise InputError(f"{source} is of another script or version: use that one")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
             fixed += " interventions_only doubt_novices initial_policy round_episodes"

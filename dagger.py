@@ -1,10 +1,10 @@
 """DAgger: the novice acts, the expert says afterwards what it would have done; that is cloned.
 
-Paper: Ross, Gordon and Bagnell, AISTATS 2011, https://arxiv.org/abs/1011.0686; "Alg. 3.1" is its.
+Paper: Ross, Gordon and Bagnell, AISTATS 2011, https://arxiv.org/abs/1011.0686 ("Alg. 3.1").
 Labels as in RLIF's baseline (https://arxiv.org/abs/2311.12996): where actions differ, or at random.
 
     python dagger.py                      # four minutes; saves the last policy (Alg. 3.1: the best)
-    python dagger.py --resume runs/<run>  # go on after a stop, to the bit
+    python dagger.py --resume runs/<run>  # continue a stopped run, bit for bit
 
 Read main() first, then choose_labels(). Shapes: O observation, A action, B batch, E episodes.
 """
@@ -43,21 +43,21 @@ class Args:
     # --- run ---
     exp_name: str = "dagger"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
     env_id: str = "Hopper-v5"  # any Gymnasium environment, or Pixels/<its id>
-    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    max_episode_steps: int | None = None  # time limit of an episode; default: the environment's
     total_timesteps: int = 50_000  # environment steps; the round that reaches them is the last
-    eval_frequency: int = 5_000  # steps: evaluated after the round that passes a multiple of this
-    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
-    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    eval_frequency: int = 5_000  # evaluate every so many steps, once the round has ended
+    eval_episodes: int = 20  # episodes with mean actions, and as many with sampled actions
+    single_env: bool = False  # evaluate in the training environment (if there is but one robot)
     # --- person ---
     expert: str = "low"  # who labels: a shipped level or a .safetensors file
-    labels: Literal["threshold", "random", "all"] = "threshold"  # of which steps: see choose_labels
-    threshold: float | None = None  # tau, in L1; default: 95 % of the expert's own pairs are nearer
-    label_beta: float = 0.95  # threshold: probability of a label if so; 1 - this if not
+    labels: Literal["threshold", "random", "all"] = "threshold"  # which steps the expert labels
+    threshold: float | None = None  # tau, in L1; default: 95th percentile between expert samples
+    label_beta: float = 0.95  # threshold: probability of a label if actions differ; else 1 - this
     random_rate: float = 0.5  # random: share of the steps that get a label
     mixture_decay: float = 0.0  # the expert acts with probability this^i in round i (0: never)
     # --- data ---
@@ -85,9 +85,9 @@ class Args:
         if min(self.hidden_sizes, default=0) < 1:
             raise InputError("--hidden-sizes must be positive")
         if (self.labels, self.threshold, self.demo_episodes) == ("threshold", None, 0):
-            raise InputError("--threshold is needed without demonstrations to choose it by")
+            raise InputError("give --threshold, or --demo-episodes, from which its default comes")
         if self.cuda and not torch.cuda.is_available():
-            raise InputError("--cuda: torch finds no GPU here")
+            raise InputError("leave --cuda out: torch finds no GPU here")
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def own_spread(expert, obs):
 
 # --- network --------------------------------------------------------------------------------------
 class Actor(nn.Module):
-    """Tanh-Gaussian policy; a categorical one where actions are discrete, which are one-hot."""
+    """Tanh-Gaussian policy; for discrete actions, a categorical one over one-hot vectors."""
 
     min_log_std = -20.0
 
@@ -343,7 +343,7 @@ if __name__ == "__main__":
             own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script, by these options, is in {source}")
+                raise InputError(f"{source} is of another script or version: use that one")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
             fixed += " interventions_only doubt_novices initial_policy round_episodes"

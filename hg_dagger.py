@@ -1,12 +1,12 @@
 """HG-DAgger: the expert takes over when it sees fit, and what it does then is cloned. One file.
 
-Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890; "Alg. 1" is its. The expert takes
-over where the two actions differ, by value, or at random, as in RLIF (Luo et al., ICLR 2024,
-https://arxiv.org/abs/2311.12996; "Eq. 1"). In MILE's setting it is `iwr.py --interventions-only`.
+Paper: Kelly et al., ICRA 2019, https://arxiv.org/abs/1810.02890 ("Alg. 1"). The expert takes over
+where novice and expert differ, where RLIF's "Eq. 1" flags the novice (Luo et al., ICLR 2024,
+https://arxiv.org/abs/2311.12996), or at random. In MILE's setting: `iwr.py --interventions-only`.
 
-    python hg_dagger.py                       # Hopper-v5, an expert of 16 %: about ten minutes
+    python hg_dagger.py                       # Hopper-v5, an expert of score 16: about ten minutes
     python hg_dagger.py --intervention value  # the same person as in rlif_rlpd.py
-    python hg_dagger.py --resume runs/<run>   # go on after a stop, to the bit
+    python hg_dagger.py --resume runs/<run>   # continue a stopped run, bit for bit
 
 Read main(), then ThresholdHuman. Shapes: O observation, A action, B batch, E episodes, M novices.
 """
@@ -46,32 +46,32 @@ class Args:
     # --- run ---
     exp_name: str = "hg_dagger"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
     env_id: str = "Hopper-v5"  # any Gymnasium environment, or Pixels/<its id>
-    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    max_episode_steps: int | None = None  # time limit of an episode; default: the environment's
     total_timesteps: int = 50_000  # environment steps; the round that reaches them is the last
-    eval_frequency: int = 5_000  # steps: evaluated after the round that passes a multiple of this
-    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
-    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    eval_frequency: int = 5_000  # evaluate every so many steps, once the round has ended
+    eval_episodes: int = 20  # episodes with mean actions, and as many with sampled actions
+    single_env: bool = False  # evaluate in the training environment (if there is but one robot)
     # --- person ---
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
-    # when: where the two actions differ, by value (Eq. 1), at random, or when you do
+    # threshold: where novice and expert differ; value: by RLIF's Eq. 1; random; human: you
     intervention: Literal["threshold", "value", "random", "human"] = "threshold"
-    threshold: float | None = None  # tau, in L1; default: 95 % of the expert's own pairs are nearer
+    threshold: float | None = None  # tau, in L1; default: 95th percentile between expert samples
     reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
-    intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
+    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q; also subtracted from Q(s, a_ref)
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
     random_rate: float = 0.5  # random: share of the steps under expert control
-    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
-    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
-    doubt_novices: int = 2  # more novices, trained alike, whose disagreement is the doubt
+    keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
+    replay: str | None = None  # human: learn again from the session in this folder, runs/<run>
+    doubt_novices: int = 2  # extra novices; the doubt is how far all novices' actions vary
     # --- data ---
-    initial_policy: str | None = None  # to begin with; default: clone the demonstrations
+    initial_policy: str | None = None  # a level or a file; default: clone the demonstrations
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     round_episodes: int = 5  # episodes of a round
@@ -99,9 +99,9 @@ class Args:
         if not (self.intervention_beta <= 1 and self.random_rate < 1):
             raise InputError("--intervention-beta must be in [0, 1], --random-rate below 1")
         if (self.intervention, self.threshold, self.demo_episodes) == ("threshold", None, 0):
-            raise InputError("--threshold is needed without demonstrations to choose it by")
+            raise InputError("give --threshold, or --demo-episodes, from which its default comes")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
-            raise InputError("--cuda needs a GPU, and nobody at the keys")
+            raise InputError("leave --cuda out: there is no GPU, or --intervention is human")
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class RandomHuman:
 
 # --- network --------------------------------------------------------------------------------------
 class Actor(nn.Module):
-    """Tanh-Gaussian policy; a categorical one where actions are discrete, which are one-hot."""
+    """Tanh-Gaussian policy; for discrete actions, a categorical one over one-hot vectors."""
 
     min_log_std = -20.0
 
@@ -453,7 +453,7 @@ if __name__ == "__main__":
             own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script, by these options, is in {source}")
+                raise InputError(f"{source} is of another script or version: use that one")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
             fixed += " interventions_only doubt_novices initial_policy round_episodes"

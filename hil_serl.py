@@ -12,7 +12,7 @@ LayerNorm in the actor, a classifier that tells a success, and Q-learning of the
 by which the simulated person judges, is RLIF's (Luo et al., https://arxiv.org/abs/2311.12996).
 
     python hil_serl.py                      # Hopper-v5, its own reward
-    python hil_serl.py --resume runs/<run>  # go on after a stop, to the bit
+    python hil_serl.py --resume runs/<run>  # continue a stopped run, bit for bit
 
 Read main() first. Shapes: O observation, A action, B batch, G updates, N critics, E episodes.
 """
@@ -52,38 +52,38 @@ class Args:
     # --- run ---
     exp_name: str = "hil_serl"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
     env_id: str = "Hopper-v5"  # a Gymnasium environment with continuous actions, or Pixels/<its id>
-    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    max_episode_steps: int | None = None  # time limit of an episode; default: the environment's
     total_timesteps: int = 25_000  # environment steps
-    eval_frequency: int = 2_500  # steps: evaluated after the episode that passes a multiple of it
-    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
-    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    eval_frequency: int = 2_500  # evaluate every so many steps, once the episode has ended
+    eval_episodes: int = 20  # episodes with mean actions, and as many with sampled actions
+    single_env: bool = False  # evaluate in the training environment (if there is but one robot)
     # --- person ---
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
-    # when: by value (RLIF's Eq. 1), never, or when you do, in a window (docs/keys.md)
+    # value: by RLIF's Eq. 1; none: never; human: you, in a window (docs/keys.md)
     intervention: Literal["value", "none", "human"] = "value"
     reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
-    intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
+    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q; also subtracted from Q(s, a_ref)
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
-    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
-    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
+    keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
+    replay: str | None = None  # human: learn again from the session in this folder, runs/<run>
     # --- data ---
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     offline_ratio: float = 0.5  # share of a batch from the person's buffer
-    # task: its own; success: 1 at one, which ends it; default: success on Meta-World, else task
+    # task's own, or 1 at a success, which ends the episode (default on Meta-World; else: task)
     reward: Literal["task", "success"] | None = None
     # --- learner ---
     batch_size: int = 256  # transitions per update
-    n_step: int = 1  # rewards that are summed before the bootstrap, also the expert's (RLPD: 1)
+    n_step: int = 1  # n-step returns, which also run through the expert's steps (RLPD: 1)
     gamma: float = 0.99  # discount
-    tau: float = 0.005  # step of the target critics
+    tau: float = 0.005  # Polyak step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
     final_lr_fraction: float = 0.1  # over the second half the rate falls linearly to this share
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
@@ -91,11 +91,11 @@ class Args:
     num_qs: int = 3  # critics (RLPD: 10)
     num_min_qs: int = 2  # critics drawn for each target, at most num_qs: it takes their minimum
     utd_ratio: int = 1  # critic updates per environment step (RLPD: 20); the actor gets one
-    target_entropy: float | None = None  # default: -A (RLPD: -A / 2)
+    target_entropy: float | None = None  # default: -A for A action components (RLPD: -A / 2)
     cuda: bool = False  # learn on the GPU
     num_threads: int = 1  # of torch on the CPU; more are slower where other programs run
     compile: bool = True  # compile the gradients (needs g++; not at the keys): faster
-    precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 where the processor can
+    precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 if supported
 
     def check(self):
         signed = "target_entropy", "intervention_delta"
@@ -107,9 +107,9 @@ class Args:
         if self.gamma >= 1 or self.tau > 1 or min(self.hidden_sizes, default=0) < 1:
             raise InputError("--gamma must be below 1, --tau at most 1, --hidden-sizes 1 or more")
         if self.offline_ratio and not self.demo_episodes and self.intervention == "none":
-            raise InputError("--offline-ratio must be 0: there is nothing of a person to draw")
+            raise InputError("give --offline-ratio 0: there are no demonstrations and no takeovers")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
-            raise InputError("--cuda needs a GPU, and is not for --intervention human")
+            raise InputError("leave --cuda out: there is no GPU, or --intervention is human")
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ def main(args):
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
     if args.reward == "success":  # which ends a demonstration; a lost cube of gym-hil does, too
         if len(demos["rewards"]) and not re.search("Meta-World/|gym_hil/", args.env_id):
-            raise InputError("--reward success: demonstrations do not tell it: --demo-episodes 0")
+            raise InputError("give --demo-episodes 0: demonstrations do not tell --reward success")
         lost = (demos["rewards"] != 1) & ("gym_hil/" in args.env_id)
         demos["rewards"] = demos["terminations"] * ~lost
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
@@ -432,7 +432,7 @@ def main(args):
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         if state["global_step"] > args.total_timesteps:
-            raise InputError(f"--total-timesteps: {state['global_step']} of them are done already")
+            raise InputError(f"give --total-timesteps above {state['global_step']}, the steps done")
         for name, thing in kept.items():
             thing.load_state_dict(state[name])
         rng.bit_generator.state = state["rng"]
@@ -543,7 +543,7 @@ if __name__ == "__main__":
             own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script, by these options, is in {source}")
+                raise InputError(f"{source} is of another script or version: use that one")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
             fixed += " interventions_only doubt_novices initial_policy round_episodes"

@@ -6,7 +6,7 @@ those of MILE (Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519).
     python iwr.py                       # Meta-World's peg insertion: 93 %, in a few minutes
     python iwr.py --interventions-only  # HG-DAgger, in this setting
     python iwr.py --rounds 1 --round-episodes 15 --round-updates 1000  # MILE's single iteration
-    python iwr.py --resume runs/<run>   # go on after a stop, to the bit
+    python iwr.py --resume runs/<run>   # continue a stopped run, bit for bit
 
 Read main() first, then weights(). Shapes: O observation, A action, B batch, T steps of an episode,
 n steps of all rounds, E episodes.
@@ -47,26 +47,26 @@ class Args:
     # --- run ---
     exp_name: str = "iwr"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
     env_id: str = "Meta-World/peg-insert-side-v3"  # any Gymnasium environment, or Pixels/<its id>
-    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    max_episode_steps: int | None = None  # time limit of an episode; default: the environment's
     rounds: int = 20  # N: a round is some watched episodes, then training
     round_episodes: int = 1  # k: episodes of a round
     eval_frequency: int = 1  # rounds between evaluations
-    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
-    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    eval_episodes: int = 20  # episodes with mean actions, and as many with sampled actions
+    single_env: bool = False  # evaluate in the training environment (if there is but one robot)
     # --- person ---
-    intervention: Literal["model", "human"] = "model"  # by MILE's Eq. 2, or you, in a window
+    intervention: Literal["model", "human"] = "model"  # model: MILE's Eq. 2; human: you (a window)
     expert: str = "top"  # who takes over: a shipped level or a .safetensors file
     human_model: str = "mental"  # what the person expects of the robot: a level or a file
-    intervention_cost: float = 16.0  # c, what it takes to take over: benchmark/person.py finds it
-    intervention_scale: float = 10.0  # by which the advantage minus c is divided
+    intervention_cost: float = 16.0  # cost c of a takeover in MILE's Eq. 2 (benchmark/person.py)
+    intervention_scale: float = 10.0  # probability of a takeover: Phi((advantage - c) / this)
     takeover_steps: int = 1  # steps that the expert keeps control
-    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
-    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
+    keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
+    replay: str | None = None  # human: learn again from the session in this folder, runs/<run>
     # --- data ---
     initial_policy: str = "initial"  # what the robot can do at first: a level or a file
     demo_episodes: int = 0  # demonstrations to begin with, drawn by the seed; 0: none
@@ -88,7 +88,7 @@ class Args:
             if type(value) in (int, float) and not (value > 0 or value == 0 and may_be_zero):
                 raise InputError(f"--{name.replace('_', '-')} {value} is too small")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
-            raise InputError("--cuda needs a GPU, and nobody at the keys")
+            raise InputError("leave --cuda out: there is no GPU, or --intervention is human")
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def rollout(env, actor, human, seed):
 
 # --- network --------------------------------------------------------------------------------------
 class Actor(nn.Module):
-    """Tanh-Gaussian policy; a categorical one where actions are discrete, which are one-hot."""
+    """Tanh-Gaussian policy; for discrete actions, a categorical one over one-hot vectors."""
 
     min_log_std = -20.0
 
@@ -370,7 +370,7 @@ if __name__ == "__main__":
             own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script, by these options, is in {source}")
+                raise InputError(f"{source} is of another script or version: use that one")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
             fixed += " interventions_only doubt_novices initial_policy round_episodes"

@@ -1,11 +1,11 @@
 """MILE: model-based intervention learning, from interventions and from their absence. One file.
 
-Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519; "Eq. 1" to "Eq. 5" are its.
+Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519 ("Eq. 1" to "Eq. 5").
 
     python mile.py                      # Meta-World's peg insertion: 98 %, in a few minutes
     python mile.py --no-mental-model    # BC-intervention
     python mile.py --rounds 1 --round-episodes 15 --round-updates 1000  # the single iteration
-    python mile.py --resume runs/<run>  # go on after a stop, to the bit
+    python mile.py --resume runs/<run>  # continue a stopped run, bit for bit
 
 Read main() first, then intervention_log_probs() (Eq. 2: when does a person take over?) and losses()
 (Eq. 5). In shapes: O observation size, A action size, B batch, T steps of an episode, E episodes.
@@ -46,38 +46,38 @@ class Args:
     # --- run ---
     exp_name: str = "mile"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
     env_id: str = "Meta-World/peg-insert-side-v3"  # any Gymnasium environment, or Pixels/<its id>
-    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    max_episode_steps: int | None = None  # time limit of an episode; default: the environment's
     rounds: int = 20  # N: a round is some watched episodes, then training
     round_episodes: int = 1  # k: episodes of a round
     eval_frequency: int = 1  # rounds between evaluations
-    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
-    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    eval_episodes: int = 20  # episodes with mean actions, and as many with sampled actions
+    single_env: bool = False  # evaluate in the training environment (if there is but one robot)
     # --- person ---
-    intervention: Literal["model", "human"] = "model"  # by MILE's Eq. 2, or you, in a window
+    intervention: Literal["model", "human"] = "model"  # model: MILE's Eq. 2; human: you (a window)
     expert: str = "top"  # who takes over: a shipped level or a .safetensors file
     human_model: str = "mental"  # what the person expects of the robot: a level or a file
-    intervention_cost: float = 16.0  # c, what it takes to take over: benchmark/person.py finds it
-    intervention_scale: float = 10.0  # by which the advantage minus c is divided
+    intervention_cost: float = 16.0  # cost c of a takeover in MILE's Eq. 2 (benchmark/person.py)
+    intervention_scale: float = 10.0  # probability of a takeover: Phi((advantage - c) / this)
     takeover_steps: int = 1  # steps that the expert keeps control
-    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
-    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
+    keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
+    replay: str | None = None  # human: learn again from the session in this folder, runs/<run>
     # --- data ---
     initial_policy: str = "initial"  # what the robot can do at first: a level or a file
-    warm_up_episodes: int = 10  # of it, from which the mental model is cloned at first
+    warm_up_episodes: int = 10  # of the initial policy; the mental model is first cloned from them
     # --- learner ---
-    mental_model: bool = True  # no: a network guesses when, the policy clones what the person did
+    mental_model: bool = True  # no: clones the person's steps; a network predicts takeovers
     warm_up_updates: int = 2_000  # gradient steps on the warm-up episodes
     round_updates: int = 100  # gradient steps after a round (official code: 300 passes)
     batch_size: int = 1_024  # transitions per gradient step
     learning_rate: float = 1e-4  # Adam's
     intervention_weight: float = 0.5  # lambda of Eq. 5, for continuous actions
     min_std: float = 0.1  # lower limit of the policy's standard deviation, before the tanh
-    hidden_sizes: tuple[int, ...] = (256, 256)  # of mental model and of the network that guesses
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of the mental model and of the predicting network
     cuda: bool = False  # learn on the GPU
     num_threads: int = 1  # of torch on the CPU
 
@@ -91,7 +91,7 @@ class Args:
         if min(self.hidden_sizes, default=0) < 1 or self.intervention_weight > 1:
             raise InputError("--hidden-sizes must be positive, --intervention-weight at most 1")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
-            raise InputError("--cuda needs a GPU, and nobody at the keys")
+            raise InputError("leave --cuda out: there is no GPU, or --intervention is human")
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def rollout(env, actor, human, seed):
 
 # --- network --------------------------------------------------------------------------------------
 class Actor(nn.Module):
-    """Tanh-Gaussian policy; a categorical one where actions are discrete, which are one-hot."""
+    """Tanh-Gaussian policy; for discrete actions, a categorical one over one-hot vectors."""
 
     min_log_std = -20.0
 
@@ -506,7 +506,7 @@ if __name__ == "__main__":
             own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script, by these options, is in {source}")
+                raise InputError(f"{source} is of another script or version: use that one")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
             fixed += " interventions_only doubt_novices initial_policy round_episodes"

@@ -10,7 +10,7 @@ ICRA 2025, https://arxiv.org/abs/2503.04969. Learner: TD3 (Fujimoto et al., ICML
 by which the simulated person judges, is RLIF's (Luo et al., https://arxiv.org/abs/2311.12996).
 
     python pvp.py                      # Hopper-v5, from 50 demonstrations and takeovers
-    python pvp.py --resume runs/<run>  # go on after a stop, to the bit
+    python pvp.py --resume runs/<run>  # continue a stopped run, bit for bit
 
 Read Agent's critic_loss first, then the loop in main(). The policy has no noise, so evaluations by
 sampled actions repeat the others. Shapes: O observation, A action, B batch, E episodes.
@@ -54,36 +54,36 @@ class Args:
     # --- run ---
     exp_name: str = "pvp"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
     env_id: str = "Hopper-v5"  # a Gymnasium environment with continuous actions, or Pixels/<its id>
-    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    max_episode_steps: int | None = None  # time limit of an episode; default: the environment's
     total_timesteps: int = 25_000  # environment steps
-    eval_frequency: int = 2_500  # steps: evaluated after the episode that passes a multiple of it
-    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
-    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    eval_frequency: int = 2_500  # evaluate every so many steps, once the episode has ended
+    eval_episodes: int = 20  # episodes with mean actions, and as many with sampled actions
+    single_env: bool = False  # evaluate in the training environment (if there is but one robot)
     # --- person ---
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
-    # when: by value (RLIF's Eq. 1), or when you do, in a window (docs/keys.md)
+    # value: by RLIF's Eq. 1; human: you, in a window (docs/keys.md)
     intervention: Literal["value", "human"] = "value"
     reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
-    intervention_delta: float = 0.0  # subtracted as well: Eq. 1's delta, in units of Q
+    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q; also subtracted from Q(s, a_ref)
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
-    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
-    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
+    keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
+    replay: str | None = None  # human: learn again from the session in this folder, runs/<run>
     # --- data ---
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     bc_weight: float = 0.0  # of imitating the person in the actor's loss: 0 is PVP, 1 is PVP4Real
-    end_value: float | None = None  # of an early end, -1: a fall; its size for a success; papers: 0
+    end_value: float | None = None  # of an early end, -1: a fall; |this| for a success; papers: 0
     # --- learner ---
     batch_size: int = 256  # transitions per update (PVP: 128, PVP4Real: 1024)
     gamma: float = 0.99  # discount
-    tau: float = 0.005  # step of the target critics, and of the target actor
+    tau: float = 0.005  # Polyak step of the target critics and target actor
     learning_rate: float = 1e-4  # Adam's, for actor and critics
     random_steps: int = 100  # of random proposals at first; a robot may need 0
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
@@ -104,7 +104,7 @@ class Args:
         if not math.isfinite(self.end_value or 0.0):
             raise InputError(f"--end-value {self.end_value} is no number")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
-            raise InputError("--cuda needs a GPU, and is not for --intervention human")
+            raise InputError("leave --cuda out: there is no GPU, or --intervention is human")
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def main(args):
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: TD3 needs continuous actions")
     if args.end_value is None:
-        raise InputError("an early end: --end-value -1 (a fall), 1 (a success) or 0 (either)")
+        raise InputError("early ends: give --end-value -1 (fall), 1 (success) or 0 (either)")
     if args.intervention == "value":
         human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
         expert = load_expert(args.env_id, args.expert, env)
@@ -368,7 +368,7 @@ def main(args):
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         if state["global_step"] > args.total_timesteps:
-            raise InputError(f"--total-timesteps: {state['global_step']} of them are done already")
+            raise InputError(f"give --total-timesteps above {state['global_step']}, the steps done")
         for name, thing in kept.items():
             thing.load_state_dict(state[name])
         for optimizer in (agent.actor_optimizer, agent.qf_optimizer):
@@ -474,7 +474,7 @@ if __name__ == "__main__":
             own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script, by these options, is in {source}")
+                raise InputError(f"{source} is of another script or version: use that one")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
             fixed += " interventions_only doubt_novices initial_policy round_episodes"

@@ -3,7 +3,7 @@
 Paper: Liu et al., RSS 2023, https://arxiv.org/abs/2211.08416. Setting and person are mile.py's.
 
     python sirius.py                      # Meta-World's peg insertion: 90 %, in a few minutes
-    python sirius.py --resume runs/<run>  # go on after a stop, to the bit
+    python sirius.py --resume runs/<run>  # continue a stopped run, bit for bit
 
 Read main(), then label() and weights(). Shapes: O observation, A action, B batch, T or n steps.
 """
@@ -44,32 +44,32 @@ class Args:
     # --- run ---
     exp_name: str = "sirius"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
     seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
-    resume: str | None = None  # go on with this runs/<run>; what is typed replaces its options
+    resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
     # --- task ---
     env_id: str = "Meta-World/peg-insert-side-v3"  # any Gymnasium environment, or Pixels/<its id>
-    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    max_episode_steps: int | None = None  # time limit of an episode; default: the environment's
     rounds: int = 20  # N: a round is some watched episodes, then training
     round_episodes: int = 1  # k: episodes of a round
     eval_frequency: int = 1  # rounds between evaluations
-    eval_episodes: int = 20  # of an evaluation by mean actions, and of one by sampled actions
-    single_env: bool = False  # evaluate in the training environment: there is but one (a robot)
+    eval_episodes: int = 20  # episodes with mean actions, and as many with sampled actions
+    single_env: bool = False  # evaluate in the training environment (if there is but one robot)
     # --- person ---
-    intervention: Literal["model", "human"] = "model"  # by MILE's Eq. 2, or you, in a window
+    intervention: Literal["model", "human"] = "model"  # model: MILE's Eq. 2; human: you (a window)
     expert: str = "top"  # who takes over: a shipped level or a .safetensors file
     human_model: str = "mental"  # what the person expects of the robot: a level or a file
-    intervention_cost: float = 16.0  # c, what it takes to take over: benchmark/person.py finds it
-    intervention_scale: float = 10.0  # by which the advantage minus c is divided
+    intervention_cost: float = 16.0  # cost c of a takeover in MILE's Eq. 2 (benchmark/person.py)
+    intervention_scale: float = 10.0  # probability of a takeover: Phi((advantage - c) / this)
     takeover_steps: int = 1  # steps that the expert keeps control
-    keys: str | None = None  # human: a file that says what they do, as experts/keys.toml
-    replay: str | None = None  # human: the session that was recorded in this folder, runs/<run>
+    keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
+    replay: str | None = None  # human: learn again from the session in this folder, runs/<run>
     # --- data ---
     initial_policy: str = "initial"  # what the robot can do at first: a level or a file
     demo_episodes: int = 0  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     # --- learner ---
-    pre_intervention_steps: int = 1  # before a takeover, that count little (Sirius: 15)
+    pre_intervention_steps: int = 1  # steps before a takeover with a low weight (Sirius: 15)
     round_updates: int = 100  # gradient steps after a round
     batch_size: int = 1_024  # transitions per gradient step
     learning_rate: float = 1e-4  # Adam's
@@ -85,7 +85,7 @@ class Args:
             if type(value) in (int, float) and not (value > 0 or value == 0 and may_be_zero):
                 raise InputError(f"--{name.replace('_', '-')} {value} is too small")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
-            raise InputError("--cuda needs a GPU, and nobody at the keys")
+            raise InputError("leave --cuda out: there is no GPU, or --intervention is human")
 
 
 # --- environment ----------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def rollout(env, actor, human, seed):
 
 # --- network --------------------------------------------------------------------------------------
 class Actor(nn.Module):
-    """Tanh-Gaussian policy; a categorical one where actions are discrete, which are one-hot."""
+    """Tanh-Gaussian policy; for discrete actions, a categorical one over one-hot vectors."""
 
     min_log_std = -20.0
 
@@ -373,7 +373,7 @@ if __name__ == "__main__":
             own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"no run of this script, by these options, is in {source}")
+                raise InputError(f"{source} is of another script or version: use that one")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
             fixed += " interventions_only doubt_novices initial_policy round_episodes"

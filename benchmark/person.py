@@ -1,4 +1,4 @@
-"""Finds c, what it takes MILE's simulated person to take over, and what robot and person do.
+"""Finds c, the cost of a takeover to MILE's simulated person, and scores robot and person.
 
     python benchmark/person.py --name peg --env-id Meta-World/peg-insert-side-v3
 
@@ -55,7 +55,7 @@ def calibrate(env, actor, human):
 def main(
     name: str,  # of the file
     env_id: str,
-    intervention_scale: float = 10.0,  # by which the advantage minus c is divided
+    intervention_scale: float = 10.0,  # probability of a takeover: Phi((advantage - c) / this)
 ):
     torch.set_num_threads(1)
     env = iwr.make_env(env_id)

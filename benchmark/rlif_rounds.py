@@ -30,7 +30,7 @@ from experts import load_demonstrations, load_expert, save_expert
 class Args(iwr.Args):
     exp_name: str = "rlif_rounds"
     round_updates: int = 1_000  # of RLPD after a round, each of the critics and of the actor
-    critics_first: bool = False  # as many of the critics alone, before those of the first round
+    critics_first: bool = False  # before the first round's updates, as many of the critics alone
     batch_size: int = 256  # this and the next two as in rlif_rlpd.py
     learning_rate: float = 3e-4
     n_step: int = 3

@@ -46,10 +46,10 @@ POOL = 50_000  # transitions of the top expert, from which the subsamples are ta
 @dataclass
 class Args:
     env_id: str = "Hopper-v5"
-    level: str = "low"  # or demonstrations, or encoder
+    level: str = "low"  # a level in recipes.toml, or demonstrations, or encoder
     dataset_id: str | None = None  # for a top level of RLIF's tasks: Minari demonstrations
     policy: str | None = None  # a level or file: this policy, with new critics
-    output: str | None = None  # default: where the shipped one lies, if there is none yet
+    output: str | None = None  # a new file; default: the shipped file's path, if it is free
 
 
 # --- clones, of RLIF's tasks ----------------------------------------------------------------------

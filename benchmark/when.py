@@ -23,7 +23,7 @@ MAX_ACTION = 0.999  # as in the scripts
 
 @dataclass
 class Limits:
-    reaction_steps: int = 0  # between what is seen and the takeover
+    reaction_steps: int = 0  # delay between a flag and the takeover
     takeover_length: int | None = None  # steps; --takeover-steps also sets rlif_rlpd.py's charge
     until_good: bool = False  # a takeover lasts until what the robot proposes is not flagged
     look_every: int = 1  # steps: what is proposed in between is not looked at

@@ -1,4 +1,4 @@
-"""Who takes over, judges, shows how: policies, Q functions, demonstrations, you; see README.md."""
+"""Shared by the scripts: policies, Q functions, demonstrations, tasks, the keys; see README.md."""
 
 from experts.demonstrations import load_demonstrations
 from experts.policies import InputError, load_expert, save_expert

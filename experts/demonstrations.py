@@ -29,7 +29,7 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
     shipped, data = FOLDER / env_id / "demonstrations" / "data", {}
     name = f"dataset {dataset_id or shipped}"
     if dataset_id is None and not shipped.exists():
-        raise InputError(f"{env_id} has no demonstrations here: name some by --dataset-id")
+        raise InputError(f"no demonstrations of {env_id} are shipped: give some by --dataset-id")
     try:
         dataset = open_dataset(dataset_id, shipped)
         if dataset.total_episodes < episodes:
@@ -53,7 +53,7 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
 def demonstrate(env_id, env, episodes, seed):
     """Episodes of the top expert, who sees the state, as load_demonstrations returns them."""
     if not (FOLDER / env_id.removeprefix("Pixels/") / "top.safetensors").exists():
-        raise InputError(f"{env_id}: nobody demonstrates it; --dataset-id or --demo-episodes 0")
+        raise InputError(f"{env_id} has no top expert: give --dataset-id or --demo-episodes 0")
     expert, rows, kept = load_expert(env_id, "top", env), [], 0  # kept: episodes
     with torch.random.fork_rng(), tqdm(total=episodes, desc="demonstrations") as bar:
         torch.manual_seed(seed)

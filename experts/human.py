@@ -33,7 +33,7 @@ class Person(gym.Wrapper):
         self.path = folder and Path(folder, "person.csv")
         self.recorded = read_record(self.replay or folder)  # {(seed, t): line}
         if self.replay and (n := len(self.recorded)) < getattr(args, "total_timesteps", 1):
-            raise InputError(f"{n} steps of a person are too few; go on: --resume {self.replay}")
+            raise InputError(f"only {n} steps are recorded; first finish: --resume {self.replay}")
         if self.replay and folder == Path(self.replay):
             raise InputError("--replay makes a run of its own, so leave --resume out")
         self.keys, self.interventions = Keys(env, args), 0
@@ -56,7 +56,7 @@ class Person(gym.Wrapper):
         line = self.recorded.get((self.seed, self.t))
         if line is None and self.replay:
             step = f"step {self.t} of the episode with seed {self.seed}"
-            raise InputError(f"no {step} is recorded: another --seed? Or --resume {self.replay}")
+            raise InputError(f"no {step} is recorded: drop --seed, or first --resume {self.replay}")
         self.line, self.obs = line or self._decide(obs), obs
         self.control, started = bool(self.line["control"]), bool(self.line["started"])
         self.began = self.control and started
@@ -77,7 +77,7 @@ class Person(gym.Wrapper):
         same = np.array_equal(line.setdefault("action", action), action)
         if not (same and np.array_equal(line["obs"], self.obs, equal_nan=True)):
             step = f"step {self.t} of the episode with seed {self.seed}"
-            raise InputError(f"{step} is not the recorded one: other options, code or machine?")
+            raise InputError(f"{step} is not the recorded one: use its options, code and machine")
         live = (self.seed, self.t) not in self.recorded
         if live and self.path:  # written down before the robot moves, whatever happens then
             cells = [" ".join(map(str, np.ravel(line[name]).tolist())) for name in COLUMNS]

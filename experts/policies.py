@@ -1,4 +1,4 @@
-"""Policies in files: who takes over, by whose Q function a person judges, what a robot can do."""
+"""Policies in files: experts, references with a Q function, and initial policies of robots."""
 
 import json
 import sys
@@ -131,11 +131,11 @@ def load_expert(env_id, level, env=None, with_q=False, robot=False):
         if expert.facts.get("env_id") == state_id != env_id and not robot:
             expert.eyes, own = env.get_wrapper_attr("eyes")(), (has[0], *own[1:])
         if has != own:
-            raise InputError(f"{level} has (observations, actions, discrete) {has}, {env_id} {own}")
+            raise InputError(f"{level} has (obs, action, discrete) {has}, but {env_id} needs {own}")
     if with_q and "qf.weights.0" not in expert.tensors:
-        raise InputError(f"{level} has no critics: one of rlif_rlpd.py --reward task has some")
+        raise InputError(f"{level} has no critics: give a model of rlif_rlpd.py --reward task")
     if with_q and expert.facts.get("reward") in ("intervention", "none"):
-        raise InputError(f"{level}: its critics value takeovers; one of --reward task is needed")
+        raise InputError(f"{level}: its critics value takeovers; give a model of --reward task")
     if expert.facts.get("env_id", env_id) not in (env_id, state_id):
         print(f"{level} is of {expert.facts['env_id']}, not of {env_id}", file=sys.stderr)
     return expert

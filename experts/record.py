@@ -18,10 +18,10 @@ ARRAYS = ["observations", "actions", "rewards", "terminations", "truncations"]
 @dataclass
 class Args:
     env_id: str = "LunarLanderContinuous-v3"  # any Gymnasium environment that can be drawn
-    max_episode_steps: int | None = None  # of every episode; default: the environment's own limit
+    max_episode_steps: int | None = None  # time limit of an episode; default: the environment's
     episodes: int = 5  # to keep, with those of the same name that were kept before
     name: str = "mine"  # of the dataset
-    keys: str | None = None  # a file that says what they do, as experts/keys.toml
+    keys: str | None = None  # a file of key bindings, like experts/keys.toml
 
 
 def make_env(env_id, max_episode_steps):

@@ -86,8 +86,8 @@ def draw(env):
 class Task(gym.Wrapper):
     """An environment of Gymnasium that has a time limit, one reward, and info["success"].
 
-    info["success"]: 1 after a success at any step (AdroitHandPen, as in RLIF's paper: at this one),
-    else 0; nan where nobody says it; "success_now": at this one alone. D4RL's pen ends if dropped.
+    info["success"]: 1 if any step so far was a success (AdroitHandPen, as in RLIF's paper: if this
+    step is), else 0; nan if unknown. "success_now": of this step alone. D4RL's pen ends if dropped.
     """
 
     def __init__(self, env_id, max_episode_steps=None, render_mode=None, encoder=None):
@@ -106,7 +106,7 @@ class Task(gym.Wrapper):
         if not space.is_np_flattenable:
             raise InputError(f"--env-id {env_id}: it must show vectors or pictures, not {space}")
         if render_mode and not env.render_mode:
-            raise InputError(f"--env-id {env_id} has no pictures, as films and the window need")
+            raise InputError(f"{env_id} has no pictures for --capture-video, --intervention human")
         if env.spec.max_episode_steps is None:
             raise InputError(f"--env-id {env_id} has no time limit: give --max-episode-steps")
         if own != env_id:
@@ -183,13 +183,13 @@ class MetaWorld(gym.wrappers.FrameStackObservation):
 
 
 class PandaPickCube(gym.ActionWrapper):
-    """gym-hil's, with the cube anywhere; actions (4,): the hand's way, 1 is 25 mm, and gripper."""
+    """gym-hil's task, the cube placed at random; actions (4,): hand (1 moves 25 mm) and gripper."""
 
     def __init__(self, render_mode=None):
         try:
             from gym_hil.envs import PandaPickCubeGymEnv
         except ModuleNotFoundError:
-            raise InputError("for this: python -m pip install gym-hil==0.1.14") from None
+            raise InputError("gym-hil is missing: python -m pip install gym-hil==0.1.14") from None
         from mujoco import Renderer, mjtRndFlag
 
         super().__init__(PandaPickCubeGymEnv(random_block_position=True))

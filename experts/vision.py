@@ -1,7 +1,7 @@
 """Eyes: in Pixels/<id> the robot sees pictures, as numbers that a frozen network makes of them.
 
-What the scripts learn from, store and save is a vector, so they need not know of pictures. The
-person is another who looks at the robot: simulated ones see the state, which the robot never gets.
+What the scripts learn from, store and save is a vector, so they need not know of pictures. A
+simulated person sees the state instead of the pictures; the robot never gets the state.
 """
 
 import functools
@@ -64,7 +64,7 @@ def encoder(env_id):
             net = Learned() if path.exists() else ImageNet()
     except ModuleNotFoundError:
         how = "for ImageNet's: python -m pip install -r requirements-vision.txt"
-        raise InputError(f"no network has learned to see in {env_id}; {how}") from None
+        raise InputError(f"no encoder is shipped for {env_id}; {how}") from None
     if path.exists():
         net.load_state_dict(load_file(path))
     print(f"pictures are seen by {path if path.exists() else 'EfficientNet-Lite0'}")
@@ -136,6 +136,6 @@ class Pixels(gym.ObservationWrapper):
                 return np.stack([self.states[x.tobytes()] for x in np.asarray(obs, np.float32)])
             except KeyError:
                 how = "leave --dataset-id out, or give --threshold"
-                raise InputError(f"nobody knows the state where this was seen: {how}") from None
+                raise InputError(f"the expert cannot know this picture's state: {how}") from None
 
         return see

@@ -167,7 +167,7 @@ BAD = {  # options, and what is said
     "--reward task --termination penalty": "--termination",
     "--intervention none --reward none --bc-weight 0": "--reward task",
     "--total-timesteps 1000000000000000 --n-step 3": "Unable to allocate",
-    "--threshold None": "--threshold is needed without demonstrations to choose it by",
+    "--threshold None": "give --threshold, or --demo-episodes",
     "--label-beta 1.5": "--label-beta 1.5 is out of range",
     "--intervention-scale 0.9 --warm-up-episodes 1": "--intervention-scale must be 1 or more",
     "--intervention-beta 1.1": "--intervention-beta", "--random-rate 50": "--random-rate",
@@ -235,7 +235,7 @@ def test_what_is_asked_for_and_answered_with(ending, people):
     Path("args.json").write_text('{"seed": 1}')  # of another script
     for option in ("--resume .", "--replay ."):
         code, line = ending(rlif_rlpd, option)
-        assert (code, line) == (2, "rlif_rlpd.py: no run of this script, by these options, is in .")
+        assert (code, line) == (2, "rlif_rlpd.py: . is of another script or version: use that one")
         code, line = ending(rlif_rlpd, option.replace(".", "nowhere"))
         assert code == 2 and "No such file or directory: 'nowhere" in line
 

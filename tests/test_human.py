@@ -376,7 +376,7 @@ def test_q_stops_at_once_and_what_was_done_is_kept(at_keys, ending):
     assert code == 130 and line.endswith(f"--resume {folder}")
     assert len(column(folder, "t")) == 30
     code, line = ending(rlif_rlpd, *options(rlif_rlpd, "--replay", folder))
-    assert code == 2 and "30 steps of a person are too few; go on" in line
+    assert code == 2 and "only 30 steps are recorded; first finish" in line
     at_keys({20: "QUIT"})  # the window is closed
     code, line = ending(rlif_rlpd, "--resume", folder)
     assert code == 130 and len(column(folder, "t")) == 50
@@ -404,6 +404,6 @@ def test_a_record_that_does_not_fit_is_refused(at_keys):
         path.write_text("\n".join([*text[:20], ",".join([*facts, *cells]), *text[21:], ""]))
         assert why in refused(session)
     path.write_text("\n".join([*text, ""]))
-    assert "is recorded: another --seed?" in refused(session, "--seed 2")  # other episodes
+    assert "is recorded: drop --seed" in refused(session, "--seed 2")  # other episodes
     assert "of its own" in refused(session, "--resume", session)
     assert "0 steps" in refused("nowhere") and "nowhere" in refused("nowhere", script=mile)

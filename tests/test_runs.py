@@ -176,7 +176,7 @@ def test_options_are_judged_with_those_of_the_run_that_goes_on(people, ending, m
     folder = tiny.short_run(rlif_rlpd, "--demo-episodes 2 --offline-ratio 0.25")
     again = "--resume", folder, "--total-timesteps 110"
     assert ending(rlif_rlpd, *again, "--bc-weight 0.1")[0] == 0
-    for options, said in ("--offline-ratio 0", "give both"), ("--total-timesteps 5", "110 of them"):
+    for options, said in ("--offline-ratio 0", "give both"), ("--total-timesteps 5", "above 110"):
         code, line = ending(rlif_rlpd, *again, options)
         assert code == 2 and said in line
 

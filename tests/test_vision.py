@@ -161,7 +161,9 @@ def test_a_policy_that_sees_the_state_is_no_robot_here(seeing):
         assert load_expert(seeing, "initial", env, robot=robot).facts["obs_dim"] == 64
     with pytest.raises(InputError, match="top has"):
         load_expert(seeing, "top", env, robot=True)
-    with pytest.raises(InputError, match="has .* 2, False., Pixels/Shown-v0 .* 1, False."):
+    with pytest.raises(
+        InputError, match="has .* 2, False., but Pixels/Shown-v0 needs .* 1, False."
+    ):
         load_expert(seeing, tiny.write_expert("a.safetensors", [[1.0]] * 2, env_id="Shown-v0"), env)
     with pytest.raises(InputError, match="there are initial, mental, top;"):
         load_expert(seeing, "encoder", env)
