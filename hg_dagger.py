@@ -28,7 +28,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch.distributions import Independent, Normal, OneHotCategorical, TanhTransform
 from torch.distributions import TransformedDistribution as Transformed
 from torch.utils.tensorboard import SummaryWriter
@@ -250,13 +250,12 @@ def risk_threshold(doubts):
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
     """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
-    row, n = {}, len(set(envs))  # n at a time: all side by side, or in one environment by turns
-    seeds = np.random.SeedSequence(key).generate_state(len(envs)).tolist()
+    row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), n):
+            for first in range(0, len(envs), n := len(set(envs))):  # side by side; in one, by turns
                 playing = list(range(first, first + n))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
@@ -450,10 +449,11 @@ if __name__ == "__main__":
     args = tyro.cli(Args)
     try:
         if source := args.resume or getattr(args, "replay", None):
-            own = json.loads(Path(source, "args.json").read_text())  # but for what is typed
+            saved = Path(source, "args.json")  # its options, but for those that are typed
+            own = json.loads(saved.read_text() if saved.exists() else "{}")
             own = {k: tuple(x) if isinstance(x, list) else x for k, x in own.items()}
             if own.keys() != vars(args).keys():
-                raise InputError(f"{source} is of another script or version: use that one")
+                raise InputError(f"no run of this script and version is in {source}")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
             fixed += " interventions_only doubt_novices initial_policy round_episodes"
@@ -462,7 +462,7 @@ if __name__ == "__main__":
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")
         args.check()
         main(args)
-    except (InputError, MemoryError, OSError, gym.error.Error, ImportError) as error:
+    except (InputError, MemoryError, Timeout, gym.error.Error, ImportError) as error:
         print(f"{sys.argv[0]}: {error.with_traceback(None)}", file=sys.stderr)  # below the bar
         sys.exit(2)
     except KeyboardInterrupt:

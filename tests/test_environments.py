@@ -235,9 +235,9 @@ def test_what_is_asked_for_and_answered_with(ending, people):
     Path("args.json").write_text('{"seed": 1}')  # of another script
     for option in ("--resume .", "--replay ."):
         code, line = ending(rlif_rlpd, option)
-        assert (code, line) == (2, "rlif_rlpd.py: . is of another script or version: use that one")
+        assert (code, line) == (2, "rlif_rlpd.py: no run of this script and version is in .")
         code, line = ending(rlif_rlpd, option.replace(".", "nowhere"))
-        assert code == 2 and "No such file or directory: 'nowhere" in line
+        assert code == 2 and "no run of this script and version is in nowhere" in line
 
 
 def test_what_an_environment_raises_is_a_traceback(script, ending):
