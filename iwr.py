@@ -3,7 +3,7 @@
 Paper: Mandlekar et al., 2020, https://arxiv.org/abs/2012.06733. The setting, and the person, are
 those of MILE (Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519).
 
-    python iwr.py                       # Meta-World's peg insertion: 93 %, in a few minutes
+    python iwr.py                       # Meta-World's peg insertion: 89 %, in a few minutes
     python iwr.py --interventions-only  # HG-DAgger, in this setting
     python iwr.py --rounds 1 --round-episodes 15 --round-updates 1000  # MILE's single iteration
     python iwr.py --resume runs/<run>   # continue a stopped run, bit for bit

@@ -2,7 +2,7 @@
 
 Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519 ("Eq. 1" to "Eq. 5").
 
-    python mile.py                      # Meta-World's peg insertion: 98 %, in a few minutes
+    python mile.py                      # Meta-World's peg insertion: 99 %, in a few minutes
     python mile.py --no-mental-model    # BC-intervention
     python mile.py --rounds 1 --round-episodes 15 --round-updates 1000  # the single iteration
     python mile.py --resume runs/<run>  # continue a stopped run, bit for bit

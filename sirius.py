@@ -2,7 +2,7 @@
 
 Paper: Liu et al., RSS 2023, https://arxiv.org/abs/2211.08416. Setting and person are mile.py's.
 
-    python sirius.py                      # Meta-World's peg insertion: 90 %, in a few minutes
+    python sirius.py                      # Meta-World's peg insertion: 93 %, in a few minutes
     python sirius.py --resume runs/<run>  # continue a stopped run, bit for bit
 
 Read main(), then label() and weights(). Shapes: O observation, A action, B batch, T or n steps.

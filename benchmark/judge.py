@@ -16,7 +16,6 @@ from files import RESULTS, command_line, read_columns, seed_for, write_rows  # a
 from scipy import stats
 from tqdm import tqdm
 
-import rlif_rlpd
 from experts import TRAINING_TASKS, load_expert
 from rlif_rlpd import MAX_ACTION, make_env
 
@@ -26,6 +25,8 @@ REFERENCES += [("Walker2d-v5", "top"), ("AdroitHandPen-v1", "top")]
 NOVICES = "early", "middle", "late"  # after 2,000, 8,000 and 20,000 steps of rlif_rlpd.py
 # states and rollouts: one of Walker2d can end in a fall, one of the pen takes long
 SIZES = {"Hopper-v5": (100, 4), "Walker2d-v5": (80, 6), "AdroitHandPen-v1": (80, 2)}
+# alpha of rlif_rlpd.py's person in Table 1, by the task
+ALPHAS = {"Hopper-v5": 0.995, "Walker2d-v5": 0.97, "AdroitHandPen-v1": 0.97}
 SPANS = 4, 16, 50  # steps of the novice, beside one, before the reference goes on
 EPISODES = 20  # of the novice; more, if they are too short for so many states
 HORIZON, GAMMA = 500, 0.99  # steps of a rollout that does not end before; the critics' discount
@@ -127,9 +128,9 @@ def read(paths, arms=("novice", "reference")):
     return [np.concatenate(values, axis) for axis, values in zip((0, 1, 1), zip(*parts))]
 
 
-def worse(novice, reference):
+def worse(novice, reference, alpha):
     """ValueHuman's rule, with Q or with the true values."""
-    return novice < reference - (1 - rlif_rlpd.Args.intervention_alpha) * np.abs(reference)
+    return novice < reference - (1 - alpha) * np.abs(reference)
 
 
 def resampled(episode, statistic, digits=1):
@@ -148,11 +149,11 @@ HEADER += ["true gap if flagged", "if not", "flagged (%)", "bad (%)", "flagged i
 HEADER += ["bad if flagged (%)", "and more than if not", "correlation of Q and G"]
 
 
-def summary(paths):
+def summary(paths, alpha):
     """Of some novices and a judge, the texts that stand under HEADER from the second on."""
     episode, q, g = read(paths)
     gaps, values = g[1] - g[0], g.mean(2)  # (S, R), (2, S)
-    gap, flagged, bad = gaps.mean(1), worse(*q), worse(*values)  # (S,) each
+    gap, flagged, bad = gaps.mean(1), worse(*q, alpha), worse(*values, alpha)  # (S,) each
     # who knows the truth correlates with a noisy gap by the root of its reliability, which is that
     # of two halves of the rollouts, by Spearman and Brown's formula
     half = max(0.0, stats.spearmanr(gaps[:, ::2].mean(1), gaps[:, 1::2].mean(1)).statistic)
@@ -181,20 +182,21 @@ def cost(paths, arm):
 
 
 def judged():
-    """The judges whose files are there: (title, files of novices) of each."""
+    """The judges whose files are there: (title, files of novices, alpha) of each."""
     for env_id, level in REFERENCES:
         paths = [RESULTS / "judge" / f"{env_id}-{level}-{name}.csv" for name in NOVICES]
         if all(path.exists() for path in paths):
-            yield f"{env_id}, {level}", paths
+            yield f"{env_id}, {level}", paths, ALPHAS[env_id]
             if env_id == "Hopper-v5":
-                yield from ((f"{env_id}, {level}, {name}", [x]) for name, x in zip(NOVICES, paths))
+                for name, path in zip(NOVICES, paths):
+                    yield f"{env_id}, {level}, {name}", [path], ALPHAS[env_id]
 
 
 def tables():
     """(header, rows) of two: of single actions, and of what several steps of a novice cost."""
-    yield HEADER, [[title, *summary(paths)] for title, paths in judged()]
+    yield HEADER, [[title, *summary(paths, alpha)] for title, paths, alpha in judged()]
     rows = []
-    for title, paths in [one for one in judged() if one[0].endswith("top")]:
+    for title, paths, _ in [one for one in judged() if one[0].endswith("top")]:
         g = read(paths)[2].mean(2)  # (2, S)
         costs = [cost(paths, arm) for arm in ("novice", *(f"novice{k}" for k in SPANS))]
         ranges = [np.percentile(g[1] - g[0], ends) for ends in ((25, 75), (5, 95))]

@@ -1,5 +1,6 @@
 """benchmark/judge.py: states are restored to the bit, returns and flags are what they should be."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -67,8 +68,7 @@ def test_the_true_return_is_a_sum_by_hand(env_id, monkeypatch):
 
 
 @pytest.mark.parametrize("alpha", [0.9, 0.995])
-def test_flags_are_those_of_the_person(alpha, monkeypatch):
-    monkeypatch.setattr(rlif_rlpd.Args, "intervention_alpha", alpha)
+def test_flags_are_those_of_the_person(alpha):
     q_novice = np.array([0.98, 0.8, -1.2, -1.001, -0.5, 0.0, 100.0, 99.4])
     q_reference = np.array([1.0, 1.0, -1.0, -1.0, -1.0, 0.0, 100.0, 100.0])
     flags = []
@@ -78,7 +78,13 @@ def test_flags_are_those_of_the_person(alpha, monkeypatch):
         args = rlif_rlpd.Args(intervention_alpha=alpha)
         human = rlif_rlpd.ValueHuman(args, reference, np.random.default_rng(0))
         flags.append(human.check(np.zeros(2), np.zeros(1, np.float32), 0)[0])
-    assert judge.worse(q_novice, q_reference).tolist() == flags and 0 < sum(flags) < len(flags)
+    assert judge.worse(q_novice, q_reference, alpha).tolist() == flags and 0 < sum(flags) < len(flags)
+
+
+def test_it_is_as_strict_as_the_person_of_table_1():
+    for env_id, alpha in judge.ALPHAS.items():
+        run = ROOT / f"benchmark/results/table1/{env_id}-top-rlif/seed_1.json"
+        assert json.loads(run.read_text())["args"]["intervention_alpha"] == alpha
 
 
 def write(path, q, gap):
@@ -98,7 +104,7 @@ def test_files_of_results_are_read_and_summed_up(tmp_path):
     assert episode.tolist() == [0, 1, 0, 1, 1e6, 1e6 + 1, 1e6, 1e6 + 1] and g.shape == (2, 8, 4)
     assert (q[1] - q[0]).tolist() == [0, 1, 3, 5] * 2
     assert (g[1] - g[0]).mean(1).tolist() == pytest.approx([0, 0.05, 4, 6] * 2)
-    found = dict(zip(judge.HEADER[1:], judge.summary([path])))
+    found = dict(zip(judge.HEADER[1:], judge.summary([path], 0.995)))
     assert found["states"] == "4" and found["rank correlation"].startswith("1.00 (")
     assert found["attainable"] == "1.00"
     # flagged: more than 0.05 of 10 less; bad: more than 0.1 of 20
