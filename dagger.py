@@ -35,7 +35,7 @@ from tqdm import tqdm
 from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_expert
 from experts import normalized_score, save_expert
 
-MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
+MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
 
 
 @dataclass
@@ -186,7 +186,7 @@ def evaluate(env_id, actor, envs, *key):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), n := len(set(envs))):  # side by side; in one, by turns
+            for first in range(0, len(envs), n := len(set(envs))):  # n at a time; --single-env: 1
                 playing = list(range(first, first + n))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
@@ -197,8 +197,8 @@ def evaluate(env_id, actor, envs, *key):
                         if terminated or truncated:
                             successes[i] = info["success"]
                             playing.remove(i)
-        told = not np.isnan(successes).all()  # some report a success only where there is one
-        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if told else math.nan
+        known = not np.isnan(successes).all()  # some report a success only where there is one
+        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if known else math.nan
         row[f"{prefix}return_mean"] = returns.mean()
         row[f"{prefix}normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's
     return {name: float(value) for name, value in row.items()}

@@ -44,7 +44,7 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
+MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Args:
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     num_qs: int = 3  # critics (RLPD: 10)
-    num_min_qs: int = 2  # critics drawn for each target, at most num_qs: it takes their minimum
+    num_min_qs: int = 2  # critics drawn for each target (or all), whose minimum it takes
     utd_ratio: int = 1  # critic updates per environment step (RLPD: 20); the actor gets one
     target_entropy: float | None = None  # default: -A for A action components (RLPD: -A / 2)
     cuda: bool = False  # learn on the GPU
@@ -140,7 +140,7 @@ class ValueHuman:
         obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
         actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
         q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
-        # relative to |Q|, for alpha * Q would turn its meaning round where Q < 0
+        # relative to |Q|: where Q < 0, alpha * Q would lie above Q
         margin = (1 - self.args.intervention_alpha) * abs(q_reference)
         flagged = q_novice < q_reference - margin - self.args.intervention_delta  # Eq. 1
         chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
@@ -206,7 +206,7 @@ class QEnsemble(nn.Module):
     def forward(self, obs, actions, members=slice(None), dtype=torch.float32):
         """Q_i(s, a) of the M chosen members, by default all N: (B, O), (B, A) -> (M, B)."""
         x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A)
-        x = x.expand(len(self.weights[0][members]), *x.shape)  # (M, B, O + A): no transposes
+        x = x.expand(len(self.weights[0][members]), *x.shape)  # (M, B, O + A), not copied
         for i, norm_weight in enumerate(self.norm_weights):
             x = x.to(dtype) @ self.weights[i][members].to(dtype)  # (M, B, hidden)
             x = F.layer_norm(x.float() + self.biases[i][members], x.shape[-1:])
@@ -263,7 +263,7 @@ class Agent(nn.Module):
         descend(self.qf_optimizer, gradients)
         with torch.no_grad():
             targets, qf = list(self.qf_target.parameters()), list(self.qf.parameters())
-            torch._foreach_lerp_(targets, qf, self.args.tau)
+            torch._foreach_lerp_(targets, qf, self.args.tau)  # targets += tau (qf - targets)
         return losses
 
     def update(self, batches, progress):
@@ -338,7 +338,7 @@ def evaluate(env_id, actor, envs, *key):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), n := len(set(envs))):  # side by side; in one, by turns
+            for first in range(0, len(envs), n := len(set(envs))):  # n at a time; --single-env: 1
                 playing = list(range(first, first + n))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
@@ -349,8 +349,8 @@ def evaluate(env_id, actor, envs, *key):
                         if terminated or truncated:
                             successes[i] = info["success"]
                             playing.remove(i)
-        told = not np.isnan(successes).all()  # some report a success only where there is one
-        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if told else math.nan
+        known = not np.isnan(successes).all()  # some report a success only where there is one
+        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if known else math.nan
         row[f"{prefix}return_mean"] = returns.mean()
         row[f"{prefix}normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's
     return {name: float(value) for name, value in row.items()}
@@ -405,7 +405,7 @@ def main(args):
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     if args.intervention == "human" or args.replay:
-        env = expert = human = Person(env, args, folder)  # it judges, acts and steps
+        env = expert = human = Person(env, args, folder)  # all three: it steps, acts and judges
     agent = Agent(obs_dim, act_dim, args, device)
     human_rb.load_state_dict(dict(demos))
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)

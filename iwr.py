@@ -39,7 +39,7 @@ from experts import InputError, Task, load_demonstrations, load_expert, normaliz
 from experts import save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
+MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
 
 
 @dataclass
@@ -61,8 +61,8 @@ class Args:
     # --- person ---
     intervention: Literal["model", "human"] = "model"  # model: MILE's Eq. 2; human: you (a window)
     expert: str = "top"  # who takes over: a shipped level or a .safetensors file
-    human_model: str = "mental"  # what the person expects of the robot: a level or a file
-    intervention_cost: float = 16.0  # cost c of a takeover in MILE's Eq. 2 (benchmark/person.py)
+    human_model: str = "mental"  # what a simulated person expects of the robot: a level or a file
+    intervention_cost: float = 16.0  # c of Eq. 2, for control below 30 % (benchmark/person.py)
     intervention_scale: float = 10.0  # probability of a takeover: Phi((advantage - c) / this)
     takeover_steps: int = 1  # steps that the expert keeps control
     keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
@@ -124,11 +124,11 @@ class ProbitHuman:
             log_pi = self.expert(obs[None])[0].log_softmax(-1)  # (A,)
             expected = (self.human_model(obs[None])[0].softmax(-1) * log_pi).sum()
             gumbel = torch.from_numpy(rng.gumbel(size=len(log_pi)))
-            advantage = log_pi[(log_pi + gumbel).argmax()] - expected
+            advantage = log_pi[(log_pi + gumbel).argmax()] - expected  # at a sample of pi
         else:
             mean, log_std = (x[0] for x in self.expert(obs[None]))  # (A,) each
             robot_mean, robot_log_std = (x[0] for x in self.human_model(obs[None]))
-            # both logarithms have the same constants; -E[ln pi(a')] without them:
+            # the constants of both logarithms cancel; -E[ln pi(a')] without them:
             surprise = (robot_mean - mean).pow(2) + (2 * robot_log_std).exp()
             surprise = surprise / (2 * (2 * log_std).exp())  # (A,)
             noise = torch.from_numpy(rng.standard_normal(len(mean)))  # a = mean + std * noise
@@ -152,7 +152,7 @@ def rollout(env, actor, human, seed):
             t, actions = len(steps), actor.act(obs[None], deterministic=True)[0]  # (A,)
             if human and t >= expert_until and human.takes_over(obs, rng):
                 expert_until = t + human.takeover_steps
-                takeovers += int(human.began)  # at the keys it may be the same as a step before
+                takeovers += int(human.began)  # at the keys one may go on from the step before
             if t < expert_until:
                 actions = human.expert.act(obs[None])[0].numpy()
             steps.append((obs, actions, t < expert_until))
@@ -222,7 +222,7 @@ def evaluate(env_id, actor, envs, *key):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), n := len(set(envs))):  # side by side; in one, by turns
+            for first in range(0, len(envs), n := len(set(envs))):  # n at a time; --single-env: 1
                 playing = list(range(first, first + n))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
@@ -233,8 +233,8 @@ def evaluate(env_id, actor, envs, *key):
                         if terminated or truncated:
                             successes[i] = info["success"]
                             playing.remove(i)
-        told = not np.isnan(successes).all()  # some report a success only where there is one
-        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if told else math.nan
+        known = not np.isnan(successes).all()  # some report a success only where there is one
+        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if known else math.nan
         row[f"{prefix}return_mean"] = returns.mean()
         row[f"{prefix}normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's
     return {name: float(value) for name, value in row.items()}

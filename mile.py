@@ -4,7 +4,7 @@ Paper: Korkmaz and Biyik, ICRA 2025, https://arxiv.org/abs/2502.13519 ("Eq. 1" t
 
     python mile.py                      # Meta-World's peg insertion: 99 %, in a few minutes
     python mile.py --no-mental-model    # BC-intervention
-    python mile.py --rounds 1 --round-episodes 15 --round-updates 1000  # the single iteration
+    python mile.py --rounds 1 --round-episodes 15 --round-updates 1000  # the paper's single round
     python mile.py --resume runs/<run>  # continue a stopped run, bit for bit
 
 Read main() first, then intervention_log_probs() (Eq. 2: when does a person take over?) and losses()
@@ -38,7 +38,7 @@ from tqdm import tqdm
 from experts import InputError, Task, load_expert, normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
+MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
 
 
 @dataclass
@@ -60,8 +60,8 @@ class Args:
     # --- person ---
     intervention: Literal["model", "human"] = "model"  # model: MILE's Eq. 2; human: you (a window)
     expert: str = "top"  # who takes over: a shipped level or a .safetensors file
-    human_model: str = "mental"  # what the person expects of the robot: a level or a file
-    intervention_cost: float = 16.0  # cost c of a takeover in MILE's Eq. 2 (benchmark/person.py)
+    human_model: str = "mental"  # what a simulated person expects of the robot: a level or a file
+    intervention_cost: float = 16.0  # c of Eq. 2, for control below 30 % (benchmark/person.py)
     intervention_scale: float = 10.0  # probability of a takeover: Phi((advantage - c) / this)
     takeover_steps: int = 1  # steps that the expert keeps control
     keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
@@ -70,7 +70,7 @@ class Args:
     initial_policy: str = "initial"  # what the robot can do at first: a level or a file
     warm_up_episodes: int = 10  # of the initial policy; the mental model is first cloned from them
     # --- learner ---
-    mental_model: bool = True  # no: clones the person's steps; a network predicts takeovers
+    mental_model: bool = True  # learned; no: BC-intervention, which clones the person's steps
     warm_up_updates: int = 2_000  # gradient steps on the warm-up episodes
     round_updates: int = 100  # gradient steps after a round (official code: 300 passes)
     batch_size: int = 1_024  # transitions per gradient step
@@ -127,11 +127,11 @@ class ProbitHuman:
             log_pi = self.expert(obs[None])[0].log_softmax(-1)  # (A,)
             expected = (self.human_model(obs[None])[0].softmax(-1) * log_pi).sum()
             gumbel = torch.from_numpy(rng.gumbel(size=len(log_pi)))
-            advantage = log_pi[(log_pi + gumbel).argmax()] - expected
+            advantage = log_pi[(log_pi + gumbel).argmax()] - expected  # at a sample of pi
         else:
             mean, log_std = (x[0] for x in self.expert(obs[None]))  # (A,) each
             robot_mean, robot_log_std = (x[0] for x in self.human_model(obs[None]))
-            # both logarithms have the same constants; -E[ln pi(a')] without them:
+            # the constants of both logarithms cancel; -E[ln pi(a')] without them:
             surprise = (robot_mean - mean).pow(2) + (2 * robot_log_std).exp()
             surprise = surprise / (2 * (2 * log_std).exp())  # (A,)
             noise = torch.from_numpy(rng.standard_normal(len(mean)))  # a = mean + std * noise
@@ -155,7 +155,7 @@ def rollout(env, actor, human, seed):
             t, actions = len(steps), actor.act(obs[None], deterministic=True)[0]  # (A,)
             if human and t >= expert_until and human.takes_over(obs, rng):
                 expert_until = t + human.takeover_steps
-                takeovers += int(human.began)  # at the keys it may be the same as a step before
+                takeovers += int(human.began)  # at the keys one may go on from the step before
             if t < expert_until:
                 actions = human.expert.act(obs[None])[0].numpy()
             steps.append((obs, actions, t < expert_until))
@@ -221,7 +221,7 @@ class Estimator(nn.Module):
 
 
 def warm_start(args, env, actor, mental_model):
-    """Clone the mental model from the initial policy: at first a person expects it to go on so."""
+    """Clone the mental model from the initial policy, as which the robot is at first expected."""
     alone = []
     for e in range(args.warm_up_episodes):
         seed = int(np.random.SeedSequence((args.seed, 4, e)).generate_state(1)[0])
@@ -239,8 +239,8 @@ def warm_start(args, env, actor, mental_model):
 
 @functools.cache
 def laguerre(degrees):
-    """Nodes and log weights (nodes,): the mean over half a chi^2 (Gauss-Laguerre quadrature)."""
-    nodes = 32 if degrees <= 4 else 96  # the more actions, the more for the same accuracy
+    """Nodes and log weights (nodes,) of a mean over half a chi^2 variable (Gauss-Laguerre)."""
+    nodes = 32 if degrees <= 4 else 96  # more action components need more
     x, weights = roots_genlaguerre(nodes, degrees / 2 - 1)
     log_weights = np.log(weights) - gammaln(degrees / 2)
     return torch.tensor(x, dtype=torch.float32), torch.tensor(log_weights, dtype=torch.float32)
@@ -292,7 +292,7 @@ def losses(args, actor, mental_model, obs, actions, nu):
     person = args.intervention_cost, args.intervention_scale
     log_p, log_not_p = intervention_log_probs(policy, mental_model(obs), *person)
     j1 = -(nu * log_p + (1 - nu) * log_not_p).mean()
-    if actor.discrete:  # cross entropy: an action is of pi(a|s) p(nu=1) (Eq. 3), none of p(nu=0)
+    if actor.discrete:  # of a person's step: pi(a|s) p(nu=1) (Eq. 3), of another: p(nu=0)
         return j1, j2, j1 - (nu * log_pi).mean()
     return j1, j2, args.intervention_weight * j1 + (1 - args.intervention_weight) * j2
 
@@ -301,12 +301,12 @@ def losses(args, actor, mental_model, obs, actions, nu):
 def predict(args, actor, mental_model, estimator, obs, nu, earlier_nu):
     """How likely the interventions nu (n,) at obs (n, O) were, before they are learned from.
 
-    Returns a dict: nu, and ln p(nu=0) and ln p(nu=1), (n, 2), by model, network and majority,
-    which is what was more frequent before (the paper's always says no).
+    Returns a dict: nu, and ln p(nu=0) and ln p(nu=1), (n, 2), by model, network and majority:
+    the share of interventions so far (the paper's always says no).
     """
     logit = estimator(obs)
     network = torch.stack([F.logsigmoid(-logit), F.logsigmoid(logit)], -1)
-    model = network
+    model = network  # BC-intervention has no other
     if mental_model:
         person = args.intervention_cost, args.intervention_scale
         log_p, log_not_p = intervention_log_probs(actor(obs), mental_model(obs), *person)
@@ -337,7 +337,7 @@ def evaluate(env_id, actor, envs, *key):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), n := len(set(envs))):  # side by side; in one, by turns
+            for first in range(0, len(envs), n := len(set(envs))):  # n at a time; --single-env: 1
                 playing = list(range(first, first + n))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
@@ -348,8 +348,8 @@ def evaluate(env_id, actor, envs, *key):
                         if terminated or truncated:
                             successes[i] = info["success"]
                             playing.remove(i)
-        told = not np.isnan(successes).all()  # some report a success only where there is one
-        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if told else math.nan
+        known = not np.isnan(successes).all()  # some report a success only where there is one
+        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if known else math.nan
         row[f"{prefix}return_mean"] = returns.mean()
         row[f"{prefix}normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's
     return {name: float(value) for name, value in row.items()}
@@ -394,8 +394,8 @@ def main(args):
     data = {"obs": torch.empty(0, *env.observation_space.shape, device=device)}  # of all rounds
     data["actions"] = torch.empty(0, *env.action_space.shape, device=device)
     data["nu"] = torch.empty(0, device=device)  # 1 where a person acted
-    none = torch.empty(0, 2, device=device)
-    predictions = {"nu": data["nu"], "model": none, "network": none, "majority": none}
+    nothing = torch.empty(0, 2, device=device)
+    predictions = {"nu": data["nu"], "model": nothing, "network": nothing, "majority": nothing}
     counts = {"expert_steps": 0, "takeovers": 0}  # in all
     global_step, rounds, rows = 0, 0, []  # rows: of eval.csv
 

@@ -42,7 +42,7 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
+MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
 FALLS = ["Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum"]
 # what an early end is worth where it is known to be a fall; a success; or a landing or a crash
 END_VALUES = dict.fromkeys([*FALLS, "AdroitHandPen", "gym_hil"], -1.0)
@@ -135,7 +135,7 @@ class ValueHuman:
         obs = torch.as_tensor(obs, dtype=torch.float32)[None]  # (1, O)
         actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
         q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
-        # relative to |Q|, for alpha * Q would turn its meaning round where Q < 0
+        # relative to |Q|: where Q < 0, alpha * Q would lie above Q
         margin = (1 - self.args.intervention_alpha) * abs(q_reference)
         flagged = q_novice < q_reference - margin - self.args.intervention_delta  # Eq. 1
         chance = self.args.intervention_beta if flagged else 1 - self.args.intervention_beta
@@ -285,7 +285,7 @@ def evaluate(env_id, actor, envs, *key):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), n := len(set(envs))):  # side by side; in one, by turns
+            for first in range(0, len(envs), n := len(set(envs))):  # n at a time; --single-env: 1
                 playing = list(range(first, first + n))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
@@ -296,8 +296,8 @@ def evaluate(env_id, actor, envs, *key):
                         if terminated or truncated:
                             successes[i] = info["success"]
                             playing.remove(i)
-        told = not np.isnan(successes).all()  # some report a success only where there is one
-        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if told else math.nan
+        known = not np.isnan(successes).all()  # some report a success only where there is one
+        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if known else math.nan
         row[f"{prefix}return_mean"] = returns.mean()
         row[f"{prefix}normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's
     return {name: float(value) for name, value in row.items()}
@@ -331,7 +331,7 @@ def main(args):
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: TD3 needs continuous actions")
     if args.end_value is None:
-        raise InputError("early ends: give --end-value -1 (fall), 1 (success) or 0 (either)")
+        raise InputError("give --end-value -1 (ends are falls), 1 (successes) or 0 (other, none)")
     if args.intervention == "value":
         human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
         expert = load_expert(args.env_id, args.expert, env)
@@ -344,7 +344,7 @@ def main(args):
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     if args.intervention == "human" or args.replay:
-        env = expert = human = Person(env, args, folder)  # it judges, acts and steps
+        env = expert = human = Person(env, args, folder)  # all three: it steps, acts and judges
     agent = Agent(obs_dim, act_dim, args, device)
     # gym-hil's reward of 1 is a success; nothing was refused in a demonstration
     succeeded = demos["rewards"] * ("gym_hil/" in args.env_id) == 1

@@ -41,8 +41,8 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # executed and stored actions stay within +-this: atanh(1) is infinite
-INTERVENTION_REWARD = -1.0  # of the step before a takeover; its size only scales Q
+MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
+INTERVENTION_REWARD = -1.0  # of the step before a takeover; below 0, for no target is above it
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Args:
     reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
     intervention_delta: float = 0.0  # Eq. 1's delta in units of Q; also subtracted from Q(s, a_ref)
-    progress_steps: int = 10  # progress: V of the state is compared with V so many steps ago
+    progress_steps: int = 10  # progress: V(s) = Q(s, a_ref) is compared with that so many steps ago
     progress_share: float = -0.05  # bad if V rose by less than this share; -0.05: fell by over 5 %
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
@@ -79,7 +79,7 @@ class Args:
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     offline_ratio: float = 0.0  # share of a batch from demonstrations (RLPD: 0.5); 0: uniform
     bc_weight: float = 0.0  # of the behavioural-cloning term in the actor's loss; 0: off
-    reward: Literal["intervention", "task", "none"] = "intervention"  # task: RLPD; none: only falls
+    reward: Literal["intervention", "task", "none"] = "intervention"  # task: RLPD; none: no -1
     # an early end is charged (penalty), worth 0 (mask), or bootstrapped; default: by the task
     termination: Literal["penalty", "mask", "bootstrap"] | None = None
     # --- learner ---
@@ -92,7 +92,7 @@ class Args:
     standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     num_qs: int = 3  # critics (RLPD: 10)
-    num_min_qs: int = 2  # critics drawn for each target, at most num_qs: it takes their minimum
+    num_min_qs: int = 2  # critics drawn for each target (or all), whose minimum it takes
     utd_ratio: int = 1  # critic updates per environment step (RLPD: 20); the actor gets one
     target_entropy: float | None = None  # default: -A for A action components (RLPD: -A / 2)
     cuda: bool = False  # learn on the GPU
@@ -142,14 +142,14 @@ class ValueHuman:
 
     def __init__(self, args, reference, rng):
         self.args, self.reference, self.rng = args, reference, rng
-        # E[gamma^m], m steps between two takeovers' starts if every check leads to one
+        # gamma^m, m steps from one takeover's start to the next if every check leads to one
         self.discount = args.gamma ** (args.takeover_steps + self.grace_steps)
 
     def is_bad(self, obs, proposal, t):
         """Eq. 1: is the proposal's Q below that of the reference's action? (1, O), (A,) -> bool."""
         actions = torch.cat([torch.as_tensor(proposal)[None], self.reference.act(obs)])  # (2, A)
         q_novice, q_reference = self.reference.q(obs.expand(2, -1), actions).tolist()
-        # relative to |Q|, for alpha * Q would turn its meaning round where Q < 0
+        # relative to |Q|: where Q < 0, alpha * Q would lie above Q
         margin = (1 - self.args.intervention_alpha) * abs(q_reference)
         return q_novice < q_reference - margin - self.args.intervention_delta
 
@@ -183,7 +183,7 @@ class RandomHuman:
         k, p, self.rng = args.takeover_steps, args.random_rate, rng
         self.takeover_steps = k
         self.chance = p / (p + k * (1 - p))
-        # E[gamma^m] as above: m is k and a geometric number of the novice's steps
+        # E[gamma^m], m as above: k and a geometric number of the novice's steps
         self.discount = args.gamma**k * self.chance / (1 - (1 - self.chance) * args.gamma)
 
     def check(self, obs, proposal, t):
@@ -250,7 +250,7 @@ class QEnsemble(nn.Module):
     def forward(self, obs, actions, members=slice(None), dtype=torch.float32):
         """Q_i(s, a) of the M chosen members, by default all N: (B, O), (B, A) -> (M, B)."""
         x = torch.cat([(obs - self.obs_mean) / self.obs_std, actions], dim=-1)  # (B, O + A)
-        x = x.expand(len(self.weights[0][members]), *x.shape)  # (M, B, O + A): no transposes
+        x = x.expand(len(self.weights[0][members]), *x.shape)  # (M, B, O + A), not copied
         for i, norm_weight in enumerate(self.norm_weights):
             x = x.to(dtype) @ self.weights[i][members].to(dtype)  # (M, B, hidden)
             x = F.layer_norm(x.float() + self.biases[i][members], x.shape[-1:])
@@ -283,7 +283,7 @@ class Agent(nn.Module):
             next_q = self.qf_target(batch["next_obs"], next_actions, members, self.dtype)  # (M, B)
             next_q = next_q.min(0).values  # (B,), without an entropy bonus
             target = batch["rewards"] + batch["discounts"] * (1 - batch["terminations"]) * next_q
-            if self.args.reward != "task":  # -1 at every step, for ever: no return is lower
+            if self.args.reward != "task":  # no return is below -1 for ever, or above 0
                 target = target.clamp(INTERVENTION_REWARD / (1 - self.args.gamma), 0)
         q = self.qf(batch["obs"], batch["actions"], dtype=self.dtype)  # (N, B)
         loss = (q - target).pow(2).mean(1).sum()  # a sum over critics: each learns as if alone
@@ -313,7 +313,7 @@ class Agent(nn.Module):
         descend(self.qf_optimizer, gradients)
         with torch.no_grad():
             targets, qf = list(self.qf_target.parameters()), list(self.qf.parameters())
-            torch._foreach_lerp_(targets, qf, self.args.tau)
+            torch._foreach_lerp_(targets, qf, self.args.tau)  # targets += tau (qf - targets)
         return losses
 
     def update(self, batches, progress):
@@ -345,7 +345,7 @@ class ReplayBuffer:
         sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: 1 at an episode's last
         self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
         print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
-        self.size, self.apart = 0, 0  # rows; how many of the first are drawn apart
+        self.size, self.apart = 0, 0  # rows; so many of the first are drawn as offline rows
 
     def state_dict(self):
         return {name: torch.from_numpy(x[: self.size]) for name, x in self.data.items()}
@@ -361,7 +361,7 @@ class ReplayBuffer:
         self.size += 1
 
     def sample(self, rng, args, device):
-        """Minibatches, a dict of tensors (G, B, ...); each begins with its rows set apart.
+        """Minibatches, a dict of tensors (G, B, ...); each begins with its offline rows.
 
         A row is a step with n rewards from it on, fewer than n_step at an episode's end and for the
         newest: r_0 + gamma r_1 + ... + gamma^(n-1) r_(n-1), to which gamma^n Q(s_n, .) is added.
@@ -416,7 +416,7 @@ def evaluate(env_id, actor, envs, *key):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
         with torch.random.fork_rng():
             torch.manual_seed(seeds[0])
-            for first in range(0, len(envs), n := len(set(envs))):  # side by side; in one, by turns
+            for first in range(0, len(envs), n := len(set(envs))):  # n at a time; --single-env: 1
                 playing = list(range(first, first + n))
                 obs = {i: envs[i].reset(seed=seeds[i])[0] for i in playing}  # (O,) each
                 while playing:
@@ -427,8 +427,8 @@ def evaluate(env_id, actor, envs, *key):
                         if terminated or truncated:
                             successes[i] = info["success"]
                             playing.remove(i)
-        told = not np.isnan(successes).all()  # some report a success only where there is one
-        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if told else math.nan
+        known = not np.isnan(successes).all()  # some report a success only where there is one
+        row[f"{prefix}success_rate"] = 100 * np.nan_to_num(successes).mean() if known else math.nan
         row[f"{prefix}return_mean"] = returns.mean()
         row[f"{prefix}normalized_score"] = normalized_score(env_id, returns).mean()  # D4RL's
     return {name: float(value) for name, value in row.items()}
@@ -464,7 +464,7 @@ def main(args):
     if isinstance(env.action_space, gym.spaces.MultiBinary):
         raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
     if args.termination is None:
-        raise InputError("early ends: give --termination penalty (fall), mask (success), bootstrap")
+        raise InputError("give --termination penalty (ends are falls), mask (successes), bootstrap")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
     if args.intervention in ("value", "progress"):
         judge = ValueHuman if args.intervention == "value" else ProgressHuman
@@ -483,7 +483,7 @@ def main(args):
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     if args.intervention == "human" or args.replay:
-        env = expert = human = Person(env, args, folder)  # it judges, acts and steps
+        env = expert = human = Person(env, args, folder)  # all three: it steps, acts and judges
     agent = Agent(obs_dim, act_dim, args, device)
     for i, terminated in enumerate(demos["terminations"]):
         transition = {name: values[i] for name, values in demos.items()}
@@ -606,7 +606,7 @@ def main(args):
 
     bar.close()
     writer.close()
-    facts = {"env_id": args.env_id, "reward": args.reward}  # of which the critics are
+    facts = {"env_id": args.env_id, "reward": args.reward}  # what the critics value
     save_expert(folder / "model.safetensors", agent.actor, agent.qf, **facts)
     if args.capture_video:
         with gym.wrappers.RecordVideo(eval_envs[0], f"{folder}/videos") as film:

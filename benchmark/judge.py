@@ -25,8 +25,7 @@ REFERENCES += [("Walker2d-v5", "top"), ("AdroitHandPen-v1", "top")]
 NOVICES = "early", "middle", "late"  # after 2,000, 8,000 and 20,000 steps of rlif_rlpd.py
 # states and rollouts: one of Walker2d can end in a fall, one of the pen takes long
 SIZES = {"Hopper-v5": (100, 4), "Walker2d-v5": (80, 6), "AdroitHandPen-v1": (80, 2)}
-# alpha of rlif_rlpd.py's person in Table 1, by the task
-ALPHAS = {"Hopper-v5": 0.995, "Walker2d-v5": 0.97, "AdroitHandPen-v1": 0.97}
+ALPHAS = {"Hopper-v5": 0.995, "Walker2d-v5": 0.97, "AdroitHandPen-v1": 0.97}  # as in Table 1
 SPANS = 4, 16, 50  # steps of the novice, beside one, before the reference goes on
 EPISODES = 20  # of the novice; more, if they are too short for so many states
 HORIZON, GAMMA = 500, 0.99  # steps of a rollout that does not end before; the critics' discount

@@ -29,7 +29,7 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
     shipped, data = FOLDER / env_id / "demonstrations" / "data", {}
     name = f"dataset {dataset_id or shipped}"
     if dataset_id is None and not shipped.exists():
-        raise InputError(f"no demonstrations of {env_id} are shipped: give some by --dataset-id")
+        raise InputError(f"no demonstrations of {env_id}: give --dataset-id or --demo-episodes 0")
     try:
         dataset = open_dataset(dataset_id, shipped)
         if dataset.total_episodes < episodes:
@@ -45,7 +45,7 @@ def load_demonstrations(env_id, env, episodes, seed, dataset_id=None):
                 raise ValueError(f"{key}: not finite, or of shape {data[key].shape[1:]}")
     except Exception as error:  # whatever Minari, HDF5 or the network raise
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        hint = "is it of this environment? Ids end with a version, -v0; see `minari list local`"
+        hint = "is it of this environment, and here (`minari list local`)? Ids end in a version"
         raise InputError(f"{name} for {env_id}, {why}: {hint}") from None
     return data
 

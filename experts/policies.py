@@ -114,7 +114,7 @@ def load_expert(env_id, level, env=None, with_q=False, robot=False):
     known.pop("encoder", None)  # of experts/vision.py
     if level not in known and not str(level).endswith(".safetensors"):
         there = f"there are {', '.join(sorted(known))}" if known else "none is shipped"
-        files = "--expert, --reference, --initial-policy, --human-model take model.safetensors, too"
+        files = "--expert, --reference, --initial-policy take model.safetensors (README, Your own)"
         raise InputError(f"no expert {level!r} for {env_id}, {there}; {files}")
     path = known.get(level, level)
     try:
