@@ -152,8 +152,9 @@ def evaluate(env_id, actor, envs, *key):
     return {name: float(value) for name, value in row.items()}
 
 
-def write_rows(folder, writer, rows):
-    """All evaluations as eval.csv, the last one to TensorBoard; what is not known is nan."""
+def write_rows(folder, writer, bar, rows):
+    """All evaluations as eval.csv, the last to TensorBoard and the bar; nan: what is not known."""
+    bar.set_postfix({x: rows[-1][x] for x in ("normalized_score", "success_rate", "return_mean")})
     for name, value in rows[-1].items():
         if not math.isnan(value):
             writer.add_scalar(f"eval/{name}", value, rows[-1]["global_step"])
@@ -215,8 +216,7 @@ def main(args):
             row |= evaluate(args.env_id, actor, eval_envs, args.seed, 1, global_step)
             row |= {"demo_transitions": len(obs), "demo_hash": zlib.crc32(demos["actions"])}
             rows.append(row | {"wall_seconds": time.perf_counter() - begun})
-            write_rows(folder, writer, rows)
-            bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
+            write_rows(folder, writer, bar, rows)
             losses = []
             state = {"actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"torch_rng": torch.get_rng_state(), "global_step": global_step, "rows": rows}

@@ -204,8 +204,9 @@ def evaluate(env_id, actor, envs, *key):
     return {name: float(value) for name, value in row.items()}
 
 
-def write_rows(folder, writer, rows):
-    """All evaluations as eval.csv, the last one to TensorBoard; what is not known is nan."""
+def write_rows(folder, writer, bar, rows):
+    """All evaluations as eval.csv, the last to TensorBoard and the bar; nan: what is not known."""
+    bar.set_postfix({x: rows[-1][x] for x in ("normalized_score", "success_rate", "return_mean")})
     for name, value in rows[-1].items():
         if not math.isnan(value):
             writer.add_scalar(f"eval/{name}", value, rows[-1]["global_step"])
@@ -282,8 +283,7 @@ def main(args):
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row |= evaluate(args.env_id, actor, eval_envs, args.seed, 1, global_step)
             rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})
-            write_rows(folder, writer, rows)
-            bar.set_postfix(score=row["normalized_score"], returns=row["return_mean"])
+            write_rows(folder, writer, bar, rows)
             state = {"actor": actor.state_dict(), "optimizer": optimizer.state_dict(), "data": data}
             state |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
             state |= {"global_step": global_step, "rounds": rounds}
