@@ -165,7 +165,7 @@ class ProgressHuman(ValueHuman):
     """Takes over where V has fallen: judges what some steps have led to, not the next action."""
 
     def is_bad(self, obs, proposal, t):
-        """Has V(s_t) not risen by the share since progress_steps ago? (1, O), (A,) -> bool."""
+        """Is V(s_t) < V' + share |V'|, with V' progress_steps ago? (1, O), (A,) -> bool."""
         if t == 0:
             self.values = {}  # of this episode, by the step: {t: V(s_t)}
         self.values[t] = self.reference.q(obs, self.reference.act(obs, deterministic=True)).item()
@@ -553,7 +553,7 @@ def main(args):
         seed = np.random.SeedSequence((args.seed, 0, episode)).generate_state(1)[0]
         obs, _ = env.reset(seed=int(seed))
         t, expert_until, next_check, takeovers = 0, 0, 0, 0  # of this episode
-        last, ended, episodic_return = None, False, 0.0  # last: waits for a takeover to follow
+        pending, ended, episodic_return = None, False, 0.0  # pending: a takeover may follow it
         while not ended:
             # The novice proposes; does the person take over? (Alg. 2, line 4)
             actions = agent.actor.act(obs[None])[0]  # (A,)
@@ -572,18 +572,18 @@ def main(args):
             # a_1 leads to s_2, where the robot proposes a_2 and the person takes over:
             #     s_0 -- a_0 --> s_1 -- a_1 --> s_2 (takes over)
             # So (s_1, a_1) gets -1; a_2 is neither done nor stored. (Alg. 2, lines 5, 7)
-            if started and last and args.reward == "intervention":
-                last["rewards"] = INTERVENTION_REWARD
+            if started and pending and args.reward == "intervention":
+                pending["rewards"] = INTERVENTION_REWARD
                 counts["labels"] += 1
-            if last:
-                rb.add(last)
+            if pending:
+                rb.add(pending)
 
             next_obs, task_reward, terminated, truncated, info = env.step(actions)
             ended = terminated or truncated or global_step + 1 == args.total_timesteps
-            last = {"obs": obs, "next_obs": next_obs, "actions": actions, "ends": float(ended)}
-            last |= {"rewards": task_reward if args.reward == "task" else 0.0, "terminations": 0.0}
+            pending = {"obs": obs, "next_obs": next_obs, "actions": actions, "terminations": 0.0}
+            pending |= {"rewards": task_reward if args.reward == "task" else 0.0, "ends": ended}
             if ended:  # no takeover can follow it
-                rb.add(end_of_episode(args, human, last, terminated, info["success_now"] == 1))
+                rb.add(end_of_episode(args, human, pending, terminated, info["success_now"] == 1))
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward
 
