@@ -204,6 +204,11 @@ def test_space_is_a_label_without_a_takeover(at_keys):
     row = evaluations(folder)[-1]
     assert (row["takeovers"], row["expert_steps"], row["flags"]) == ("0", "0", "1")
     assert not checkpoint(folder)["doubts"]  # of a takeover
+    at_keys({15: "space tap", 30: "right tap"})
+    rb = checkpoint(run(pvp))["rb"]
+    acted = list(range(30, 31 + HOLD))
+    assert steps_where(rb["by_person"] > 0) == acted
+    assert steps_where(rb["refused"] > 0) == [15, *acted]
 
 
 def test_c_is_control_without_motion(at_keys):

@@ -103,6 +103,24 @@ def test_proxy_values_are_masked_within_the_mean(bc_weight):
             assert (a - b).abs().max() <= 1e-4 * b.abs().max() + 1e-6
 
 
+def test_actor_and_targets_move_at_every_second_update():
+    agent, (_, batch, *_) = pvp.Agent(OBS, ACT, pvp.Args(), torch.device("cpu")), learner()
+    batch |= {"proposals": batch["actions"], "end_values": torch.zeros(BATCH)}
+    batch |= {"by_person": torch.ones(BATCH), "refused": torch.zeros(BATCH)}
+    pairs = (agent.actor, agent.actor_target), (agent.qf, agent.qf_target)
+    for number in (1, 2):
+        before = [doubles(target) for _, target in pairs]
+        actor = doubles(agent.actor)
+        agent.update(batch, number)
+        moved = {name for name, x in doubles(agent.actor).items() if not x.equal(actor[name])}
+        assert bool(moved) == (number == 2)
+        for (network, target), old in zip(pairs, before):
+            now, own = doubles(target), doubles(network)
+            for name, x in old.items():
+                expected = x + agent.args.tau * (own[name] - x) if number == 2 else x
+                torch.testing.assert_close(now[name], expected, rtol=1e-5, atol=1e-7)
+
+
 def test_the_published_mask_only_scales_the_means():
     args, (_, batch, noise, _) = pvp.Args(hidden_sizes=HIDDEN), learner()
     torch.manual_seed(0)
