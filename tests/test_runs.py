@@ -171,6 +171,27 @@ def test_an_evaluation_frequency_that_is_typed_holds_at_once(script, ending):
     assert len(times) > 3 and np.diff(times).max() <= (10 if kind == "steps" else 1)  # an episode
 
 
+def test_killed_while_it_writes_a_run_has_the_files_from_before(script, ending, monkeypatch):
+    folder, kind = tiny.short_run(script), SCRIPTS[script.__name__].kind
+    more = "--resume", folder, "--rounds 8" if kind == "rounds" else "--total-timesteps 150"
+    names, write = ("args.json", "checkpoint.pt"), Path.write_text
+    before = [(folder / name).read_bytes() for name in names]
+
+    def half_write(what, where):
+        path, text = (what, where) if isinstance(what, Path) else (Path(where), "half")
+        write(path, text[: len(text) // 2])
+        raise Killed
+
+    for owner, function in ((Path, "write_text"), (torch, "save")):
+        with monkeypatch.context() as patch, pytest.raises(Killed) as killed:
+            patch.setattr(owner, function, half_write)
+            ending(script, *more)
+        killed.value.__traceback__ = None  # it has hold of the lock on the folder
+        if owner is Path:
+            assert [(folder / name).read_bytes() for name in names] == before
+    assert (folder / "checkpoint.pt").read_bytes() == before[1]
+
+
 def test_options_are_judged_with_those_of_the_run_that_goes_on(people, ending, monkeypatch):
     monkeypatch.setattr(rlif_rlpd, "load_demonstrations", tiny.demonstrations)
     folder = tiny.short_run(rlif_rlpd, "--demo-episodes 2 --offline-ratio 0.25")
