@@ -37,6 +37,8 @@ def demonstrations():
 def test_recovers_a_linear_expert(demonstrations):
     bc.main(tiny.parsed(bc, OPTIONS, "--total-timesteps 2000"))
     folder = tiny.folder_of("a")
+    (group,) = tiny.checkpoint(folder)["optimizer"]["param_groups"]
+    assert group["decoupled_weight_decay"] and group["weight_decay"] == 1e-3  # AdamW, not Adam
     policy = load_expert("Point-v0", f"{folder}/model.safetensors")
     obs = np.random.default_rng(1).normal(size=(500, 2)).astype(np.float32)
     error = 2 * policy.act(obs, deterministic=True).numpy() - linear_expert(obs)

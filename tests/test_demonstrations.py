@@ -108,6 +108,14 @@ def test_episodes_are_drawn_by_the_seed_and_keep_their_order(capsys):
     assert "dataset test/a-v0 is of Point-v0, not of Walled-v0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("cell", ["hopper/rlif", "table1/Walker2d-v5-top-rlif"])
+def test_a_seed_draws_the_demonstrations_of_the_tables(cell):
+    path = tiny.ROOT / "benchmark" / "results" / cell / "seed_2.csv"
+    args = json.loads(path.with_suffix(".json").read_text())["args"]
+    actions = load(args["env_id"], args["demo_episodes"], 2, None)["actions"]
+    assert str(zlib.crc32(actions)) == path.read_text().split(",")[-2]
+
+
 def test_all_methods_of_a_seed_have_the_same_draw_and_say_which(script, monkeypatch):
     if not hasattr(script.Args, "demo_episodes"):
         return

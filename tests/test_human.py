@@ -358,13 +358,17 @@ def test_a_killed_session_goes_on_where_it_was(script, cut, at_keys, monkeypatch
 
     def killed(env, action):
         if any(path.read_text().count("\n") == 1 + 65 for path in Path("runs").glob("*/*.csv")):
+            places.append(env.x)
             raise Killed
         return step(env, action)
 
+    places = []
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Shown, "step", killed)
         run(script)
     (path,) = Path("runs").glob("*/person.csv")
+    (place, _) = column(path.parent, "obs")[-1]
+    assert places == [pytest.approx(place)]  # the robot had not moved yet
     kept = path.read_bytes()[: -cut or None]
     path.write_bytes(kept)
     at_keys({})  # a new sitting, in which no key is pressed

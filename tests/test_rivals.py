@@ -212,7 +212,10 @@ def test_hil_serl_learns_by_the_gradients_of_rlpd():
         assert all(torch.equal(x, y) for x, y in zip(a(*given)[1], b(*given)[1]))
 
 
-def test_what_the_person_did_is_in_both_buffers_and_halves_are_drawn(people, monkeypatch):
+@pytest.mark.parametrize("demo_episodes", [0, 2])
+def test_what_the_person_did_is_in_both_buffers_and_halves_are_drawn(
+    demo_episodes, people, monkeypatch
+):
     monkeypatch.setattr(hil_serl, "load_demonstrations", tiny.demonstrations)
     drawn, sample = [], hil_serl.ReplayBuffer.sample
 
@@ -221,7 +224,8 @@ def test_what_the_person_did_is_in_both_buffers_and_halves_are_drawn(people, mon
         return sample(rb, rng, args, n, device)
 
     monkeypatch.setattr(hil_serl.ReplayBuffer, "sample", watched)
-    folder = tiny.short_run(hil_serl, "--demo-episodes 2 --takeover-steps 3 --batch-size 10")
+    options = f"--demo-episodes {demo_episodes} --takeover-steps 3 --batch-size 10"
+    folder = tiny.short_run(hil_serl, options)
     state, last = tiny.checkpoint(folder), tiny.rows(folder)[-1]
     rb, own, demos = state["rb"], state["human_rb"], int(last["demo_transitions"])
     assert len(own["obs"]) - demos == int(last["expert_steps"]) > 0

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
@@ -203,9 +204,17 @@ def test_what_the_expert_fails_at_is_not_demonstrated(seeing, monkeypatch):
     assert np.array_equal(data["obs"][starts], first)
 
 
-def test_who_demonstrates_and_what_was_seen_has_to_be_known(seeing, tmp_path):
+def test_who_demonstrates_and_what_was_seen_has_to_be_known(seeing, tmp_path, monkeypatch):
+    vision.encoder.cache_clear()
+    generator = torch.get_rng_state()
     env = bc.make_env(seeing)
+    assert torch.equal(torch.get_rng_state(), generator)
     eyes = env.get_wrapper_attr("eyes")()
+    monkeypatch.setattr(vision, "STATES", 3)
+    seen = np.array([env.reset(seed=seed)[0] for seed in range(4)])
+    assert eyes(seen[1:]).shape == (3, 2)  # (B, S); the oldest is forgotten
+    with pytest.raises(InputError, match="--threshold"):
+        eyes(seen[:1])
     with pytest.raises(InputError, match="--threshold"):
         eyes(np.zeros((1, 64)))
     (tmp_path / "Shown-v0" / "top.safetensors").unlink()
