@@ -35,7 +35,7 @@ from tqdm import tqdm
 from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_expert
 from experts import normalized_score, save_expert
 
-MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
+MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
 
 
 @dataclass
@@ -248,7 +248,7 @@ def main(args):
     folder = Path(args.resume or f"runs/{name.replace('/', '-').replace(':', '-')}-{os.getpid()}")
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
-    args.resume = str(folder)  # from now on
+    args.resume = str(folder)  # for the message after Ctrl-C
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
@@ -277,8 +277,8 @@ def main(args):
         passed = global_step // args.eval_frequency > evaluated // args.eval_frequency
         if passed or (over and global_step > evaluated):
             row = {"global_step": global_step, "round": rounds, **counts}
-            before = rows[-1] if rows else row  # the evaluation before this one
-            since = {name: row[name] - before[name] for name in row}
+            previous = rows[-1] if rows else row
+            since = {name: row[name] - previous[name] for name in row}
             row["label_rate"] = since["labels"] / max(1, since["global_step"])
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row |= evaluate(args.env_id, actor, eval_envs, args.seed, 1, global_step)

@@ -38,7 +38,7 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
+MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
 
 
 @dataclass
@@ -338,7 +338,7 @@ def main(args):
     global_step, rounds = 0, 0
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
-    args.resume = str(folder)  # from now on
+    args.resume = str(folder)  # for the message after Ctrl-C
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
@@ -370,8 +370,8 @@ def main(args):
         passed = global_step // args.eval_frequency > evaluated // args.eval_frequency
         if passed or (over and global_step > evaluated):
             row = {"global_step": global_step, "round": rounds, **counts}
-            before = rows[-1] if rows else row  # the evaluation before this one
-            since = {name: row[name] - before[name] for name in row}
+            previous = rows[-1] if rows else row
+            since = {name: row[name] - previous[name] for name in row}
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row["flagged_rate"] = since["flags"] / max(1, since["checks"])
             row["risk_threshold"] = risk_threshold(doubts) if args.doubt_novices else math.nan

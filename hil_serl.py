@@ -44,7 +44,7 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
+MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
 
 
 @dataclass
@@ -101,8 +101,9 @@ class Args:
         signed = "target_entropy", "intervention_delta"
         for name, value in vars(self).items():
             least = 1 if type(value) is int and name not in ("seed", "demo_episodes") else 0
-            most = 1 if name in ("intervention_beta", "offline_ratio") else math.inf
-            if type(value) in (int, float) and name not in signed and not least <= value <= most:
+            least = -1e38 if name in signed else least
+            most = 1 if name in ("intervention_beta", "offline_ratio") else 1e38
+            if type(value) in (int, float) and not least <= value <= most:  # nor may it be nan
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
         if self.gamma >= 1 or self.tau > 1 or min(self.hidden_sizes, default=0) < 1:
             raise InputError("--gamma must be below 1, --tau at most 1, --hidden-sizes 1 or more")
@@ -114,15 +115,12 @@ class Args:
 
 # --- environment ----------------------------------------------------------------------------------
 def make_env(env_id, max_episode_steps=None, render_mode=None):
-    """gym.make's, with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    """gym.make's, with flat observations, and actions in [-1, 1]."""
     env = gym.wrappers.FlattenObservation(Task(env_id, max_episode_steps, render_mode))
     space = env.action_space
-    if isinstance(space, gym.spaces.Discrete):
-        one_hot = gym.spaces.MultiBinary(int(space.n))
-        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
     vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
     if not vector or not ((space.high > space.low) & (space.high - space.low < 1e9)).all():
-        raise InputError(f"--env-id {env_id}: needs discrete or bounded float actions, not {space}")
+        raise InputError(f"--env-id {env_id}: needs bounded continuous actions, not {space}")
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
@@ -292,7 +290,7 @@ class ReplayBuffer:
 
     def __init__(self, capacity, obs_dim, act_dim):
         sizes = {"obs": (obs_dim,), "next_obs": (obs_dim,), "actions": (act_dim,)}
-        sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: no sum goes on
+        sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: 1, returns stop there
         self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
         print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
         self.size = 0
@@ -385,14 +383,12 @@ def main(args):
     task = args.env_id, args.max_episode_steps, mode
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])
     eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
-    if isinstance(env.action_space, gym.spaces.MultiBinary):
-        raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
     human = None
     if args.intervention == "value":
         human = ValueHuman(args, load_expert(args.env_id, args.reference, env, with_q=True), rng)
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
-    if args.reward == "success":  # which ends a demonstration; a lost cube of gym-hil does, too
+    if args.reward == "success":  # a demonstration ends in it, unless gym-hil's cube was lost
         if len(demos["rewards"]) and not re.search("Meta-World/|gym_hil/", args.env_id):
             raise InputError("give --demo-episodes 0: demonstrations do not tell --reward success")
         lost = (demos["rewards"] != 1) & ("gym_hil/" in args.env_id)
@@ -408,7 +404,7 @@ def main(args):
     if args.intervention == "human" or args.replay:
         env = expert = human = Person(env, args, folder)  # all three: it steps, acts and judges
     agent = Agent(obs_dim, act_dim, args, device)
-    human_rb.load_state_dict(dict(demos))
+    human_rb.load_state_dict(dict(demos))  # a copy, for that empties it
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and human_rb.size:
         std = demo_obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
@@ -427,7 +423,7 @@ def main(args):
     global_step, episode, rows = 0, 0, []  # rows: of eval.csv
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
-    args.resume = str(folder)  # from now on
+    args.resume = str(folder)  # for the message after Ctrl-C
     print(f"in {folder}: evaluations, checkpoint, policy; matrix products in {args.precision}")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
@@ -455,8 +451,8 @@ def main(args):
         passed = global_step // args.eval_frequency > evaluated // args.eval_frequency
         if passed or (over and global_step > evaluated):
             row = {"global_step": global_step, **counts}
-            before = rows[-1] if rows else row  # the evaluation before this one
-            since = {name: row[name] - before[name] for name in row}
+            previous = rows[-1] if rows else row
+            since = {name: row[name] - previous[name] for name in row}
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row["flagged_rate"] = since["flags"] / max(1, since["checks"])
             row |= evaluate(args.env_id, agent.actor, eval_envs, args.seed, 1, global_step)

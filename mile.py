@@ -38,7 +38,7 @@ from tqdm import tqdm
 from experts import InputError, Task, load_expert, normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
+MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
 
 
 @dataclass
@@ -221,7 +221,7 @@ class Estimator(nn.Module):
 
 
 def warm_start(args, env, actor, mental_model):
-    """Clone the mental model from the initial policy, as which the robot is at first expected."""
+    """Clone the initial policy: at first the person expects the robot to act like it."""
     alone = []
     for e in range(args.warm_up_episodes):
         seed = int(np.random.SeedSequence((args.seed, 4, e)).generate_state(1)[0])
@@ -252,7 +252,7 @@ def intervention_log_probs(policy, mental_model, cost, scale):
     policy and mental_model are what actors return at s, distributions over (B, A). There
     p(nu=1 | s) = E_{a ~ pi}[Phi((Delta(a) - c) / scale)], in the paper with scale 1, and
     Delta(a) = ln pi(a|s) - E_{a' ~ mental model}[ln pi(a'|s)], before the tanh, as in the official
-    code. For up to 24 actions and scales of 1 to 20 p(nu=1) is exact to 1e-5, ln p(nu=0) to 0.2.
+    code. For up to 24 actions and scales from 1 on p(nu=1) is exact to 1e-5, ln p(nu=0) to 0.5.
     """
     if isinstance(policy, OneHotCategorical):  # the mean over a is a sum
         log_weights = far_log_weights = policy.logits  # (B, A), ln pi(a|s)
@@ -395,8 +395,8 @@ def main(args):
     data = {"obs": torch.empty(0, *env.observation_space.shape, device=device)}  # of all rounds
     data["actions"] = torch.empty(0, *env.action_space.shape, device=device)
     data["nu"] = torch.empty(0, device=device)  # 1 where a person acted
-    nothing = torch.empty(0, 2, device=device)
-    predictions = {"nu": data["nu"], "model": nothing, "network": nothing, "majority": nothing}
+    none = torch.empty(0, 2, device=device)
+    predictions = {"nu": data["nu"], "model": none, "network": none, "majority": none}
     counts = {"expert_steps": 0, "takeovers": 0}  # in all
     global_step, rounds, rows = 0, 0, []  # rows: of eval.csv
 
@@ -410,7 +410,7 @@ def main(args):
         human = ProbitHuman(args, *policies)
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
-    args.resume = str(folder)  # from now on
+    args.resume = str(folder)  # for the message after Ctrl-C
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
@@ -421,7 +421,7 @@ def main(args):
         global_step, rounds = rows[-1]["global_step"], rows[-1]["round"]  # it was evaluated there
     (folder / "args.tmp").write_text(json.dumps(vars(args) | {"resume": None}, indent=2))
     os.replace(folder / "args.tmp", folder / "args.json")
-    if mental_model and not rows:  # a new run
+    if mental_model and not rows:
         warm_start(args, eval_envs[0], actor, mental_model)
     if args.track:
         import wandb
@@ -436,8 +436,8 @@ def main(args):
         evaluated = bool(rows) and rows[-1]["round"] == rounds
         if (rounds % args.eval_frequency == 0 or over) and not evaluated:
             row = {"global_step": global_step, "round": rounds, **counts}
-            before = rows[-1] if rows else row  # the evaluation before this one
-            since = {name: row[name] - before[name] for name in row}
+            previous = rows[-1] if rows else row
+            since = {name: row[name] - previous[name] for name in row}
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row |= prediction_quality(predictions)
             row |= evaluate(args.env_id, actor, eval_envs, args.seed, 1, global_step)

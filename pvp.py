@@ -42,7 +42,7 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
+MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
 FALLS = ["Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum"]
 # what an early end is worth where it is known to be a fall; a success; or a landing or a crash
 END_VALUES = dict.fromkeys([*FALLS, "AdroitHandPen", "gym_hil"], -1.0)
@@ -79,7 +79,7 @@ class Args:
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     bc_weight: float = 0.0  # of imitating the person in the actor's loss: 0 is PVP, 1 is PVP4Real
-    end_value: float | None = None  # of an early end, -1: a fall; |this| for a success; papers: 0
+    end_value: float | None = None  # of an early end, -1: a fall; a success: |this|; papers: 0
     # --- learner ---
     batch_size: int = 256  # transitions per update (PVP: 128, PVP4Real: 1024)
     gamma: float = 0.99  # discount
@@ -95,29 +95,24 @@ class Args:
         zeros = "seed", "demo_episodes", "random_steps"
         for name, value in vars(self).items():
             least = 1 if type(value) is int and name not in zeros else 0
-            most = 1 if name in ("intervention_beta", "tau") else math.inf
-            signed = name in ("intervention_delta", "end_value")
-            if type(value) in (int, float) and not signed and not least <= value <= most:
+            least = -1e38 if name in ("intervention_delta", "end_value") else least
+            most = 1 if name in ("intervention_beta", "tau") else 1e38
+            if type(value) in (int, float) and not least <= value <= most:  # nor may it be nan
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
         if self.gamma >= 1 or self.batch_size < 4 or min(self.hidden_sizes, default=0) < 1:
-            raise InputError("--gamma must be below 1, --batch-size 4 or more, --hidden-sizes 1")
-        if not math.isfinite(self.end_value or 0.0):
-            raise InputError(f"--end-value {self.end_value} is no number")
+            raise InputError("give --gamma below 1, --batch-size above 3, --hidden-sizes above 0")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
             raise InputError("leave --cuda out: there is no GPU, or --intervention is human")
 
 
 # --- environment ----------------------------------------------------------------------------------
 def make_env(env_id, max_episode_steps=None, render_mode=None):
-    """gym.make's, with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    """gym.make's, with flat observations, and actions in [-1, 1]."""
     env = gym.wrappers.FlattenObservation(Task(env_id, max_episode_steps, render_mode))
     space = env.action_space
-    if isinstance(space, gym.spaces.Discrete):
-        one_hot = gym.spaces.MultiBinary(int(space.n))
-        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
     vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
     if not vector or not ((space.high > space.low) & (space.high - space.low < 1e9)).all():
-        raise InputError(f"--env-id {env_id}: needs discrete or bounded float actions, not {space}")
+        raise InputError(f"--env-id {env_id}: needs bounded continuous actions, not {space}")
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
@@ -177,10 +172,11 @@ class Agent(nn.Module):
     def __init__(self, obs_dim, act_dim, args, device):
         super().__init__()
         self.args, self.actor = args, Actor(obs_dim, act_dim, args.hidden_sizes)
-        sizes, self.qf = [obs_dim + act_dim, *args.hidden_sizes, 1], nn.ModuleList()
+        sizes, self.qf = [obs_dim + act_dim, *args.hidden_sizes], nn.ModuleList()
         for _ in range(2):
-            pairs = [(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:])]
-            self.qf.append(nn.Sequential(*sum(pairs, ())[:-1]))  # the last layer has no ReLU
+            pairs = zip(sizes[:-1], sizes[1:])
+            layers = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in pairs]
+            self.qf.append(nn.Sequential(*layers, nn.Linear(sizes[-1], 1)))
         self.actor_target, self.qf_target = deepcopy(self.actor), deepcopy(self.qf)
         self.to(device)
         learned = [x for x in self.actor.parameters() if x.requires_grad]
@@ -199,7 +195,7 @@ class Agent(nn.Module):
             noise = (0.2 * noise).clamp(-0.5, 0.5)  # (B, A), as in TD3
             next_actions = (self.actor_target(next_obs) + noise).clamp(-1, 1)
             next_q = self.q(self.qf_target, next_obs, next_actions).amin(0)  # (B,)
-            # in the papers an end is worth 0: a fall beats a refused action, help beats a success
+            # papers: 0, so a fall would beat a refused action (-1), and help (+1) a success
             target = done * batch["end_values"] + self.args.gamma * (1 - done) * next_q  # (B,)
         q, q_n = (self.q(self.qf, obs, batch[x]) for x in ("actions", "proposals"))  # (2, B) each
         # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask I within the mean as in the paper's
@@ -216,7 +212,7 @@ class Agent(nn.Module):
         return -self.q(self.qf[:1], batch["obs"], actions).mean() + self.args.bc_weight * imitation
 
     def update(self, batch, number):
-        """TD3's update; number: of how many so far. Returns the losses."""
+        """TD3's update; number: 1 for a run's first; even ones train the actor. Returns losses."""
         loss = self.critic_loss(batch, torch.randn_like(batch["actions"]))
         self.qf_optimizer.zero_grad()
         loss.backward()
@@ -268,9 +264,9 @@ class ReplayBuffer:
         by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
         demos = np.flatnonzero(by_person & ~refused)
         rest = np.flatnonzero(refused), np.flatnonzero(~by_person & ~refused)
-        taken, alone = (rows if len(rows) > batch_size // 2 else demos for rows in rest)
+        taken, robots = (rows if len(rows) > batch_size // 2 else demos for rows in rest)
         demos = demos if len(demos) else taken
-        quarters = [rows for rows in (demos, taken, alone, alone) if len(rows)]
+        quarters = [rows for rows in (demos, taken, robots, robots) if len(rows)]
         if not quarters:
             return None
         i = np.concatenate([rng.choice(rows, batch_size // len(quarters)) for rows in quarters])
@@ -329,8 +325,6 @@ def main(args):
     task = args.env_id, args.max_episode_steps, mode
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])
     eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
-    if isinstance(env.action_space, gym.spaces.MultiBinary):
-        raise InputError(f"--env-id {args.env_id}: TD3 needs continuous actions")
     if args.end_value is None:
         raise InputError("give --end-value -1 (ends are falls), 1 (successes) or 0 (other, none)")
     if args.intervention == "value":
@@ -363,7 +357,7 @@ def main(args):
     global_step, episode, rows, losses = 0, 0, [], {}  # rows: of eval.csv
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
-    args.resume = str(folder)  # from now on
+    args.resume = str(folder)  # for the message after Ctrl-C
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
@@ -393,8 +387,8 @@ def main(args):
         passed = global_step // args.eval_frequency > evaluated // args.eval_frequency
         if passed or (over and global_step > evaluated):
             row = {"global_step": global_step, **counts}
-            before = rows[-1] if rows else row  # the evaluation before this one
-            since = {name: row[name] - before[name] for name in row}
+            previous = rows[-1] if rows else row
+            since = {name: row[name] - previous[name] for name in row}
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row["flagged_rate"] = since["flags"] / max(1, since["checks"])
             row |= evaluate(args.env_id, agent.actor, eval_envs, args.seed, 1, global_step)
@@ -442,7 +436,7 @@ def main(args):
             episodic_return += task_reward
             ended = terminated or truncated or global_step == args.total_timesteps
 
-            # One gradient step of the critics a step
+            # TD3: the critics learn at every step, the actor at every second one
             if batch := rb.sample(rng, args.batch_size, device):
                 counts["updates"] += 1
                 losses |= agent.update(batch, counts["updates"])

@@ -41,8 +41,8 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
-INTERVENTION_REWARD = -1.0  # of the step before a takeover; below 0, for no target is above it
+MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
+INTERVENTION_REWARD = -1.0  # of the step before a takeover; below 0: targets are at most 0
 
 
 @dataclass
@@ -79,7 +79,8 @@ class Args:
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     offline_ratio: float = 0.0  # share of a batch from demonstrations (RLPD: 0.5); 0: uniform
     bc_weight: float = 0.0  # of the behavioural-cloning term in the actor's loss; 0: off
-    reward: Literal["intervention", "task", "none"] = "intervention"  # task: RLPD; none: no -1
+    # intervention: -1 before a takeover; task: its own, as RLPD; none: only falls are charged
+    reward: Literal["intervention", "task", "none"] = "intervention"
     # an early end is charged (penalty), worth 0 (mask), or bootstrapped; default: by the task
     termination: Literal["penalty", "mask", "bootstrap"] | None = None
     # --- learner ---
@@ -104,8 +105,9 @@ class Args:
         signed = "target_entropy", "intervention_delta", "progress_share"
         for name, value in vars(self).items():
             least = 1 if type(value) is int and name not in ("seed", "demo_episodes") else 0
-            most = 1 if name in ("intervention_beta", "random_rate", "offline_ratio") else math.inf
-            if type(value) in (int, float) and name not in signed and not least <= value <= most:
+            least = -1e38 if name in signed else least
+            most = 1 if name in ("intervention_beta", "random_rate", "offline_ratio") else 1e38
+            if type(value) in (int, float) and not least <= value <= most:  # nor may it be nan
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
         if self.gamma >= 1 or self.tau > 1 or min(self.hidden_sizes, default=0) < 1:
             raise InputError("--gamma must be below 1, --tau at most 1, --hidden-sizes 1 or more")
@@ -122,15 +124,12 @@ class Args:
 
 # --- environment ----------------------------------------------------------------------------------
 def make_env(env_id, max_episode_steps=None, render_mode=None):
-    """gym.make's, with flat observations, and actions in [-1, 1] or as one-hot vectors."""
+    """gym.make's, with flat observations, and actions in [-1, 1]."""
     env = gym.wrappers.FlattenObservation(Task(env_id, max_episode_steps, render_mode))
     space = env.action_space
-    if isinstance(space, gym.spaces.Discrete):
-        one_hot = gym.spaces.MultiBinary(int(space.n))
-        return gym.wrappers.TransformAction(env, lambda a: int(space.start + a.argmax()), one_hot)
     vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
     if not vector or not ((space.high > space.low) & (space.high - space.low < 1e9)).all():
-        raise InputError(f"--env-id {env_id}: needs discrete or bounded float actions, not {space}")
+        raise InputError(f"--env-id {env_id}: needs bounded continuous actions, not {space}")
     return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
 
 
@@ -169,14 +168,14 @@ class ProgressHuman(ValueHuman):
         if t == 0:
             self.values = {}  # of this episode, by the step: {t: V(s_t)}
         self.values[t] = self.reference.q(obs, self.reference.act(obs, deterministic=True)).item()
-        before = self.values.get(t - self.args.progress_steps, math.nan)  # nan: nobody looked
+        before = self.values.get(t - self.args.progress_steps, math.nan)  # nan: not looked at
         return self.values[t] < before + self.args.progress_share * abs(before)
 
 
 class RandomHuman:
     """Takes over at random, and acts in a share p = random_rate of the steps."""
 
-    grace_steps = 0
+    grace_steps = 0  # a takeover may follow at once; the expert's last step then gets the -1
 
     def __init__(self, args, rng):
         # takeovers of k steps hold that share if k (1 - p) / p steps of the novice lie between two
@@ -283,7 +282,7 @@ class Agent(nn.Module):
             next_q = self.qf_target(batch["next_obs"], next_actions, members, self.dtype)  # (M, B)
             next_q = next_q.min(0).values  # (B,), without an entropy bonus
             target = batch["rewards"] + batch["discounts"] * (1 - batch["terminations"]) * next_q
-            if self.args.reward != "task":  # no return is below -1 for ever, or above 0
+            if self.args.reward != "task":  # as returns, between -1 at every step and 0
                 target = target.clamp(INTERVENTION_REWARD / (1 - self.args.gamma), 0)
         q = self.qf(batch["obs"], batch["actions"], dtype=self.dtype)  # (N, B)
         loss = (q - target).pow(2).mean(1).sum()  # a sum over critics: each learns as if alone
@@ -345,7 +344,7 @@ class ReplayBuffer:
         sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: 1 at an episode's last
         self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
         print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
-        self.size, self.apart = 0, 0  # rows; so many of the first are drawn as offline rows
+        self.size, self.num_offline = 0, 0  # rows; so many of the first are offline rows
 
     def state_dict(self):
         return {name: torch.from_numpy(x[: self.size]) for name, x in self.data.items()}
@@ -367,9 +366,9 @@ class ReplayBuffer:
         newest: r_0 + gamma r_1 + ... + gamma^(n-1) r_(n-1), to which gamma^n Q(s_n, .) is added.
         """
         offline = round(args.offline_ratio * args.batch_size)
-        first = rng.integers(self.apart, self.size, size=(args.utd_ratio, args.batch_size))
+        first = rng.integers(self.num_offline, self.size, size=(args.utd_ratio, args.batch_size))
         if offline:
-            first[:, :offline] = rng.integers(self.apart, size=(args.utd_ratio, offline))
+            first[:, :offline] = rng.integers(self.num_offline, size=(args.utd_ratio, offline))
         last, rewards = first, self.data["rewards"][first]  # (G, B); rows of r_(n-1), and the sum
         discounts = np.full_like(rewards, args.gamma)  # (G, B), gamma^n
         for _ in range(args.n_step - 1):
@@ -462,8 +461,6 @@ def main(args):
     task = args.env_id, args.max_episode_steps, mode
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])
     eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
-    if isinstance(env.action_space, gym.spaces.MultiBinary):
-        raise InputError(f"--env-id {args.env_id}: RLPD needs continuous actions")
     if args.termination is None:
         raise InputError("give --termination penalty (ends are falls), mask (successes), bootstrap")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
@@ -473,7 +470,8 @@ def main(args):
     if human:
         expert = load_expert(args.env_id, args.expert, env)
     demos = load_demonstrations(args.env_id, env, args.demo_episodes, args.seed, args.dataset_id)
-    successes = (demos["rewards"] == 1) & ("gym_hil/" in args.env_id)  # no fall; others do not say
+    # gym-hil's reward of 1 is a success; other demonstrations do not tell
+    successes = (demos["rewards"] == 1) & ("gym_hil/" in args.env_id)
     if args.reward != "task":
         demos["rewards"][:] = 0  # nobody tells RLIF how good a demonstration is
     demo_facts = {"demo_transitions": len(demos["obs"]), "demo_hash": zlib.crc32(demos["actions"])}
@@ -489,7 +487,7 @@ def main(args):
     for i, terminated in enumerate(demos["terminations"]):
         transition = {name: values[i] for name, values in demos.items()}
         rb.add(end_of_episode(args, human, transition, terminated, successes[i]))
-    rb.apart = rb.size if args.offline_ratio else 0
+    rb.num_offline = rb.size if args.offline_ratio else 0
     demo_obs = torch.from_numpy(demos["obs"])  # (n, O)
     if args.standardize_obs and rb.size:
         std = demo_obs.std(0).clamp_min(0.01)  # (O,), and 1 for what never varied
@@ -507,7 +505,7 @@ def main(args):
     global_step, episode, rows = 0, 0, []  # rows: of eval.csv
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
-    args.resume = str(folder)  # from now on
+    args.resume = str(folder)  # for the message after Ctrl-C
     print(f"in {folder}: evaluations, checkpoint, policy; matrix products in {args.precision}")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
@@ -535,8 +533,8 @@ def main(args):
         passed = global_step // args.eval_frequency > evaluated // args.eval_frequency
         if passed or (over and global_step > evaluated):
             row = {"global_step": global_step, **counts}
-            before = rows[-1] if rows else row  # the evaluation before this one
-            since = {name: row[name] - before[name] for name in row}
+            previous = rows[-1] if rows else row
+            since = {name: row[name] - previous[name] for name in row}
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row["flagged_rate"] = since["flags"] / max(1, since["checks"])
             row |= evaluate(args.env_id, agent.actor, eval_envs, args.seed, 1, global_step)
@@ -588,7 +586,7 @@ def main(args):
             episodic_return += task_reward
 
             # Train pi on D by reinforcement learning. (Alg. 2, line 2; as RLPD does, at every step)
-            if rb.size - rb.apart >= args.batch_size:
+            if rb.size - rb.num_offline >= args.batch_size:
                 batches = rb.sample(rng, args, device)  # (G, B, ...)
                 losses = agent.update(batches, global_step / args.total_timesteps)
                 counts["updates"] += args.utd_ratio

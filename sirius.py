@@ -35,7 +35,7 @@ from experts import InputError, Task, load_demonstrations, load_expert, normaliz
 from experts import save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: who clones one takes its atanh, infinite at 1
+MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
 DEMO, ROBOT, INTERVENTION, BEFORE = range(4)  # labels of steps
 
 
@@ -290,7 +290,7 @@ def main(args):
         human = ProbitHuman(args, *policies)
     folder.mkdir(parents=True, exist_ok=args.resume is not None)
     _lock = FileLock(folder / "in_use.lock", timeout=0).acquire()  # no other process writes here
-    args.resume = str(folder)  # from now on
+    args.resume = str(folder)  # for the message after Ctrl-C
     print(f"in {folder}: evaluations, checkpoint, policy")
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
@@ -314,8 +314,8 @@ def main(args):
         evaluated = bool(rows) and rows[-1]["round"] == rounds
         if (rounds % args.eval_frequency == 0 or over) and not evaluated:
             row = {"global_step": global_step, "round": rounds, **counts}
-            before = rows[-1] if rows else row  # the evaluation before this one
-            since = {name: row[name] - before[name] for name in row}
+            previous = rows[-1] if rows else row
+            since = {name: row[name] - previous[name] for name in row}
             row["intervention_rate"] = since["expert_steps"] / max(1, since["global_step"])
             row |= evaluate(args.env_id, actor, eval_envs, args.seed, 1, global_step)
             rows.append(row | demo_facts | {"wall_seconds": time.perf_counter() - begun})

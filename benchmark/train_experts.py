@@ -340,7 +340,7 @@ def main(args: Args):
         save_file(learn_to_see(args, recipe), f"{path}.tmp")
         return Path(f"{path}.tmp").replace(path)
     torch.manual_seed(recipe.seed)
-    env, qf = rlif_rlpd.make_env(args.env_id), None
+    env, qf = bc.make_env(args.env_id), None
     ways = {"demonstrations": from_demonstrations, "top": from_top}
     way = from_file if args.policy else ways.get(recipe.source, from_teacher)
     actor, note, data = way(args, recipe, env)

@@ -225,7 +225,7 @@ class Window:
         tall = min(640, pygame.display.get_desktop_sizes()[0][1] - 200)  # pixels
         self.size = tall * width // height, tall
         self.screen = pygame.display.set_mode((self.size[0], tall + 108))
-        self.fonts = pygame.font.Font(None, 40), pygame.font.Font(None, 20)
+        self.large, self.small = pygame.font.Font(None, 40), pygame.font.Font(None, 20)
 
     def hear(self):
         """Take in what was pressed. Raises KeyboardInterrupt after Q."""
@@ -259,8 +259,8 @@ class Window:
         status = f"step {person.t}   {person.interventions} interventions   {rate} (real: {real})"
         commands = "C still  SPACE bad  ENTER success  P pause  + - speed  R give up  Q stop"
         who = "YOU" if person.control else "the robot"
-        lines = [(f"{who}   {message}", 6), (person.minutes(), 56)]
-        lines += [(status, 38), (self.help, 74), (commands, 90)]
-        for text, y in lines:
-            self.screen.blit(self.fonts[y > 6].render(text, True, (255, 255, 255)), (12, y))
+        lines = [(self.large, f"{who}   {message}", 6), (self.small, person.minutes(), 56)]
+        lines += [(self.small, status, 38), (self.small, self.help, 74), (self.small, commands, 90)]
+        for font, text, y in lines:
+            self.screen.blit(font.render(text, True, (255, 255, 255)), (12, y))
         pygame.display.flip()

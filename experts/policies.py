@@ -128,7 +128,8 @@ def load_expert(env_id, level, env=None, with_q=False, robot=False):
         discrete = isinstance(env.action_space, MultiBinary)
         own = *env.observation_space.shape, *env.action_space.shape, discrete
         has = expert.facts["obs_dim"], expert.facts["act_dim"], expert.discrete
-        if expert.facts.get("env_id") == state_id != env_id and not robot:
+        sees_state = env_id != state_id and expert.facts.get("env_id") == state_id
+        if sees_state and not robot:
             expert.eyes, own = env.get_wrapper_attr("eyes")(), (has[0], *own[1:])
         if has != own:
             raise InputError(f"{level} has (obs, action, discrete) {has}, but {env_id} needs {own}")

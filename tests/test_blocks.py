@@ -16,6 +16,7 @@ from tests.tiny import ROOT, SCRIPTS
 SOURCES = {path.stem: path.read_text() for path in sorted(ROOT.glob("*.py"))}
 OWN = {"Args", "main", "weights"}  # every script has its own
 VARIANTS = {  # name: groups of scripts that mean another one than all others
+    "make_env": [{"rlif_rlpd", "hil_serl", "pvp"}],  # without discrete actions
     "Actor": [{"rlif_rlpd", "hil_serl"}, {"pvp"}],  # samples with gradients, bfloat16; TD3's
     # a charge for falls needs to know how often such a person takes over
     **dict.fromkeys(["ValueHuman", "RandomHuman"], [{"rlif_rlpd"}]),
@@ -23,7 +24,7 @@ VARIANTS = {  # name: groups of scripts that mean another one than all others
 }
 SECTIONS = "environment", "person", "network", "buffer", "evaluation", "main"
 GROUPS = "run", "task", "person", "data", "learner"  # of options
-CEILINGS = {"experts/*.py": 979, "benchmark/*.py": 2_199, "tests/*.py": 7_640, "README.md": 150}
+CEILINGS = {"experts/*.py": 980, "benchmark/*.py": 2_199, "tests/*.py": 7_640, "README.md": 150}
 CEILINGS |= {f"{name}.py": script.lines for name, script in SCRIPTS.items()}
 
 

@@ -45,7 +45,7 @@ def buffer(capacity, demonstrations=0):
     """A buffer whose demonstrations are numbered -1, -2, ..., and set apart."""
     rb = rlif_rlpd.ReplayBuffer(capacity, 2, 1)
     fill(rb, range(-1, -1 - demonstrations, -1))
-    rb.apart = demonstrations
+    rb.num_offline = demonstrations
     return rb
 
 
@@ -77,7 +77,7 @@ def test_draws_are_uniform_and_where_none_are_set_apart_demonstrations_are_rows_
     rb = buffer(50, demonstrations=5)
     fill(rb, range(44))
     numbers = drawn(rb, offline_ratio=0.5, num_batches=4_400).flatten()
-    rb.apart = 0
+    rb.num_offline = 0
     together = drawn(rb, offline_ratio=0.0, num_batches=4_900).flatten()
     for kind, rows, expected in (
         (numbers[numbers < 0], 5, 8_800),
@@ -116,7 +116,7 @@ def test_returns_of_n_steps_are_those_of_a_loop_by_hand(n, apart):
     rb.data["rewards"][:] = 1e9  # of rows that are not there yet
     for row in rows:
         rb.add(row)
-    rb.apart = apart
+    rb.num_offline = apart
     batches = sample(rb, 0.5 if apart else 0.0, num_batches=20, batch_size=40, n_step=n)
     names = "rewards", "discounts", "next_obs", "terminations"
     first = batches["obs"][..., 0].flatten().tolist()
@@ -148,7 +148,7 @@ def test_updates_begin_when_a_batch_is_there_beside_the_rows_set_apart(people, m
     sizes, draw = [], rlif_rlpd.ReplayBuffer.sample
 
     def watched(rb, *args):
-        sizes.append((rb.size, rb.apart))
+        sizes.append((rb.size, rb.num_offline))
         return draw(rb, *args)
 
     monkeypatch.setattr(rlif_rlpd.ReplayBuffer, "sample", watched)

@@ -44,7 +44,7 @@ def test_discrete_actions_are_one_hot_vectors(env_id):
 def test_scripts_learn_from_discrete_actions(script, ending, env_id):
     if script.__name__ in ("rlif_rlpd", "hil_serl", "pvp"):
         code, line = ending(script, tiny.SHORT[script.__name__], "--env-id", env_id)
-        assert code == 2 and line.endswith(" needs continuous actions")
+        assert code == 2 and "needs bounded continuous actions, not Discrete" in line
         assert not Path("runs").exists()
         return
     tiny.write_people(Path(".."), discrete=True)

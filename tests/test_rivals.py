@@ -53,7 +53,7 @@ def proxy_losses(agent, batch, noise):
         return torch.tanh(p["mean.weight"] @ x + p["mean.bias"])
 
     def q(p, k, obs, action):
-        *hidden, last = (f"{k}.{2 * i}" for i in range(len(HIDDEN) + 1))
+        *hidden, last = *(f"{k}.{i}.0" for i in range(len(HIDDEN))), f"{k}.{len(HIDDEN)}"
         x = mlp(p, torch.cat([standard(obs), action]), hidden)
         return (p[f"{last}.weight"] @ x + p[f"{last}.bias"])[0]
 
