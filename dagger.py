@@ -70,7 +70,7 @@ class Args:
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 3e-4  # AdamW's
     weight_decay: float = 1e-3  # AdamW's
-    standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
+    standardize_obs: bool = True  # by demonstrations' mean and deviation, if any (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor
     cuda: bool = False  # learn on the GPU
     num_threads: int = 1  # of torch on the CPU
@@ -346,7 +346,7 @@ if __name__ == "__main__":
                 raise InputError(f"no run of this script and version is in {source}")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
-            fixed += " interventions_only doubt_novices initial_policy round_episodes"
+            fixed += " interventions_only doubt_novices initial_policy round_episodes termination"
             for name in fixed.split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")

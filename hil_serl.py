@@ -86,7 +86,7 @@ class Args:
     tau: float = 0.005  # Polyak step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
     final_lr_fraction: float = 0.1  # over the second half the rate falls linearly to this share
-    standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
+    standardize_obs: bool = True  # by demonstrations' mean and deviation, if any (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     num_qs: int = 3  # critics (RLPD: 10)
     num_min_qs: int = 2  # critics drawn for each target (or all), whose minimum it takes
@@ -99,14 +99,15 @@ class Args:
 
     def check(self):
         signed = "target_entropy", "intervention_delta"
+        shares = "intervention_alpha", "intervention_beta", "offline_ratio", "tau"
         for name, value in vars(self).items():
             least = 1 if type(value) is int and name not in ("seed", "demo_episodes") else 0
             least = -1e38 if name in signed else least
-            most = 1 if name in ("intervention_beta", "offline_ratio") else 1e38
+            most = 1 if name in shares else 1e38
             if type(value) in (int, float) and not least <= value <= most:  # nor may it be nan
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
-        if self.gamma >= 1 or self.tau > 1 or min(self.hidden_sizes, default=0) < 1:
-            raise InputError("--gamma must be below 1, --tau at most 1, --hidden-sizes 1 or more")
+        if self.gamma >= 1 or min(self.hidden_sizes, default=0) < 1:
+            raise InputError("--gamma must be below 1, --hidden-sizes 1 or more")
         if self.offline_ratio and not self.demo_episodes and self.intervention == "none":
             raise InputError("give --offline-ratio 0: there are no demonstrations and no takeovers")
         if self.cuda and (self.intervention == "human" or not torch.cuda.is_available()):
@@ -542,7 +543,7 @@ if __name__ == "__main__":
                 raise InputError(f"no run of this script and version is in {source}")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
-            fixed += " interventions_only doubt_novices initial_policy round_episodes"
+            fixed += " interventions_only doubt_novices initial_policy round_episodes termination"
             for name in fixed.split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")

@@ -373,7 +373,7 @@ if __name__ == "__main__":
                 raise InputError(f"no run of this script and version is in {source}")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
-            fixed += " interventions_only doubt_novices initial_policy round_episodes"
+            fixed += " interventions_only doubt_novices initial_policy round_episodes termination"
             for name in fixed.split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")

@@ -86,7 +86,7 @@ class Args:
     tau: float = 0.005  # Polyak step of the target critics and target actor
     learning_rate: float = 1e-4  # Adam's, for actor and critics
     random_steps: int = 100  # of random proposals at first; a robot may need 0
-    standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
+    standardize_obs: bool = True  # by demonstrations' mean and deviation, if any (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     cuda: bool = False  # learn on the GPU
     num_threads: int = 1  # of torch on the CPU; more are slower where other programs run
@@ -96,7 +96,7 @@ class Args:
         for name, value in vars(self).items():
             least = 1 if type(value) is int and name not in zeros else 0
             least = -1e38 if name in ("intervention_delta", "end_value") else least
-            most = 1 if name in ("intervention_beta", "tau") else 1e38
+            most = 1 if name in ("intervention_alpha", "intervention_beta", "tau") else 1e38
             if type(value) in (int, float) and not least <= value <= most:  # nor may it be nan
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
         if self.gamma >= 1 or self.batch_size < 4 or min(self.hidden_sizes, default=0) < 1:
@@ -471,7 +471,7 @@ if __name__ == "__main__":
                 raise InputError(f"no run of this script and version is in {source}")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
-            fixed += " interventions_only doubt_novices initial_policy round_episodes"
+            fixed += " interventions_only doubt_novices initial_policy round_episodes termination"
             for name in fixed.split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")

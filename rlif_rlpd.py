@@ -42,7 +42,7 @@ from experts import normalized_score, save_expert
 from experts.human import Person
 
 MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
-INTERVENTION_REWARD = -1.0  # of the step before a takeover; below 0: targets are at most 0
+INTERVENTION_REWARD = -1.0  # of the step before a takeover; critic_gradients clamps above 0
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Args:
     tau: float = 0.005  # Polyak step of the target critics
     learning_rate: float = 3e-4  # Adam's, for actor, critics and temperature
     final_lr_fraction: float = 0.1  # over the second half the rate falls linearly to this share
-    standardize_obs: bool = True  # by the demonstrations' mean and deviation (not in the paper)
+    standardize_obs: bool = True  # by demonstrations' mean and deviation, if any (not in the paper)
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
     num_qs: int = 3  # critics (RLPD: 10)
     num_min_qs: int = 2  # critics drawn for each target (or all), whose minimum it takes
@@ -103,14 +103,15 @@ class Args:
 
     def check(self):
         signed = "target_entropy", "intervention_delta", "progress_share"
+        shares = "intervention_alpha", "intervention_beta", "random_rate", "offline_ratio", "tau"
         for name, value in vars(self).items():
             least = 1 if type(value) is int and name not in ("seed", "demo_episodes") else 0
             least = -1e38 if name in signed else least
-            most = 1 if name in ("intervention_beta", "random_rate", "offline_ratio") else 1e38
+            most = 1 if name in shares else 1e38
             if type(value) in (int, float) and not least <= value <= most:  # nor may it be nan
                 raise InputError(f"--{name.replace('_', '-')} {value} is not in {least} to {most}")
-        if self.gamma >= 1 or self.tau > 1 or min(self.hidden_sizes, default=0) < 1:
-            raise InputError("--gamma must be below 1, --tau at most 1, --hidden-sizes 1 or more")
+        if self.gamma >= 1 or min(self.hidden_sizes, default=0) < 1:
+            raise InputError("--gamma must be below 1, --hidden-sizes 1 or more")
         if self.intervention == "none" and self.reward != "task":
             raise InputError("--intervention none needs --reward task: there is no other reward")
         if self.reward == "task" and self.termination == "penalty":
@@ -462,7 +463,7 @@ def main(args):
     env = make_env(TRAINING_TASKS.get(args.env_id, args.env_id), *task[1:])
     eval_envs = [env if args.single_env else make_env(*task) for _ in range(args.eval_episodes)]
     if args.termination is None:
-        raise InputError("give --termination penalty (ends are falls), mask (successes), bootstrap")
+        raise InputError("give --termination penalty (falls), mask (successes), bootstrap (others)")
     human = RandomHuman(args, rng) if args.intervention == "random" else None
     if args.intervention in ("value", "progress"):
         judge = ValueHuman if args.intervention == "value" else ProgressHuman
@@ -622,7 +623,7 @@ if __name__ == "__main__":
                 raise InputError(f"no run of this script and version is in {source}")
             args = tyro.cli(Args, default=Args(**own))
             fixed = "seed env_id reward hidden_sizes num_qs demo_episodes dataset_id mental_model"
-            fixed += " interventions_only doubt_novices initial_policy round_episodes"
+            fixed += " interventions_only doubt_novices initial_policy round_episodes termination"
             for name in fixed.split():
                 if args.resume and vars(args).get(name) != own.get(name):
                     raise InputError(f"--{name.replace('_', '-')} must stay {own[name]}, the run's")

@@ -135,7 +135,7 @@ def test_a_finished_run_stays_as_it_is_or_goes_on_longer(script, events, ending)
     fixed = "env_id seed hidden_sizes num_qs demo_episodes dataset_id doubt_novices initial_policy"
     names = [name for name in (*fixed.split(), "round_episodes") if name in own]
     fixed = {f"--{name.replace('_', '-')}": 7 for name in names}
-    fixed |= {"--reward": "task"} if script is rlif_rlpd else {}
+    fixed |= {"--reward": "task", "--termination": "mask"} if script is rlif_rlpd else {}
     for option, value in fixed.items():
         code, line = ending(script, "--resume", folder, option, value)
         assert code == 2 and f"{option} must stay " in line

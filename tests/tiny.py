@@ -53,9 +53,9 @@ HIL_SERL = RLIF.replace(" --termination penalty", "")
 CLONE = "--total-timesteps 40 --eval-frequency 20 --batch-size 8 --hidden-sizes 8"
 OF_MILE = "--warm-up-episodes 1 --warm-up-updates 5 --hidden-sizes 8"
 SCRIPTS = {
-    "rlif_rlpd": Script(636, "steps", RLIF),
+    "rlif_rlpd": Script(637, "steps", RLIF),
     "pvp": Script(485, "steps", PVP),
-    "hil_serl": Script(556, "steps", HIL_SERL),
+    "hil_serl": Script(557, "steps", HIL_SERL),
     "bc": Script(270, "clone", CLONE),
     "dagger": Script(360, "steps", f"{DAGGER} --mixture-decay 0.9"),
     "hg_dagger": Script(470, "steps", DAGGER),
