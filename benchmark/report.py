@@ -52,9 +52,8 @@ class Cell:
     def __init__(self, *folders):
         paths = [path for folder in folders for path in (RESULTS / folder).glob("seed_*.json")]
         paths.sort(key=lambda path: int(path.stem.removeprefix("seed_")))
-        facts = json.loads(paths[0].read_text()) if paths else {"command": ""}
-        self.command = re.sub("^python | --num-threads 1| --cuda", "", facts["command"])
-        self.args = facts.get("args", {})  # of the first
+        facts = json.loads(paths[0].read_text()) if paths else {}  # of the first
+        self.command, self.args = facts.get("command"), facts.get("args", {})
         self.seeds = [int(path.stem.removeprefix("seed_")) for path in paths]
         self.runs = [read_columns(path.with_suffix(".csv")) for path in paths]
         self.scores = [scores_of(run) for run in self.runs]  # with the mean action
@@ -72,15 +71,10 @@ class Cell:
         unknown = [np.full(len(run), np.nan) for run in self.runs]
         return [run[name] if name in run.dtype.names else x for run, x in zip(self.runs, unknown)]
 
-    def at(self, name, which, scale=1):
+    def at(self, name, which):
         """A column at one evaluation, a number of each run; which: one for all, or one of each."""
-        which = which if isinstance(which, list) else [which] * len(self.runs)
-        return [scale * values[i] for values, i in zip(self.column(name), which)]
-
-    def more_than(self, other):
-        """How much more than another cell's runs with the same seeds these reach."""
-        others = dict(zip(other.seeds, other.last))
-        return [x - others[seed] for seed, x in zip(self.seeds, self.last) if seed in others]
+        which = np.broadcast_to(which, len(self.runs))
+        return [values[i] for values, i in zip(self.column(name), which)]
 
 
 def cell_of(env_id, level, method):
@@ -132,60 +126,64 @@ def listed(values):
     return ", ".join("-" if np.isnan(value) else f"{round(value)}" for value in values)
 
 
+def differences(ones, others):
+    """One by one, of the seeds that are in both; ones, others: {seed: value}."""
+    return [value - others[seed] for seed, value in ones.items() if seed in others]
+
+
 def costs(cell, *names):
-    """The means of these columns, "-" for what is not known."""
-    numbers = [np.mean(cell.at(name, -1) or [np.nan]) for name in names]
-    return " / ".join("-" if np.isnan(x) else f"{x:.0f}" for x in numbers) if cell.seeds else "-"
+    """The means of these columns in the end, "-" for what is not known."""
+    means = [np.mean(cell.at(name, -1)) for name in names] if cell.seeds else [np.nan]
+    return " / ".join("-" if np.isnan(x) else f"{x:.0f}" for x in means)
 
 
 # --- RLIF's tables --------------------------------------------------------------------------------
 def comparison(corner, folders):
     """Commands, without what all have: what they reach, and what the expert is asked for."""
     rows, cells = [], [cell for cell in map(Cell, folders) if cell.seeds]
-    commands = [re.sub(" --(env-id Hopper-v5|expert low)", "", cell.command) for cell in cells]
-    options = [re.split(" (?=--)", command) for command in commands]
+    unsaid = "^python | --(num-threads 1|cuda|env-id Hopper-v5|expert low)"
+    options = [re.split(" (?=--)", re.sub(unsaid, "", cell.command)) for cell in cells]
     for cell, (script, *given) in zip(cells, options):
         own = [x for x in given if len(options) == 1 or not all(x in y for y in options)]
         command = " ".join([script, *own])
-        columns = [(cell.last, 1), (cell.at("sampled score", -1), 1), (cell.three, 1)]
+        n, scores = len(cell.seeds), [cell.last, cell.at("sampled score", -1), cell.three]
+        texts = [mean_of(values, 1, planned=n) for values in scores]
         for name in ("global_step", "labels", "expert_steps"):  # bc.py's steps are of its gradient
-            columns.append(([] if script == "bc.py" else cell.at(name, -1), 0))
-        texts = [mean_of(values, digits, len(cell.seeds)) for values, digits in columns]
-        minutes = min(cell.at("wall_seconds", -1, 1 / 60))  # other work only makes it longer
+            texts.append("-" if script == "bc.py" else mean_of(cell.at(name, -1), planned=n))
+        minutes = min(cell.at("wall_seconds", -1)) / 60  # other work only makes it longer
         rows.append([f"`{command}`", ", ".join(map(str, cell.seeds)), *texts, f"{minutes:.1f}"])
     header = [corner, "seeds", "last", "last, sampled actions", "mean of the last three"]
     header += ["environment steps", "labels", "steps of the expert"]
     return markdown([*header, "minutes of the fastest seed"], rows)
 
 
-def end_of(cell, paper=""):
-    """The last evaluation by mean / by sampled actions, the paper's figure, of how many seeds."""
+def end_of(cell, more=""):
+    """The last evaluation by mean / by sampled actions, what else is said, of how many seeds."""
     n = len(cell.seeds)
     texts = [mean_of(cell.at(x, -1), planned=n) for x in ("score", "sampled score")]
-    return f"{' / '.join(texts)}{paper} n = {n}" if n else f"-{paper}"
+    return f"{' / '.join(texts)}{more} n = {n}" if n else f"-{more}"
 
 
 def rlif_tables():
     """RLIF's Tables 1 and 3, and what Table 1 cost."""
-    rows, header = [], ["cost: environment steps / labels / steps of the expert", *METHODS[:-1]]
+    rows = []
     for env_id, level in LEVELS:
         score = load_expert(env_id, level).facts["score_mean"]
         cells = [Cell(cell_of(env_id, level, method)) for method in METHODS]
-        papers = [f" [{x:.0f}]" for x in PAPER["table1"][env_id][level]]
+        papers = [f" [{x:.0f}]" for x in PAPER["table1"][env_id][level]]  # bc's only once
         rows.append([f"{env_id}, {level} ({score:.0f})", *map(end_of, cells, papers)])
     yield markdown(["task, expert", *METHODS], rows)
-    rows = []
+    rows, header = [], ["cost: environment steps / labels / steps of the expert", *METHODS[:-1]]
     for env_id, levels in PAPER["table1"].items():
         cells = [Cell(*(cell_of(env_id, x, method) for x in levels)) for method in METHODS[:-1]]
         rows.append([env_id, *(costs(x, "global_step", "labels", "expert_steps") for x in cells)])
     yield markdown(header, rows)
-    papers, references = dict(PAPER["table3"]), ["poor", "high", "top"]
-    folders = {expert: [f"table3/{expert}-{x}" for x in references] for expert in papers}
-    cells = {expert: [*map(Cell, names)] for expert, names in folders.items()}
-    cells["all"] = [Cell(*column) for column in zip(*folders.values())]
-    papers["all"] = np.mean(list(papers.values()), axis=0)
-    texts = {row: [f" [{x:.0f}]" for x in figures] for row, figures in papers.items()}
-    rows = [[row, *map(end_of, cells[row], texts[row])] for row in cells]
+    rows, references, table3 = [], ["poor", "high", "top"], PAPER["table3"]
+    groups = {expert: [expert] for expert in table3} | {"all": list(table3)}
+    for group, experts in groups.items():
+        cells = [Cell(*(f"table3/{x}-{reference}" for x in experts)) for reference in references]
+        papers = [f" [{x:.0f}]" for x in np.mean([table3[x] for x in experts], axis=0)]
+        rows.append([group, *map(end_of, cells, papers)])
     yield markdown(["expert \\ reference", *references], rows)
 
 
@@ -214,15 +212,15 @@ def steadiness():
     rows = []
     for env_id, level in LEVELS:
         cell, goal = Cell(cell_of(env_id, level, "rlif")), 0.9 * PAPER["table1"][env_id][level][0]
-        first, after, low = [], 0, 0
+        first, after = [], []  # the steps until there, by seed; all scores from there on
         for steps, scores in zip(cell.column("global_step"), cell.scores):
             good = scores >= goal
             there = np.flatnonzero(good[:-2] & good[1:-1] & good[2:])  # three in a row
             first.append(steps[there[0]] if len(there) else np.nan)
-            after += len(scores[there[0] :]) if len(there) else 0
-            low += (scores[there[0] :] < goal - 20).sum() if len(there) else 0
-        texts = mean_of(cell.three, planned=None), f"{goal:.0f}", listed(first), f"{low} of {after}"
-        rows.append([f"{env_id}, {level}", *texts])
+            after.extend(scores[there[0] :] if len(there) else [])
+        low = sum(score < goal - 20 for score in after)
+        texts = f"{goal:.0f}", listed(first), f"{low} of {len(after)}"
+        rows.append([f"{env_id}, {level}", mean_of(cell.three, planned=None), *texts])
     header = ["steadiness: task, expert", "mean of the last three", "goal"]
     return markdown([*header, "steps until there, by seed", "evaluations 20 below it later"], rows)
 
@@ -239,11 +237,10 @@ def difference(ones, others, score):
 
     Cells are averaged first: in all of them a seed begins with the same draws.
     """
-    parts = [by_seed(cells, score).mean(0) for cells in (ones, others)]  # (seeds,) each
-    variances = np.array([np.var(x, ddof=1) / len(x) for x in parts])
-    freedom = variances.sum() ** 2 / sum(v**2 / (len(x) - 1) for v, x in zip(variances, parts))
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(variances.sum()) if variances.any() else 0.0
-    return np.mean(parts[0]) - np.mean(parts[1]), half
+    one, other = (by_seed(cells, score).mean(0) for cells in (ones, others))  # (seeds,) each
+    low, high = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    same = one.std(ddof=1) == other.std(ddof=1) == 0  # in every seed: Welch's formula is 0 / 0
+    return one.mean() - other.mean(), 0.0 if same else (high - low) / 2
 
 
 def verdicts():
@@ -251,17 +248,17 @@ def verdicts():
     scores, found = ("score", "sampled score"), []
     for env_id, levels in PAPER["table1"].items():
         rlif = [Cell(cell_of(env_id, level, "rlif")) for level in levels]
-        for k, method in enumerate(METHODS):
+        for method in ("rlif-random", "hg-dagger", "dagger", "bc"):
+            k = METHODS.index(method)
+            theirs = [figures[k] for figures in levels.values() if figures[k:]]  # bc's only once
+            paper = np.mean([figures[0] for figures in levels.values()]) - np.mean(theirs)
             names = dict.fromkeys(cell_of(env_id, level, method) for level in levels)
-            others, figures = list(map(Cell, names)), list(levels.values())
-            paper = np.mean([x[0] for x in figures]) - np.mean([x[k] for x in figures if x[k:]])
-            if method in ("rlif-random", "hg-dagger", "dagger", "bc"):
-                ours = [difference(rlif, others, score) for score in scores]
-                found.append([f"rlif ends above {method}", env_id, f"{paper:.0f}", ours])
+            ours = [difference(rlif, [*map(Cell, names)], score) for score in scores]
+            found.append([f"rlif ends above {method}", env_id, f"{paper:.0f}", ours])
     top, poor = ([Cell(f"table3/{x}-{who}") for x in PAPER["table3"]] for who in ("top", "poor"))
-    paper = f"{np.mean([x[-1] - x[0] for x in PAPER['table3'].values()]):.0f}"
+    paper = np.mean([figures[-1] - figures[0] for figures in PAPER["table3"].values()])
     ours = [difference(top, poor, score) for score in scores]
-    found.append(["rlif ends higher with a better judge", "Walker2d-v5", paper, ours])
+    found.append(["rlif ends higher with a better judge", "Walker2d-v5", f"{paper:.0f}", ours])
     for task, paper in PAPER["figure3"].items():
         ours, cells = [], [Cell(f"figure3/{task}-{method}") for method in CLONERS[:-1]]
         for score in scores:
@@ -270,10 +267,12 @@ def verdicts():
             ours.append((more.mean(), half_interval(more)))
         found.append(["mile ends above the others that clone", task, paper, ours])
     rows = []
-    for *claim, ours in [line for line in found if np.isfinite(line[-1]).all()]:
+    for claim, task, paper, ours in found:
+        if not np.isfinite(ours).all():  # some have not been run
+            continue
         said = ["holds" if x > half else "does not" if x < -half else "open" for x, half in ours]
         texts = [f"{x:.0f} ± {half:.0f}" for x, half in ours]
-        rows.append([*claim, *texts, " / ".join(dict.fromkeys(said))])
+        rows.append([claim, task, paper, *texts, " / ".join(dict.fromkeys(said))])
     header = ["claim", "task", "in the paper", "here, mean action", "sampled actions", "verdict"]
     return markdown(header, rows)
 
@@ -306,13 +305,15 @@ def aggregated(score="score"):
 
 
 def aggregate_table():
-    header, rows = ["interquartile mean", "rlif is better with probability"], {}
-    form = "{:.1f} ({:.1f} to {:.1f})|{:.2f} ({:.2f} to {:.2f})"
+    """RLIF's Table 1 as a whole, by the mean action and by sampled ones."""
+    rows = {}
     for score in ("score", "sampled score"):
         for method, (iqm, better) in aggregated(score).items():
-            iqm, better = form.format(*iqm, *better).split("|")
-            rows.setdefault(method, [method]).extend([iqm, better * (method != "rlif")])
-    header = ["over all tasks: method", *header, *(f"{name}, sampled actions" for name in header)]
+            texts = ["{:.1f} ({:.1f} to {:.1f})".format(*iqm)]
+            texts.append("" if method == "rlif" else "{:.2f} ({:.2f} to {:.2f})".format(*better))
+            rows.setdefault(method, [method]).extend(texts)
+    header = ["over all tasks: method", "interquartile mean", "rlif is better with probability"]
+    header += [f"{name}, sampled actions" for name in header[1:]]
     return markdown(header, rows.values())
 
 
@@ -321,17 +322,18 @@ def mile_tables():
     """MILE's Figures 3, 4 and 5: what is reached, differences seed by seed, what it cost."""
     scores, more, prices = [], [], []
     for suite, task, rounds in FIGURE3 + FIGURE4:
-        cells, path = [Cell(f"{suite}/{task}-{x}") for x in CLONERS], f"persons/{task}.json"
+        cells = [Cell(f"{suite}/{task}-{method}") for method in CLONERS]
+        path, ends = RESULTS / "persons" / f"{task}.json", []  # {seed: score} of each method
         for cell in cells:
             i = [list(values).index(rounds) for values in cell.column("round")]
-            cell.last = cell.at("score", i)
-        facts = json.loads((RESULTS / path).read_text()) if (RESULTS / path).exists() else {}
+            ends.append(dict(zip(cell.seeds, cell.at("score", i))))
+        facts = json.loads(path.read_text()) if path.exists() else {}
         names = ("initial_score", "assisted_score", "expert_score", "intervention_cost")
         known = [facts.get(name, np.nan) for name in names]
         known.append(100 * facts.get("intervention_rate", np.nan))
         start = [suite.removeprefix("figure"), task, rounds]
-        scores.append([*start, *map(listed, zip(known)), *(mean_of(cell.last) for cell in cells)])
-        more.append([*start, *(mean_of(cell.more_than(cells[0])) for cell in cells[1:])])
+        scores.append([*start, *map(listed, zip(known)), *(mean_of(x.values()) for x in ends)])
+        more.append([*start, *(mean_of(differences(x, ends[0])) for x in ends[1:])])
         if rounds == 20:  # in one round all have the same episodes
             prices.append([task, *(costs(cell, "global_step", "expert_steps") for cell in cells)])
     header = ["figure", "task", "rounds", "alone at first", "with the person", "expert", "c"]
@@ -363,20 +365,20 @@ def study_table():
     """The study of scripted_person.py: what their minutes gave, with 1,200 steps a minute."""
     rows = []
     for task in ("lander", "button"):
-        clones, rlif = Cell(f"study/{task}-demonstrations"), None
+        clones = Cell(f"study/{task}-demonstrations")
+        cloned, rlif = dict(zip(clones.seeds, clones.last)), {}  # last scores, by seed
         for method in RIVALS[:-1]:
             cell, columns = Cell(f"study/{task}-{method}"), [clones.last]
             if not cell.seeds:
                 continue
             for minutes in (5, 10, 15):  # the nearest evaluation
-                away = [np.abs(steps - 1_200 * minutes) for steps in cell.column("global_step")]
-                i = [int(steps.argmin()) for steps in away]
+                i = [np.abs(x - 1_200 * minutes).argmin() for x in cell.column("global_step")]
                 columns.append(cell.at("score", i))
-            cell.last = columns[-1]
-            columns += [cell.more_than(clones), cell.more_than(rlif) if rlif else []]
-            columns += [cell.at(name, i, 1 / 1_200) for name in ("global_step", "expert_steps")]
+            ends = dict(zip(cell.seeds, columns[-1]))
+            columns += [differences(ends, cloned), differences(ends, rlif)]
+            columns += [np.divide(cell.at(x, i), 1_200) for x in ("global_step", "expert_steps")]
             rows.append([task, method, *map(mean_of, columns)])
-            rlif = rlif or cell
+            rlif = ends if method == "rlif" else rlif
     header = ["a scripted person: task", "method", "cloned at first", "after 5 minutes", "10", "15"]
     header += ["15, more than the clone", "more than rlif", "minutes in all", "minutes of control"]
     return markdown(header, rows)
@@ -386,14 +388,14 @@ def progress_table():
     """RLIF in Table 1 with a person who goes by Eq. 1, and with one who looks for progress."""
     rows = []
     for env_id, level in LEVELS:
-        cells = [Cell(cell_of(env_id, level, method)) for method in ("rlif", "rlif-progress")]
+        value, progress = (Cell(cell_of(env_id, level, x)) for x in ("rlif", "rlif-progress"))
         row = [f"{env_id}, {level}"]
-        if not cells[1].seeds:
+        if not progress.seeds:
             continue
-        for cell in cells:
+        for cell in (value, progress):
             row += [end_of(cell), mean_of(cell.at("takeovers", -1), planned=len(cell.seeds))]
-        if min(len(cell.seeds) for cell in cells) > 2:
-            pairs = (difference(cells[1:], cells[:1], x) for x in ("score", "sampled score"))
+        if min(len(value.seeds), len(progress.seeds)) > 2:
+            pairs = [difference([progress], [value], x) for x in ("score", "sampled score")]
             row.append(" / ".join(f"{x:.0f} ± {half:.0f}" for x, half in pairs))
         rows.append(row)
     header = ["Eq. 1 or progress: task, expert", "by value", "takeovers"]
@@ -410,8 +412,8 @@ def rival_tables():
             three = mean_of(cell.three, planned=len(cell.seeds))
             rows[-1].append(end_of(cell, f"; {three}" if cell.seeds else ""))
         names = "global_step", "updates", "takeovers", "expert_steps"
-        prices.append([method, *(costs(cell, *names) for cell in cells)])
-    del prices[-1]  # bc.py's steps are of its gradient
+        if method != "bc":  # its steps are of its gradient
+            prices.append([method, *(costs(cell, *names) for cell in cells)])
     places = [f"{task}, {level}" for task, level in PLACES]
     yield markdown(["rivals: mean / sampled actions; mean of the last three", *places], rows)
     header = "rivals: environment steps / gradient steps / takeovers / steps of the expert"
@@ -442,18 +444,18 @@ def person_tables():
             usual = over_run(f"when/{task}-{own or 'default'}")
             nobody = over_run(f"when/{task}-{own}-nobody".replace("--", "-"))
             means = over_run(folder)
-            more = [means[seed] - usual[seed] for seed in means if seed in usual]
             for steps, scores in zip(cell.column("global_step"), cell.scores):
                 first.append(steps[scores >= 90][0] if (scores >= 90).any() else np.nan)
-            minutes = dict(zip(cell.seeds, cell.at("expert_steps", -1, 1 / 1_200)))  # 20 steps/s
+            # 20 steps a second
+            minutes = dict(zip(cell.seeds, np.divide(cell.at("expert_steps", -1), 1_200)))
             helped = [seed for seed in means if seed in nobody and minutes[seed]]
             gains = [(means[seed] - nobody[seed]) / minutes[seed] for seed in helped]
-            columns = [list(means.values()), more, cell.last, cell.at("sampled score", -1)]
-            texts = [mean_of(values, planned=len(cell.seeds)) for values in columns]
-            columns = [cell.at(name, -1) for name in ("takeovers", "expert_steps")]
-            texts += [listed(first), *(mean_of(x, planned=len(cell.seeds)) for x in columns)]
-            texts.append(mean_of(gains, 1, planned=len(cell.seeds)))
-            rows.append([name, listed(cell.seeds), *texts])
+            n, scores = len(cell.seeds), [means.values(), differences(means, usual), cell.last]
+            scores.append(cell.at("sampled score", -1))
+            row = [name, listed(cell.seeds), *(mean_of(values, planned=n) for values in scores)]
+            row.append(listed(first))
+            row += [mean_of(cell.at(x, -1), planned=n) for x in ("takeovers", "expert_steps")]
+            rows.append([*row, mean_of(gains, 1, planned=n)])
         yield markdown([f"the person, {task}", *header], rows)
 
 
@@ -486,9 +488,10 @@ def compared():
         yield f"imitators on {task}: command", folders_of("tuning", task)
     yield "options: command", folders_of("options")
     yield "one thing at a time: command", folders_of("walker2d")
-    first = folders_of("critics-first")
-    pairs = [(folder.replace("critics-first", "figure3"), folder) for folder in first]
-    yield "critics first: command", sum(map(list, pairs), [])
+    pairs = []
+    for folder in folders_of("critics-first"):
+        pairs += [folder.replace("critics-first", "figure3"), folder]
+    yield "critics first: command", pairs
 
 
 def all_tables():
