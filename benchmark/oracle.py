@@ -29,11 +29,9 @@ class Oracle(rlif_rlpd.ValueHuman):
         state = judge.save_state(self.env)
         noise = self.noise.standard_normal((HORIZON, len(proposal)), np.float32)
         answer = self.reference.act(obs)[0].numpy()  # (A,), of the reference
-        policies = [self.reference] * HORIZON
-        g, g_reference = (
-            judge.true_return(self.simulator, policies, state, action, noise)
-            for action in (proposal, answer)
-        )
+        here = self.simulator, [self.reference] * HORIZON, state
+        g = judge.true_return(*here, proposal, noise)
+        g_reference = judge.true_return(*here, answer, noise)
         margin = (1 - self.args.intervention_alpha) * abs(g_reference)
         return g < g_reference - margin - self.args.intervention_delta
 

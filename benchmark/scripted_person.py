@@ -160,9 +160,8 @@ def study(
         steps = "--total-timesteps 18000 --eval-frequency 6000"
         learner = "--gamma 0.95 --utd-ratio 2 --n-step 1"
         clone = one("demonstrations", f"bc.py {data} --total-timesteps 2000 --eval-frequency 500")
-        one(
-            "rlif", f"{script} rlif_rlpd {data} {steps} --offline-ratio 0.5 --bc-weight 1 {learner}"
-        )
+        cloning = "--offline-ratio 0.5 --bc-weight 1"
+        one("rlif", f"{script} rlif_rlpd {data} {steps} {cloning} {learner}")
         one("hil-serl", f"{script} hil_serl {data} {steps} {learner}")
         one("rlpd", f"hil_serl.py {data} {steps} {learner} --intervention none")
         one("pvp", f"{script} pvp {data} {steps}")

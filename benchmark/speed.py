@@ -52,12 +52,11 @@ def main(
 ):
     if pictures and device == "cuda":
         raise InputError("--pictures is about the CPU")
-    if pictures:
-        torch.set_num_threads(threads)
-        return write_rows(RESULTS / "pictures" / "cpu.csv", [*map(of_pictures, SEEN)])
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no GPU here")
     torch.set_num_threads(threads)
+    if pictures:
+        return write_rows(RESULTS / "pictures" / "cpu.csv", [*map(of_pictures, SEEN)])
     functions, work = {}, {}  # by (path, precision, critics, critic updates); GFLOP of each
     for precision in ("float32", "bfloat16"):
         a, b = torch.rand(2, 10, HIDDEN, HIDDEN, device=device).to(getattr(torch, precision))

@@ -353,8 +353,7 @@ def main(args: Args):
         for last in (qf.weights[-1], qf.biases[-1]):  # Q in the task's own reward
             last.div_(recipe.reward_scale)
         note += "; critics: policy evaluation"
-    keys = [(12345, i) for i in range(recipe.score_episodes)]
-    rows = [bc.evaluate(args.env_id, actor, [env], *key) for key in keys]
+    rows = [bc.evaluate(args.env_id, actor, [env], 12345, i) for i in range(recipe.score_episodes)]
     scores = np.array([scores_of(row, "stochastic_") for row in rows])
     facts = {"env_id": args.env_id, "level": args.level, "trained_by": note}
     facts |= {"score_mean": scores.mean(), "score_std": scores.std(), "score_episodes": len(rows)}
