@@ -30,9 +30,10 @@ PAPER = tomllib.loads((ROOT / "benchmark" / "paper.toml").read_text())
 METHODS = ["rlif", "rlif-random", "hg-dagger", "hg-dagger-85", "dagger", "dagger-85", "bc"]
 # on Hopper-v5, with the low expert
 COMPARED = ["bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif", "rlif-random"]
-CONTROLS = ["rlif", "rlif-random", "no-labels", "no-charge", "rlpd"]
-FEWER = [f"{method}-5-demos" for method in COMPARED]
-FEWER += ["rlif-1-demos", "rlif-random-1-demos"]
+# task and number of demonstrations: where a method's cell is, with the low expert
+FEW = {"Hopper-v5, 5": "hopper/{}-5-demos", "Hopper-v5, 1": "hopper/{}-1-demos"}
+FEW |= {"Walker2d-v5, 2": "controls/Walker2d-v5-2-demos-low-{}"}
+FEW |= {"AdroitHandPen-v1, 10": "controls/AdroitHandPen-v1-10-demos-low-{}"}
 LEVELS = [(env_id, level) for env_id, levels in PAPER["table1"].items() for level in levels]
 # of MILE's figures, one round on five tasks and twenty on two: suite, task, rounds
 CLONERS = ["mile", "bc-intervention", "iwr", "sirius", "hg-dagger", "rlif"]
@@ -164,6 +165,12 @@ def end_of(cell, more=""):
     return f"{' / '.join(texts)}{more} n = {n}" if n else f"-{more}"
 
 
+def reached(cell):
+    """As end_of, with the mean of the last three evaluations."""
+    three = mean_of(cell.three, planned=len(cell.seeds))
+    return end_of(cell, f"; {three}" if cell.seeds else "")
+
+
 def rlif_tables():
     """RLIF's Tables 1 and 3, and what Table 1 cost."""
     rows = []
@@ -185,6 +192,23 @@ def rlif_tables():
         papers = [f" [{x:.0f}]" for x in np.mean([table3[x] for x in experts], axis=0)]
         rows.append([group, *map(end_of, cells, papers)])
     yield markdown(["expert \\ reference", *references], rows)
+
+
+def control_tables():
+    """RLIF without its parts, and all methods with few demonstrations, by task."""
+    rows, what = [], "mean / sampled actions; mean of the last three"
+    for method in ("rlif", "rlif-random", "no-labels", "no-charge", "rlpd"):
+        names = [f"controls/{env_id}-low-{method}" for env_id in PAPER["table1"]]
+        if method in METHODS:
+            names = [cell_of(env_id, "low", method) for env_id in PAPER["table1"]]
+        names = [name.replace("controls/Hopper-v5-low-", "hopper/") for name in names]
+        rows.append([method, *(reached(Cell(name)) for name in names)])
+    yield markdown([f"controls: {what}", *PAPER["table1"]], rows)
+    rows = []
+    for method in reversed(COMPARED):
+        names = [name.format(method).replace("low-bc", "bc") for name in FEW.values()]
+        rows.append([method, *(reached(Cell(name)) for name in names)])
+    yield markdown([f"fewer demonstrations: {what}", *FEW], rows)
 
 
 def protocol():
@@ -407,10 +431,7 @@ def rival_tables():
     rows, prices = [], []
     for method in RIVALS:
         cells = [Cell(rival_of(*place, method)) for place in PLACES]
-        rows.append([method])
-        for cell in cells:
-            three = mean_of(cell.three, planned=len(cell.seeds))
-            rows[-1].append(end_of(cell, f"; {three}" if cell.seeds else ""))
+        rows.append([method, *map(reached, cells)])
         names = "global_step", "updates", "takeovers", "expert_steps"
         if method != "bc":  # its steps are of its gradient
             prices.append([method, *(costs(cell, *names) for cell in cells)])
@@ -470,13 +491,8 @@ def speed_table(folders="speed*", first="device"):
 
 def compared():
     """The tables of commands: (first cell, folders of results) of each."""
-    for corner, methods in (("", COMPARED), ("controls: ", CONTROLS), ("fewer: ", FEWER)):
-        yield f"{corner}command", [f"hopper/{method}" for method in methods]
+    yield "command", [f"hopper/{method}" for method in COMPARED]
     for task, name in (("Walker2d-v5", "walker2d"), ("AdroitHandPen-v1", "pen")):
-        controls = folders_of("controls", f"{task}-low")
-        yield f"controls on {task}: command", [cell_of(task, "low", "rlif"), *controls]
-        fewer = [folder for folder in folders_of("controls", task) if folder not in controls]
-        yield f"fewer on {task}: command", fewer
         yield f"tuning on {task}: command", folders_of("tuning", name)
         yield f"on {task}: command", folders_of("tried", name)
     yield "tuning on the peg: command", folders_of("tuning", "peg")
@@ -498,6 +514,7 @@ def all_tables():
     """Every table of README.md and docs/, as Markdown."""
     return [
         *(verdicts(), protocol(), *rlif_tables(), aggregate_table(), steadiness()),
+        *control_tables(),
         *(comparison(*given) for given in compared()),
         *(markdown(*table) for table in judge.tables()),
         *(*mile_tables(), progress_table(), *person_tables(), *rival_tables(), study_table()),
