@@ -35,14 +35,14 @@ from tqdm import tqdm
 from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_expert
 from experts import normalized_score, save_expert
 
-MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
+MAX_ACTION = 0.999  # limit of executed and stored actions: cloning takes atanh, infinite at 1
 
 
 @dataclass
 class Args:
     # --- run ---
     exp_name: str = "dagger"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    seed: int = 1  # random seed: on a machine's CPU, the same seed gives the same run to the bit
     resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
@@ -117,9 +117,9 @@ def choose_labels(args, proposals, labels, rng):
 
 
 def own_spread(expert, obs):
-    """The default of tau: 95 % of the expert's own pairs of actions at these (n, O) are nearer."""
+    """Default tau: 95th percentile of the L1 distance of two expert actions at obs (n, O)."""
     if expert.discrete:
-        return 2.0  # of two different one-hot vectors: another action differs
+        return 2.0  # the L1 distance of two different one-hot vectors
     with torch.random.fork_rng():
         torch.manual_seed(0)  # of the same expert and demonstrations, the same tau
         return float((expert.act(obs) - expert.act(obs)).abs().sum(-1).quantile(0.95))
@@ -180,7 +180,7 @@ def fit(actor, optimizer, data, updates, batch_size):
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    """In each env one episode with mean and one with sampled actions, seeded by the key."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each

@@ -38,14 +38,14 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
+MAX_ACTION = 0.999  # limit of executed and stored actions: cloning takes atanh, infinite at 1
 
 
 @dataclass
 class Args:
     # --- run ---
     exp_name: str = "hg_dagger"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    seed: int = 1  # random seed: on a machine's CPU, the same seed gives the same run to the bit
     resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
@@ -61,9 +61,9 @@ class Args:
     # threshold: where novice and expert differ; value: by RLIF's Eq. 1; random; human: you
     intervention: Literal["threshold", "value", "random", "human"] = "threshold"
     threshold: float | None = None  # tau, in L1; default: 95th percentile between expert samples
-    reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
+    reference: str = "top"  # the simulated judge's policy and Q function: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
-    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q; also subtracted from Q(s, a_ref)
+    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q, on top of the margin by alpha
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
     random_rate: float = 0.5  # random: share of the steps under expert control
@@ -137,9 +137,9 @@ class ThresholdHuman:
 
 
 def own_spread(expert, obs):
-    """The default of tau: 95 % of the expert's own pairs of actions at these (n, O) are nearer."""
+    """Default tau: 95th percentile of the L1 distance of two expert actions at obs (n, O)."""
     if expert.discrete:
-        return 2.0  # of two different one-hot vectors: another action differs
+        return 2.0  # the L1 distance of two different one-hot vectors
     with torch.random.fork_rng():
         torch.manual_seed(0)  # of the same expert and demonstrations, the same tau
         return float((expert.act(obs) - expert.act(obs)).abs().sum(-1).quantile(0.95))
@@ -172,7 +172,7 @@ class RandomHuman:
     grace_steps = 0
 
     def __init__(self, args, rng):
-        # takeovers of k steps hold that share if k (1 - p) / p steps of the novice lie between two
+        # share p: on average k (1 - p) / p novice steps lie between two takeovers of k steps
         k, p, self.rng = args.takeover_steps, args.random_rate, rng
         self.takeover_steps = k
         self.chance = p / (p + k * (1 - p))
@@ -249,7 +249,7 @@ def risk_threshold(doubts):
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    """In each env one episode with mean and one with sampled actions, seeded by the key."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
@@ -402,10 +402,10 @@ def main(args):
                     flagged, started, steps = human.check(obs, actions)
                     counts["checks"] += 1
                     counts["flags"] += flagged
-                    if started and steps:  # a person may also only say that it was bad
+                    if started and steps:  # a tap of space flags without a takeover
                         counts["takeovers"] += 1
                         doubts.append(doubt(novices, obs))
-                    if steps:  # at the keys also while control goes on, which started before
+                    if steps:  # at the keys also when an earlier takeover continues
                         expert_until, next_check = t + steps, t + steps + human.grace_steps
                 if t < expert_until:
                     actions = expert.act(obs[None])[0].numpy()  # (A,)

@@ -44,14 +44,14 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
+MAX_ACTION = 0.999  # limit of executed and stored actions: cloning takes atanh, infinite at 1
 
 
 @dataclass
 class Args:
     # --- run ---
     exp_name: str = "hil_serl"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    seed: int = 1  # random seed: on a machine's CPU, the same seed gives the same run to the bit
     resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
@@ -66,9 +66,9 @@ class Args:
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     # value: by RLIF's Eq. 1; none: never; human: you, in a window (docs/keys.md)
     intervention: Literal["value", "none", "human"] = "value"
-    reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
+    reference: str = "top"  # the simulated judge's policy and Q function: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
-    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q; also subtracted from Q(s, a_ref)
+    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q, on top of the margin by alpha
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
     keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
@@ -331,7 +331,7 @@ class ReplayBuffer:
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    """In each env one episode with mean and one with sampled actions, seeded by the key."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
@@ -480,7 +480,7 @@ def main(args):
                 flagged, started, steps = human.check(obs, actions)
                 counts["checks"] += 1
                 counts["flags"] += flagged
-                if steps:  # at the keys also while control goes on, which started before
+                if steps:  # at the keys also when an earlier takeover continues
                     takeovers += started
                     counts["takeovers"] += started
                     expert_until, next_check = t + steps, t + steps + human.grace_steps
@@ -498,7 +498,7 @@ def main(args):
             rb.add(transition)  # every step, and the person's once more in their buffer
             if by_person:
                 human_rb.add(transition)
-            elif human_rb.size:  # a takeover is over: no return of n steps goes on in the next one
+            elif human_rb.size:  # a takeover ended: n-step returns must not run into the next one
                 human_rb.data["ends"][human_rb.size - 1] = 1.0
             obs, t, global_step = next_obs, t + 1, global_step + 1
             episodic_return += task_reward

@@ -39,14 +39,14 @@ from experts import InputError, Task, load_demonstrations, load_expert, normaliz
 from experts import save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
+MAX_ACTION = 0.999  # limit of executed and stored actions: cloning takes atanh, infinite at 1
 
 
 @dataclass
 class Args:
     # --- run ---
     exp_name: str = "iwr"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    seed: int = 1  # random seed: on a machine's CPU, the same seed gives the same run to the bit
     resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
@@ -203,10 +203,10 @@ class Actor(nn.Module):
 
 
 def weights(nu, interventions_only):
-    """What each step's likelihood counts, (n,).
+    """Weights of the steps, (n,).
 
-    Interventions count as much, in all, as the rest, whose weight is 1. Without the robot's steps
-    everything counts alike.
+    The person's steps weigh as much in total as all others, which have weight 1 each. Without the
+    robot's steps all weights are 1.
     """
     share = nu.mean()
     if interventions_only or share == 0 or share == 1:
@@ -216,7 +216,7 @@ def weights(nu, interventions_only):
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    """In each env one episode with mean and one with sampled actions, seeded by the key."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each

@@ -38,14 +38,14 @@ from tqdm import tqdm
 from experts import InputError, Task, load_expert, normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
+MAX_ACTION = 0.999  # limit of executed and stored actions: cloning takes atanh, infinite at 1
 
 
 @dataclass
 class Args:
     # --- run ---
     exp_name: str = "mile"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    seed: int = 1  # random seed: on a machine's CPU, the same seed gives the same run to the bit
     resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
@@ -281,7 +281,7 @@ def intervention_log_probs(policy, mental_model, cost, scale):
 def losses(args, actor, mental_model, obs, actions, nu):
     """J_1, J_2 and J of Eq. 5 (discrete: by Eq. 3) on a batch: (B, O), (B, A), (B,) -> () each.
 
-    J_1 is a mean over all steps, for each says whether a person took over; J_2 is one over the
+    J_1 is a mean over all steps, as each says whether a person took over; J_2 is a mean over the
     person's steps, for only they say what to do. Without a mental model J is J_2.
     """
     policy = actor(obs)
@@ -331,7 +331,7 @@ def prediction_quality(predictions):
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    """In each env one episode with mean and one with sampled actions, seeded by the key."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each

@@ -42,7 +42,7 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
+MAX_ACTION = 0.999  # limit of executed and stored actions: cloning takes atanh, infinite at 1
 FALLS = ["Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "InvertedPendulum"]
 # what an early end is worth where it is known to be a fall; a success; or a landing or a crash
 END_VALUES = dict.fromkeys([*FALLS, "AdroitHandPen", "gym_hil"], -1.0)
@@ -53,7 +53,7 @@ END_VALUES |= {"Meta-World": 1.0, "LunarLanderContinuous": 0.0}
 class Args:
     # --- run ---
     exp_name: str = "pvp"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    seed: int = 1  # random seed: on a machine's CPU, the same seed gives the same run to the bit
     resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
@@ -68,9 +68,9 @@ class Args:
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     # value: by RLIF's Eq. 1; human: you, in a window (docs/keys.md)
     intervention: Literal["value", "human"] = "value"
-    reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
+    reference: str = "top"  # the simulated judge's policy and Q function: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
-    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q; also subtracted from Q(s, a_ref)
+    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q, on top of the margin by alpha
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
     takeover_steps: int = 4  # steps that the expert keeps control
     keys: str | None = None  # human: a file of key bindings, like experts/keys.toml
@@ -79,7 +79,7 @@ class Args:
     demo_episodes: int = 50  # demonstrations to begin with, drawn by the seed; 0: none
     dataset_id: str | None = None  # a Minari dataset; default: the one that is shipped for the task
     bc_weight: float = 0.0  # of imitating the person in the actor's loss: 0 is PVP, 1 is PVP4Real
-    end_value: float | None = None  # of an early end, -1: a fall; a success: |this|; papers: 0
+    end_value: float | None = None  # value of an early end: a fall -1, a success |this|; papers: 0
     # --- learner ---
     batch_size: int = 256  # transitions per update (PVP: 128, PVP4Real: 1024)
     gamma: float = 0.99  # discount
@@ -195,7 +195,7 @@ class Agent(nn.Module):
             noise = (0.2 * noise).clamp(-0.5, 0.5)  # (B, A), as in TD3
             next_actions = (self.actor_target(next_obs) + noise).clamp(-1, 1)
             next_q = self.q(self.qf_target, next_obs, next_actions).amin(0)  # (B,)
-            # papers: 0, so a fall would beat a refused action (-1), and help (+1) a success
+            # papers: 0; then a fall beats a refused action (-1), and help (+1) beats a success
             target = done * batch["end_values"] + self.args.gamma * (1 - done) * next_q  # (B,)
         q, q_n = (self.q(self.qf, obs, batch[x]) for x in ("actions", "proposals"))  # (2, B) each
         # I (|Q(s, a_h) - 1|^2 + |Q(s, a_n) + 1|^2), the mask I within the mean as in the paper's
@@ -205,7 +205,7 @@ class Agent(nn.Module):
         return ((q - target).pow(2) + proxy).mean(-1).sum()
 
     def actor_loss(self, batch):
-        """The first critic's value; and, for PVP4Real, the distance to what the person did."""
+        """Minus the first critic's value; for PVP4Real plus distance to the person's actions."""
         actions = self.actor(batch["obs"])  # (B, A)
         distance = (batch["actions"] - actions).pow(2).mean(-1)  # (B,)
         imitation = (batch["by_person"] * distance).sum() / (batch["by_person"].sum() + 1e-5)
@@ -258,8 +258,8 @@ class ReplayBuffer:
 
     def sample(self, rng, batch_size, device):
         """A dict of tensors (B, ...), or None at first: half are the robot's own steps, a quarter
-        demonstrations, a quarter refused proposals; without demonstrations, as in PVP, half.
-        Until a kind has more than batch_size / 2 rows, demonstrations stand in.
+        demonstrations, a quarter refused proposals (without demonstrations half, as in PVP).
+        Demonstrations replace a kind until it has over batch_size / 2 rows.
         """
         by_person, refused = (self.data[x][: self.size] > 0 for x in ("by_person", "refused"))
         demos = np.flatnonzero(by_person & ~refused)
@@ -275,7 +275,7 @@ class ReplayBuffer:
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    """In each env one episode with mean and one with sampled actions, seeded by the key."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
@@ -416,12 +416,12 @@ def main(args):
                 flagged, started, steps = human.check(obs, proposals)
                 counts["checks"] += 1
                 counts["flags"] += flagged
-                if steps:  # at the keys also while control goes on, which started before
+                if steps:  # at the keys also when an earlier takeover continues
                     takeovers += started
                     counts["takeovers"] += started
                     expert_until, next_check = t + steps, t + steps + human.grace_steps
             by_person = t < expert_until
-            refused = by_person or started  # a person may also only say that it was bad
+            refused = by_person or started  # a tap of space flags without a takeover
             actions = expert.act(obs[None])[0].numpy() if by_person else proposals  # (A,)
             counts["expert_steps"] += by_person
             counts["labels"] += refused

@@ -41,7 +41,7 @@ from experts import TRAINING_TASKS, InputError, Task, load_demonstrations, load_
 from experts import normalized_score, save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
+MAX_ACTION = 0.999  # limit of executed and stored actions: cloning takes atanh, infinite at 1
 INTERVENTION_REWARD = -1.0  # of the step before a takeover; critic_gradients clamps above 0
 
 
@@ -49,7 +49,7 @@ INTERVENTION_REWARD = -1.0  # of the step before a takeover; critic_gradients cl
 class Args:
     # --- run ---
     exp_name: str = "rlif_rlpd"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    seed: int = 1  # random seed: on a machine's CPU, the same seed gives the same run to the bit
     resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
@@ -64,9 +64,9 @@ class Args:
     expert: str = "low"  # who takes over: a shipped level or a .safetensors file
     # value: by Eq. 1; progress: when V falls; random; none: never; human: you (docs/keys.md)
     intervention: Literal["value", "progress", "random", "none", "human"] = "value"
-    reference: str = "top"  # whose policy and Q function judge, by value: a level or a file
+    reference: str = "top"  # the simulated judge's policy and Q function: a level or a file
     intervention_alpha: float = 0.995  # bad: Q(s, a) < Q(s, a_ref) - (1 - this) |Q(s, a_ref)|
-    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q; also subtracted from Q(s, a_ref)
+    intervention_delta: float = 0.0  # Eq. 1's delta in units of Q, on top of the margin by alpha
     progress_steps: int = 10  # progress: V(s) = Q(s, a_ref) is compared with that so many steps ago
     progress_share: float = -0.05  # bad if V rose by less than this share; -0.05: fell by over 5 %
     intervention_beta: float = 0.95  # probability of a takeover if flagged as bad; 1 - this if not
@@ -142,7 +142,7 @@ class ValueHuman:
 
     def __init__(self, args, reference, rng):
         self.args, self.reference, self.rng = args, reference, rng
-        # gamma^m, m steps from one takeover's start to the next if every check leads to one
+        # gamma^m: if every check starts a takeover, one starts every m steps
         self.discount = args.gamma ** (args.takeover_steps + self.grace_steps)
 
     def is_bad(self, obs, proposal, t):
@@ -179,7 +179,7 @@ class RandomHuman:
     grace_steps = 0  # a takeover may follow at once; the expert's last step then gets the -1
 
     def __init__(self, args, rng):
-        # takeovers of k steps hold that share if k (1 - p) / p steps of the novice lie between two
+        # share p: on average k (1 - p) / p novice steps lie between two takeovers of k steps
         k, p, self.rng = args.takeover_steps, args.random_rate, rng
         self.takeover_steps = k
         self.chance = p / (p + k * (1 - p))
@@ -283,7 +283,7 @@ class Agent(nn.Module):
             next_q = self.qf_target(batch["next_obs"], next_actions, members, self.dtype)  # (M, B)
             next_q = next_q.min(0).values  # (B,), without an entropy bonus
             target = batch["rewards"] + batch["discounts"] * (1 - batch["terminations"]) * next_q
-            if self.args.reward != "task":  # as returns, between -1 at every step and 0
+            if self.args.reward != "task":  # returns lie in [-1 / (1 - gamma), 0]
                 target = target.clamp(INTERVENTION_REWARD / (1 - self.args.gamma), 0)
         q = self.qf(batch["obs"], batch["actions"], dtype=self.dtype)  # (N, B)
         loss = (q - target).pow(2).mean(1).sum()  # a sum over critics: each learns as if alone
@@ -345,7 +345,7 @@ class ReplayBuffer:
         sizes |= {"rewards": (), "terminations": (), "ends": ()}  # ends: 1 at an episode's last
         self.data = {name: np.zeros((capacity, *size), "f") for name, size in sizes.items()}
         print(f"the replay buffer takes {sum(x.nbytes for x in self.data.values()) / 1e6:.0f} MB")
-        self.size, self.num_offline = 0, 0  # rows; so many of the first are offline rows
+        self.size, self.num_offline = 0, 0  # rows in all; offline rows, which come first
 
     def state_dict(self):
         return {name: torch.from_numpy(x[: self.size]) for name, x in self.data.items()}
@@ -410,7 +410,7 @@ def end_of_episode(args, human, transition, terminated, success=False):
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    """In each env one episode with mean and one with sampled actions, seeded by the key."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each
@@ -561,7 +561,7 @@ def main(args):
                 flagged, started, steps = human.check(obs, actions, t)
                 counts["checks"] += 1
                 counts["flags"] += flagged
-                if steps:  # at the keys also while control goes on, which started before
+                if steps:  # at the keys also when an earlier takeover continues
                     takeovers += started
                     counts["takeovers"] += started
                     expert_until, next_check = t + steps, t + steps + human.grace_steps

@@ -35,7 +35,7 @@ from experts import InputError, Task, load_demonstrations, load_expert, normaliz
 from experts import save_expert
 from experts.human import Person
 
-MAX_ACTION = 0.999  # of executed and stored actions: cloning takes their atanh, infinite at 1
+MAX_ACTION = 0.999  # limit of executed and stored actions: cloning takes atanh, infinite at 1
 DEMO, ROBOT, INTERVENTION, BEFORE = range(4)  # labels of steps
 
 
@@ -43,7 +43,7 @@ DEMO, ROBOT, INTERVENTION, BEFORE = range(4)  # labels of steps
 class Args:
     # --- run ---
     exp_name: str = "sirius"  # the run lies in runs/<env_id>__<exp_name>__<seed>__<time>
-    seed: int = 1  # of everything: on a machine's CPU, the same seed gives the same run to the bit
+    seed: int = 1  # random seed: on a machine's CPU, the same seed gives the same run to the bit
     resume: str | None = None  # continue this run, runs/<run>; options typed now replace its own
     capture_video: bool = False  # film the policy at the end (python -m pip install moviepy)
     track: bool = False  # log to Weights & Biases as well (python -m pip install wandb)
@@ -209,9 +209,9 @@ def label(nu, window):
 
 
 def weights(labels):
-    """What each step's likelihood counts, (n,): its label's wanted share by the share it has."""
+    """Weights of the steps, (n,): the wanted share of a step's label over its actual share."""
     share = torch.bincount(labels, minlength=4) / len(labels)  # P, (4,)
-    # P*: interventions have a half, what went before 0.002, demonstrations theirs, robots the rest
+    # P*: interventions 0.5, steps before them 0.002, demonstrations as in P, robot steps the rest
     wanted = share.clone()
     if share[INTERVENTION] > 0:
         wanted[INTERVENTION], wanted[BEFORE] = 0.5, 0.002 if share[BEFORE] > 0 else 0.0
@@ -222,7 +222,7 @@ def weights(labels):
 
 # --- evaluation -----------------------------------------------------------------------------------
 def evaluate(env_id, actor, envs, *key):
-    """A fresh episode in each, by mean and by sampled actions; all depend on the key alone."""
+    """In each env one episode with mean and one with sampled actions, seeded by the key."""
     row, seeds = {}, np.random.SeedSequence(key).generate_state(len(envs)).tolist()
     for prefix, deterministic in (("", True), ("stochastic_", False)):
         returns, successes = np.zeros(len(envs)), np.full(len(envs), math.nan)  # (E,) each

@@ -1,6 +1,6 @@
 """Is the simulated person's judgement right? The gap of a reference's Q against the true gap.
 
-    python benchmark/judge.py    # all that docs/judge.md shows; what is there is not done again
+    python benchmark/judge.py    # all that docs/judge.md shows; skips what is already done
 
 rlif_rlpd.py's person flags a proposal a in s if Q(s, a) is less than Q(s, a_ref) by a margin. The
 truth can be had from the simulator: put it back into s, do a, let the reference's policy go on, and

@@ -106,7 +106,7 @@ def load_expert(env_id, level, env=None, with_q=False, robot=False):
     """The shipped expert of a level, e.g. "top", or that of a .safetensors file. Raises InputError.
 
     env: as the scripts' make_env makes it, which the policy has to fit; with_q: it needs critics.
-    In Pixels/<id> a policy of <id> sees the state there; no robot does.
+    In Pixels/<id> a policy of <id> sees the state unless robot is set.
     """
     state_id, known = env_id.removeprefix("Pixels/"), {}
     for name in (state_id, env_id):  # if both have a level, that of Pixels/ counts

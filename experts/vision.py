@@ -18,7 +18,7 @@ from experts.tasks import draw, draw_quickly, shows_pictures
 
 # what a robot feels of itself in a state, where a task observes no pictures: its hand and gripper
 FELT = {"Meta-World/": slice(-39, -35), "gym_hil/PandaPickCube": slice(14, 18)}
-STATES = 200_000  # of which a person knows what the robot saw there
+STATES = 200_000  # remembered, with what the robot saw in each
 
 
 class Learned(nn.Sequential):
