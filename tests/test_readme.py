@@ -5,11 +5,13 @@ import importlib
 import re
 import shlex
 import sys
+from types import ModuleType
 
 import pytest
 import tyro
 
 import experts.record
+from tests import tiny
 from tests.tiny import ROOT, SCRIPTS, parsed
 
 sys.path.insert(0, str(ROOT / "benchmark"))
@@ -103,3 +105,24 @@ def test_python_on_the_pages_imports_what_there_is(page):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "experts":
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names), code
+
+
+def test_a_person_and_a_rule_of_ones_own_work_as_the_page_says(people, capsys):
+    codes = re.findall(r"^```python\n(.*?)^```", TEXTS["experts/README.md"], re.M | re.S)
+    mine, rule, again = (
+        next(x for x in codes if y in x) for y in ("class Mine", "(ValueHuman)", "range(100)")
+    )
+    source, module = (ROOT / "rlif_rlpd.py").read_text(), ModuleType("rlif_rlpd")
+    loaded = "    if human:\n        expert = load_expert(args.env_id, args.expert, env)\n"
+    assert loaded in source and "# --- main" in source
+    source = source.replace(loaded, "    human, expert = FarHuman(args, None, rng), Mine()\n")
+    source = source.replace(
+        "# --- main", mine.replace("zeros(3)", "zeros(1)") + rule + "# --- main"
+    )
+    exec(source, module.__dict__)
+    rb = tiny.checkpoint(tiny.short_run(module, "--intervention-beta 1"))["rb"]
+    labelled = rb["next_obs"][rb["rewards"] < 0]
+    assert len(labelled) > 1 and (labelled[:, 0].abs() > 0.5).all()
+    assert (rb["actions"] == 0).float().mean() > 0.1
+    exec(again.replace("range(100)", "range(2)"), {})
+    assert 0 < float(capsys.readouterr().out.splitlines()[-1]) < 110
