@@ -34,6 +34,11 @@ COMPARED = ["bc", "dagger", "hg-dagger", "hg-dagger-value", "rlif", "rlif-random
 FEW = {"Hopper-v5, 5": "hopper/{}-5-demos", "Hopper-v5, 1": "hopper/{}-1-demos"}
 FEW |= {"Walker2d-v5, 2": "controls/Walker2d-v5-2-demos-low-{}"}
 FEW |= {"AdroitHandPen-v1, 10": "controls/AdroitHandPen-v1-10-demos-low-{}"}
+# what is seen, and how many demonstrations: the same, with the top expert
+BUTTON = {"pictures, 10": "eyes/button-pictures-top-{}", "state, 10": "eyes/button-state-top-{}"}
+BUTTON |= {"pictures, 1": "eyes/button-pictures-1-demos-top-{}"}
+BUTTON |= {"state, 1": "eyes/button-state-1-demos-top-{}"}
+PEG = {"pictures, 40": "eyes/peg-pictures-top-{}", "state, 40": "eyes/peg-state-top-{}"}
 LEVELS = [(env_id, level) for env_id, levels in PAPER["table1"].items() for level in levels]
 # of MILE's figures, one round on five tasks and twenty on two: suite, task, rounds
 CLONERS = ["mile", "bc-intervention", "iwr", "sirius", "hg-dagger", "rlif"]
@@ -44,6 +49,7 @@ RIVALS = ["rlif", "no-labels", "hil-serl", "rlpd", "pvp", "pvp-no-ends", "pvp4re
 RIVALS += ["pvp-published", "hg-dagger", "mile", "bc"]
 PLACES = [("Hopper-v5", "low"), ("Hopper-v5", "middle"), ("Hopper-v5", "top")]
 PLACES += [("button-state-1-demos", "top"), ("peg-state", "top"), ("lander", "scripted person")]
+PICTURED = ["rlif", "hg-dagger", "mile", "bc"]
 SHOWN = range(20, 80)  # steps of the episode that is drawn
 
 
@@ -171,6 +177,18 @@ def reached(cell):
     return end_of(cell, f"; {three}" if cell.seeds else "")
 
 
+def grid(corner, methods, columns):
+    """What methods reach; columns: {title: a cell's folder, with {} for the method}."""
+    rows = []
+    for method in methods:
+        names = [folder.format(method) for folder in columns.values()]
+        if method == "bc":  # it asks no expert
+            names = [re.sub("-(low|top)-bc", "-bc", name) for name in names]
+        rows.append([method, *(reached(Cell(name)) for name in names)])
+    what = "mean / sampled actions; mean of the last three"
+    return markdown([f"{corner}: {what}", *columns], rows)
+
+
 def rlif_tables():
     """RLIF's Tables 1 and 3, and what Table 1 cost."""
     rows = []
@@ -194,21 +212,17 @@ def rlif_tables():
     yield markdown(["expert \\ reference", *references], rows)
 
 
-def control_tables():
-    """RLIF without its parts, and all methods with few demonstrations, by task."""
-    rows, what = [], "mean / sampled actions; mean of the last three"
+def controls():
+    """RLIF without its parts, with the low expert, by task."""
+    rows = []
     for method in ("rlif", "rlif-random", "no-labels", "no-charge", "rlpd"):
         names = [f"controls/{env_id}-low-{method}" for env_id in PAPER["table1"]]
         if method in METHODS:
             names = [cell_of(env_id, "low", method) for env_id in PAPER["table1"]]
         names = [name.replace("controls/Hopper-v5-low-", "hopper/") for name in names]
         rows.append([method, *(reached(Cell(name)) for name in names)])
-    yield markdown([f"controls: {what}", *PAPER["table1"]], rows)
-    rows = []
-    for method in reversed(COMPARED):
-        names = [name.format(method).replace("low-bc", "bc") for name in FEW.values()]
-        rows.append([method, *(reached(Cell(name)) for name in names)])
-    yield markdown([f"fewer demonstrations: {what}", *FEW], rows)
+    what = "mean / sampled actions; mean of the last three"
+    return markdown([f"controls: {what}", *PAPER["table1"]], rows)
 
 
 def protocol():
@@ -498,8 +512,6 @@ def compared():
     yield "tuning on the peg: command", folders_of("tuning", "peg")
     for name in ("hil-serl", "pvp"):
         yield f"tuning of {name}: command", folders_of("tuning", name)
-    for task in ("button", "peg"):
-        yield f"{task}, from pictures and from the state: command", folders_of("eyes", task)
     for task in PAPER["table1"]:
         yield f"imitators on {task}: command", folders_of("tuning", task)
     yield "options: command", folders_of("options")
@@ -514,7 +526,8 @@ def all_tables():
     """Every table of README.md and docs/, as Markdown."""
     return [
         *(verdicts(), protocol(), *rlif_tables(), aggregate_table(), steadiness()),
-        *control_tables(),
+        *(controls(), grid("fewer demonstrations", reversed(COMPARED), FEW)),
+        *(grid("button", PICTURED, BUTTON), grid("peg", PICTURED, PEG)),
         *(comparison(*given) for given in compared()),
         *(markdown(*table) for table in judge.tables()),
         *(*mile_tables(), progress_table(), *person_tables(), *rival_tables(), study_table()),

@@ -24,7 +24,7 @@ VARIANTS = {  # name: groups of scripts that mean another one than all others
 }
 SECTIONS = "environment", "person", "network", "buffer", "evaluation", "main"
 GROUPS = "run", "task", "person", "data", "learner"  # of options
-CEILINGS = {"experts/*.py": 980, "benchmark/*.py": 2_214, "tests/*.py": 7_655, "README.md": 150}
+CEILINGS = {"experts/*.py": 980, "benchmark/*.py": 2_227, "tests/*.py": 7_655, "README.md": 150}
 CEILINGS |= {f"{name}.py": script.lines for name, script in SCRIPTS.items()}
 
 
